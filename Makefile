@@ -1,0 +1,40 @@
+# make demo | make test        both set up .venv on their first run; repeating costs nothing
+# make test TORCH=torch==2.12.0 TRITON=triton==3.6.0      against other versions
+
+TORCH ?= torch==2.13.0
+TRITON ?= triton==3.7.1
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One stamp for each combination of requirements: another TORCH is another installation.
+STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,,$(TORCH)-$(TRITON)))
+
+.PHONY: demo test lint format clean
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): pyproject.toml setup.py | $(BIN)/python
+	@echo "setting up $(VENV) with $(TORCH) and $(TRITON)"
+	rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip install $(TORCH) $(TRITON)
+	$(BIN)/python -m pip install --editable '.[test,examples]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

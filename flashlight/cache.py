@@ -1,0 +1,225 @@
+"""A content-addressed cache of JSON documents on disk: private to the user, atomic, without pickle.
+
+An entry is one file ``<key>.json`` where the key is the SHA-256 of what determines the document. It holds the format
+version, the key, a checksum and the document. Files appear by ``os.replace`` only, so concurrent processes see a whole
+entry or none; what does not verify is removed and rebuilt. Small facts learnt later about an entry, such as the fastest
+tiling on one device, lie beside it in files of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+"""Version of the file layout; entries of another version are dropped."""
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_TEMPORARY = ".tmp-"
+_ABANDONED = 600.0
+"""Age in seconds from which a temporary file belongs to no living writer."""
+
+
+class CacheError(OSError):
+    """The cache directory cannot be used: it is not private, or cannot be written."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cached document: its size in bytes, the time of its last write (seconds since the epoch), its kernels."""
+
+    key: str
+    size: int
+    mtime: float
+    kernels: tuple[str, ...]
+
+
+def default_root() -> Path:
+    """``$FLASHLIGHT_CACHE_DIR``, else ``$XDG_CACHE_HOME/flashlight``, else ``~/.cache/flashlight``."""
+    if chosen := os.environ.get("FLASHLIGHT_CACHE_DIR"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():  # the XDG specification has relative paths ignored
+        return Path(base) / "flashlight"
+    try:
+        return Path("~/.cache/flashlight").expanduser().absolute()
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir()) / f"flashlight-{os.geteuid() if hasattr(os, 'geteuid') else 'user'}"
+
+
+class Cache:
+    """The cache below one directory, which is created with mode 0700 by the first write.
+
+    Raises :class:`CacheError` where the directory exists and belongs to another user, or anyone may write to it: what
+    lies in it is compiled and run.
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = default_root() if root is None else Path(root).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _require_private(self.root)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The document of a key, or ``None``. A corrupt or stale entry is removed; reading never raises."""
+        return _read(self._path(key), key)
+
+    def put(self, key: str, document: dict[str, Any]) -> None:
+        """Store a JSON-compatible document, replacing an older one at once.
+
+        Raises :class:`CacheError` where the directory cannot be written, ``TypeError`` where the document is not JSON.
+        """
+        self._write(self._path(key), key, document)
+
+    def recall(self, key: str, name: str) -> Any:
+        """The value remembered under a key and a name, or ``None``."""
+        label = f"{key}/{name}"
+        fact = _read(self._fact_path(key, name), label)
+        return None if fact is None else fact.get("value")
+
+    def remember(self, key: str, name: str, value: Any) -> None:
+        """Remember a small JSON value about a key; the last writer wins. Raises as :meth:`put` does."""
+        self._write(self._fact_path(key, name), f"{key}/{name}", {"name": name, "value": value})
+
+    def entries(self) -> list[Entry]:
+        """All valid entries, newest first."""
+        found = []
+        for path in self._files("*.json"):
+            if not _KEY.fullmatch(path.stem) or (document := self.get(path.stem)) is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found.append(Entry(path.stem, status.st_size, status.st_mtime, _kernel_names(document)))
+        return sorted(found, key=lambda entry: (-entry.mtime, entry.key))
+
+    def clear(self) -> int:
+        """Remove all entries, the facts about them and abandoned temporary files; the number of entries removed."""
+        removed = 0
+        for path in self._files("*.json"):
+            if _KEY.fullmatch(path.name.split(".")[0]):
+                gone = _unlink(path)
+                removed += gone and bool(_KEY.fullmatch(path.stem))
+        for path in self._files(f"{_TEMPORARY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    _unlink(path)
+        return removed
+
+    def _files(self, pattern: str) -> Iterator[Path]:
+        return iter(list(self.root.glob(pattern)) if self.root.is_dir() else [])
+
+    def _path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"a cache key is 64 hexadecimal digits (SHA-256), not {key!r}")
+        return self.root / f"{key}.json"
+
+    def _fact_path(self, key: str, name: str) -> Path:
+        short = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return self._path(key).with_suffix(f".{short}.json")
+
+    def _write(self, path: Path, label: str, document: dict[str, Any]) -> None:
+        text = _encode(label, document)
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _require_private(self.root)
+            _replace(path, text)
+        except CacheError:
+            raise
+        except OSError as error:
+            raise CacheError(f"cannot write to the cache directory {self.root}: {error.strerror or error}") from error
+
+
+def _require_private(root: Path) -> None:
+    """Raise :class:`CacheError` unless the directory belongs to this user and others cannot write to it."""
+    advice = "choose another with FLASHLIGHT_CACHE_DIR or cache_dir"
+    try:
+        status = root.stat()
+    except PermissionError as error:
+        raise CacheError(f"the cache directory {root} cannot be read; {advice}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise CacheError(f"the cache directory {root} is not a directory; {advice}")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise CacheError(f"the cache directory {root} belongs to user {status.st_uid}, not {os.geteuid()}; {advice}")
+    if status.st_mode & stat.S_IWOTH:
+        raise CacheError(f"anyone may write to the cache directory {root}; run `chmod 700 {root}`, or {advice}")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Make ``path`` hold ``text``, never half of it."""
+    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except BaseException:
+        _unlink(temporary)
+        raise
+
+
+def _unlink(path: Path) -> bool:
+    """Remove a file; whether this call removed it."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _checksum(label: str, document: dict[str, Any]) -> str:
+    body = json.dumps([label, document], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _encode(label: str, document: dict[str, Any]) -> str:
+    """The text of a file. The document is normalised first, so that its checksum survives the round trip."""
+    plain = json.loads(json.dumps(document))
+    return json.dumps(
+        {"format": FORMAT, "key": label, "checksum": _checksum(label, plain), "document": plain}, indent=1
+    )
+
+
+def _read(path: Path, label: str) -> dict[str, Any] | None:
+    """The verified document of a file; a file that does not verify is removed."""
+    try:
+        with path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            data = file.read()
+    except OSError:
+        return None
+    document = _decode(data, label)
+    if document is None:
+        with contextlib.suppress(OSError):
+            if path.stat().st_ino == inode:  # not a good one that another process has just put there
+                _unlink(path)
+    return document
+
+
+def _decode(data: bytes, label: str) -> dict[str, Any] | None:
+    """The document in the bytes of a file, or ``None`` unless format, key and checksum are right."""
+    try:
+        entry = json.loads(data.decode("utf-8"))
+        if entry["format"] != FORMAT or entry["key"] != label or not isinstance(entry["document"], dict):
+            return None
+        if entry["checksum"] != _checksum(label, entry["document"]):
+            return None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return entry["document"]
+
+
+def _kernel_names(document: dict[str, Any]) -> tuple[str, ...]:
+    """The names in ``document["kernels"]``, a list of objects with a ``"name"``; empty where there is no such list."""
+    kernels = document.get("kernels")
+    if not isinstance(kernels, list):
+        return ()
+    return tuple(str(kernel["name"]) for kernel in kernels if isinstance(kernel, dict) and "name" in kernel)

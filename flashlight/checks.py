@@ -1,0 +1,82 @@
+"""Invariants of Program and Kernel, checked after every pass.  A violation is our bug, so it raises InternalError."""
+
+from __future__ import annotations
+
+from flashlight.errors import InternalError
+from flashlight.index import Axis
+from flashlight.kernel import Kernel, Schedule
+from flashlight.program import Node, Program, Store, postorder
+
+
+def _fail(what: str, text: object) -> None:
+    raise InternalError(f"{what} in\n{text}")
+
+
+def check_program(p: Program) -> None:
+    """Every load names an input with its rank, every free axis of a value is an axis of its store, no shadowing."""
+    inputs = {t.name: t for t in p.inputs}
+    for s in p.stores:
+        out = next((t for t in p.outputs if t.name == s.tensor), None)
+        if out is None or len(out.shape) != len(s.index):
+            _fail(f"store to {s.tensor} does not match an output", p)
+        if not s.value.free <= set(s.axes):
+            _fail(f"store to {s.tensor} leaves axes {_names(s.value.free - set(s.axes))} unbound", p)
+    for n in postorder(p.roots):
+        if n.kind == "Load" and (n.attr[0] not in inputs or len(inputs[n.attr[0]].shape) != len(n.attr[1])):
+            _fail(f"load of {n.attr[0]} does not match an input", p)
+        if n.kind == "Carry":
+            _fail("a carry outside a kernel", p)
+        if n.kind == "Reduce" and n.attr[1] not in n.args[0].free and n.attr[0] not in ("SUM", "PROD", "MAX", "MIN", "ANY"):
+            _fail(f"unknown reduction {n.attr[0]}", p)
+
+
+def _names(axes: frozenset[Axis]) -> str:
+    return ", ".join(sorted(a.name for a in axes))
+
+
+def check_kernel(k: Kernel) -> None:
+    """Axes are owned once, carries are used after they exist, and the swept axis does not escape its sweep."""
+    owned = [*k.grid, *k.tile, *k.whole]
+    if len(set(owned)) != len(owned):
+        _fail("an axis is owned twice", k)
+    ready: set[Node] = set()
+    for sweep in k.sweeps:
+        for c in sweep.carries:
+            _check_value(k, c.step, ready, set(owned))
+            ready.add(c.node)
+        for s in sweep.stores:
+            _check_store(k, s, ready, {*owned, sweep.axis})
+    for s in k.stores:
+        _check_store(k, s, ready, set(owned))
+
+
+def _check_store(k: Kernel, s: Store, ready: set[Node], axes: set[Axis]) -> None:
+    if s.tensor not in {t.name for t in k.outputs}:
+        _fail(f"store to {s.tensor}, which is not an output", k)
+    _check_value(k, s.value, ready, axes)
+
+
+def _check_value(k: Kernel, value: Node, ready: set[Node], axes: set[Axis]) -> None:
+    if not value.free <= axes:
+        _fail(f"axes {_names(value.free - axes)} are not in scope", k)
+    tensors = {t.name for t in k.inputs}
+    for n in postorder([value]):
+        if n.kind == "Carry" and n not in ready:
+            _fail(f"{n.attr[0]} is used before it exists", k)
+        if n.kind == "Load" and n.attr[0] not in tensors:
+            _fail(f"load of {n.attr[0]}, which is not an input", k)
+
+
+def check_schedule(s: Schedule, p: Program) -> None:
+    """Every output is written exactly once and every temporary before it is read."""
+    have = {t.name for t in p.inputs}
+    temporaries = {t.name for t in s.temporaries}
+    for k in s.kernels:
+        check_kernel(k)
+        missing = {t.name for t in k.inputs} - have
+        if missing:
+            _fail(f"{', '.join(sorted(missing))} is read before it is written", s)
+        have |= {t.name for t in k.outputs}
+    written = [t.name for k in s.kernels for t in k.outputs]
+    if sorted(written) != sorted([t.name for t in p.outputs] + list(temporaries)):
+        _fail(f"outputs written: {written}", s)

@@ -1,0 +1,179 @@
+"""The command line: ``flashlight inspect``, ``flashlight cache`` and ``flashlight doctor``.
+
+Exit codes: 0 when all went well, 1 when the script, a kernel or a check failed, 2 for wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from flashlight import inspection
+from flashlight.cache import Cache, CacheError, default_root
+from flashlight.codegen.offline import ARCHITECTURES
+
+DISTRIBUTION = "flashlight-attention"
+
+INSPECT = """\
+Run a Python script as `python SCRIPT ARGS...` would, then print what Flashlight compiled in that run. Options may stand
+before or after SCRIPT; whatever is not an option below goes to the script, and so does everything after `--`.
+
+kinds of output (--emit):
+  report                  a table of regions: fused or declined, and why
+  program, passes, kernel the mathematics, what each pass made of it, the schedule
+  triton                  Triton source
+  ttir, ttgir, llir       what Triton makes of it, for each --arch (default sm_90)
+  ptx, cubin, sass        NVIDIA machine code (default sm_90); cubin is binary and needs -o
+  amdgcn, hsaco           AMD machine code (default gfx942); hsaco is binary and needs -o
+
+No GPU is needed: kernels are compiled offline.
+"""
+
+EXAMPLES = """\
+examples:
+  flashlight inspect train.py --epochs 1
+  flashlight inspect train.py --emit triton,ptx --arch sm_90 --arch sm_100
+  flashlight inspect train.py --emit cubin -o out -- -o passed-to-the-script
+"""
+
+
+def version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def one_of(noun: str, legal: Sequence[str]) -> Callable[[str], list[str]]:
+    """An argparse type: a list of names separated by commas, each of them legal."""
+
+    def parse(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        unknown = [name for name in names if name not in legal]
+        if unknown or not names:
+            wrong = ", ".join(map(repr, unknown)) or repr(text)
+            raise argparse.ArgumentTypeError(f"unknown {noun} {wrong} (choose from {', '.join(legal)})")
+        return names
+
+    return parse
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="flashlight", description="Look into the attention kernels that Flashlight compiles.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"flashlight {version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_inspect(commands)
+    cache = commands.add_parser("cache", help="show or clear the cache of compiled kernels", allow_abbrev=False)
+    cache.add_argument(
+        "action", choices=("path", "list", "clear"), help="print its directory, its entries, or empty it"
+    )
+    commands.add_parser("doctor", help="say what works on this machine, and why the rest does not", allow_abbrev=False)
+    return parser
+
+
+def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="run a script and print every kernel it compiled",
+        description=INSPECT,
+        epilog=EXAMPLES,
+        usage="flashlight inspect [OPTIONS] SCRIPT [ARGS...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file; ARGS are its own arguments")
+    parser.add_argument(
+        "--emit",
+        action="extend",
+        default=[],
+        type=one_of("kind", inspection.KINDS),
+        metavar="KIND[,KIND...]",
+        help="what to print, see above (default: report)",
+    )
+    parser.add_argument(
+        "--arch",
+        action="extend",
+        default=[],
+        type=one_of("architecture", tuple(ARCHITECTURES)),
+        metavar="ARCH[,ARCH...]",
+        help=f"compile for it and print registers, spills, shared memory: {', '.join(ARCHITECTURES)}",
+    )
+    parser.add_argument("--kernel", metavar="NAME", help="only the kernel of this name")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write files into DIR instead of printing")
+
+
+def run_inspect(parser: argparse.ArgumentParser, options: argparse.Namespace, script_args: list[str]) -> int:
+    """``flashlight inspect``: check the request before the script runs, then run and print."""
+    if not Path(options.script).exists():
+        parser.error(f"no such script: {options.script}")
+    try:
+        request = inspection.Request.of(options.emit, options.arch, options.kernel, options.output)
+    except ValueError as error:
+        parser.error(str(error))
+    succeeded = inspection.run_script(options.script, script_args)
+    sys.stdout.flush()
+    return 0 if inspection.present(request) and succeeded else 1
+
+
+def run_cache(action: str) -> int:
+    """``flashlight cache path|list|clear``."""
+    if action == "path":
+        print(default_root())
+        return 0
+    cache = Cache()
+    if action == "clear":
+        count = cache.clear()
+        print(f"removed {count} {'entry' if count == 1 else 'entries'} from {cache.root}")
+        return 0
+    rows = [
+        (entry.key[:16], entry.size, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.mtime)), names)
+        for entry in cache.entries()
+        for names in [", ".join(entry.kernels)]
+    ]
+    print(tabulate(rows, headers=["key", "bytes", "written", "kernels"], disable_numparse=True) if rows else "empty")
+    return 0
+
+
+def run_doctor() -> int:
+    """``flashlight doctor``."""
+    from flashlight import doctor
+
+    return doctor.run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the process's exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbatim: list[str] = []
+    if arguments[:1] == ["inspect"] and "--" in arguments:
+        split = arguments.index("--")
+        arguments, verbatim = arguments[:split], arguments[split + 1 :]
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "inspect":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        if options.command == "inspect":
+            return run_inspect(parser, options, [*rest, *verbatim])
+        return run_cache(options.action) if options.command == "cache" else run_doctor()
+    except CacheError as error:
+        print(f"flashlight: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `flashlight ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

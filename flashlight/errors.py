@@ -1,0 +1,19 @@
+"""Errors of the compiler.  A Decline is not a failure: the region goes to Inductor and the report says why."""
+
+from __future__ import annotations
+
+
+class FlashlightError(RuntimeError):
+    """Base of every error raised by Flashlight."""
+
+
+class Decline(FlashlightError):
+    """This region cannot be fused.  reason says why; fix, where there is one, says what change would make it fuse."""
+
+    def __init__(self, reason: str, fix: str | None = None, source: str | None = None):
+        super().__init__(reason)
+        self.reason, self.fix, self.source = reason, fix, source
+
+
+class InternalError(FlashlightError):
+    """An invariant of Program or Kernel is broken; please report it with the text of the region."""

@@ -1,0 +1,275 @@
+"""Reference evaluation with torch: a Program by materialising, a Kernel by walking its sweeps block by block.
+
+Values travel as (axes, tensor) with one dimension an axis, in the order of `axis_order`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod
+from flashlight.kernel import Carry, Kernel, Sweep
+from flashlight.ops import FNS, MONOIDS
+from flashlight.program import Node, Program, Store, Tensor, value_of
+
+Value = tuple[tuple[Axis, ...], torch.Tensor]
+Span = tuple[int, int]
+
+
+def axis_order(axis: Axis) -> str:
+    return axis.key
+
+
+def align(values: Sequence[Value]) -> tuple[tuple[Axis, ...], list[torch.Tensor]]:
+    """Give all values the union of their axes, with size-1 dimensions where one lacks an axis."""
+    axes = tuple(sorted({a for ax, _ in values for a in ax}, key=axis_order))
+    return axes, [v.reshape([v.shape[ax.index(a)] if a in ax else 1 for a in axes]) for ax, v in values]
+
+
+class Evaluator:
+    """Evaluates nodes over `spans` of axes (default: whole axes); `known` gives the values of Carry nodes."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        compute: torch.dtype,
+        spans: Mapping[Axis, Span] | None = None,
+        known: Mapping[Node, Value] | None = None,
+    ):
+        self.tensors, self.compute, self.spans = tensors, compute, spans or {}
+        self.values: dict[Node, Value] = dict(known or {})
+        self.device = next((t.device for t in tensors.values()), torch.device("cpu"))
+
+    def __call__(self, root: Node) -> Value:
+        if root not in self.values:
+            for node in self._pending(root):
+                self.values[node] = self._one(node)
+        return self.values[root]
+
+    def _pending(self, root: Node) -> list[Node]:
+        """Nodes to compute, arguments first; bodies of contractions are left to the contraction."""
+        out: list[Node] = []
+        seen: set[Node] = set(self.values)
+        stack: list[tuple[Node, bool]] = [(root, False)]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                out.append(node)
+            elif node not in seen:
+                seen.add(node)
+                stack.append((node, True))
+                stack += [(a, False) for a in self._needs(node)]
+        return out
+
+    def _needs(self, node: Node) -> Sequence[Node]:
+        return node.args[0].args if _is_product(node) else node.args
+
+    def span(self, axis: Axis) -> Span:
+        return self.spans.get(axis, (0, axis.size))
+
+    def expr(self, e: Expr) -> Value:
+        """Positions as int64."""
+        total: Value = ((), torch.tensor(e.const, device=self.device))
+        for atom, c in e.terms:
+            if isinstance(atom, Axis):
+                part: Value = ((atom,), torch.arange(*self.span(atom), device=self.device))
+            elif isinstance(atom, Gather):
+                axes, t = self(atom.node)
+                # a masked-out position may hold anything: keep it inside the tensor
+                part = (axes, t.to(torch.int64).clamp(atom.lo, atom.hi))
+            else:
+                axes, t = self.expr(atom.arg)
+                div = functools.partial(torch.div, rounding_mode="floor")
+                part = (axes, (div if isinstance(atom, FloorDiv) else torch.remainder)(t, atom.by))
+                assert isinstance(atom, FloorDiv | Mod)
+            axes, (a, b) = align([total, part])
+            total = (axes, a + b * c)
+        return total
+
+    def _one(self, n: Node) -> Value:
+        if n.kind == "Const":
+            return (), torch.tensor(value_of(n), dtype=self._dtype(n), device=self.device)
+        if n.kind == "Index":
+            return self.expr(n.attr[0])
+        if n.kind == "Load":
+            return self._load(n)
+        if n.kind == "Reduce":
+            return self._reduce(n)
+        if n.kind == "Cast":
+            axes, v = self(n.args[0])
+            return axes, self._cast(n.attr[0], v)
+        if n.kind == "Map":
+            axes, vs = align([self(a) for a in n.args])
+            return axes, FNS[n.attr[0]].torch(*vs)
+        raise ValueError(f"no value is known for {n.kind} {n.attr}")
+
+    def _dtype(self, n: Node) -> torch.dtype:
+        return {"float": self.compute, "int": torch.int64, "bool": torch.bool}[n.dtype]
+
+    def _cast(self, to: str | torch.dtype, v: torch.Tensor) -> torch.Tensor:
+        if isinstance(to, torch.dtype):
+            return v.to(to).to(self.compute)
+        return v.to({"float": self.compute, "int": torch.int64, "bool": torch.bool}[to])
+
+    def _load(self, n: Node) -> Value:
+        t = self.tensors[n.attr[0]]
+        axes: tuple[Axis, ...] = ()
+        if t.dim():
+            axes, index = align([self.expr(e) for e in n.attr[1]])
+            t = t[tuple(i.clamp(0, max(s - 1, 0)) for i, s in zip(index, t.shape, strict=True))]
+            t = t.reshape([self.span(a)[1] - self.span(a)[0] for a in axes]) if axes else t.reshape(())
+        return axes, t.to(self._dtype(n))
+
+    def _reduce(self, n: Node) -> Value:
+        op, axis, operand = n.attr
+        if _is_product(n):
+            found = self._contract(axis, [self(a) for a in n.args[0].args], operand)
+            if found is not None:
+                return found
+            axes, (a, b) = align([self(x) for x in n.args[0].args])
+            return self._collapse(op, axis, (axes, a * b))
+        return self._collapse(op, axis, self(n.args[0]))
+
+    def _collapse(self, op: str, axis: Axis, value: Value) -> Value:
+        axes, v = value
+        lo, hi = self.span(axis)
+        if axis not in axes:
+            v = v.unsqueeze(-1).expand(*v.shape, hi - lo)
+            axes = (*axes, axis)
+        d = axes.index(axis)
+        return axes[:d] + axes[d + 1 :], collapse(op, v, d)
+
+    def _contract(self, axis: Axis, pair: list[Value], operand: torch.dtype | None) -> Value | None:
+        (a_axes, a), (b_axes, b) = pair
+        if axis not in a_axes or axis not in b_axes or not (a.is_floating_point() and b.is_floating_point()):
+            return None
+        if operand is not None:
+            a, b = a.to(operand).to(self.compute), b.to(operand).to(self.compute)
+        letters = {x: chr(97 + i) for i, x in enumerate(sorted({*a_axes, *b_axes}, key=axis_order))}
+        out = tuple(x for x in letters if x != axis)
+        spell = ["".join(letters[x] for x in xs) for xs in (a_axes, b_axes, out)]
+        return out, torch.einsum(f"{spell[0]},{spell[1]}->{spell[2]}", a, b)
+
+
+def _is_product(n: Node) -> bool:
+    return n.kind == "Reduce" and n.attr[0] == "SUM" and n.args[0].kind == "Map" and n.args[0].attr[0] == "MUL"
+
+
+def collapse(op: str, v: torch.Tensor, dim: int) -> torch.Tensor:
+    """Reduce a dimension; an empty one gives the identity."""
+    if v.shape[dim] == 0 and op in ("MAX", "MIN"):
+        return v.new_full([s for i, s in enumerate(v.shape) if i != dim], MONOIDS[op].identity)
+    return MONOIDS[op].torch(v, dim)
+
+
+def write(store: Store, value: Value, out: torch.Tensor, ev: Evaluator) -> None:
+    """out[store.index] = value over the evaluator's spans."""
+    axes, v = value
+    all_axes = tuple(sorted({*store.axes, *axes}, key=axis_order))
+    sizes = [ev.span(a)[1] - ev.span(a)[0] for a in all_axes]
+    full = align([value, (all_axes, torch.empty(sizes, device="meta"))])[1][0].expand(sizes)
+    if not store.index:
+        out.copy_(full.to(out.dtype).reshape(()))
+        return
+    positions = [ev.expr(e) for e in store.index]
+    index = [align([p, (all_axes, torch.empty(sizes, device="meta"))])[1][0].expand(sizes) for p in positions]
+    out[tuple(index)] = full.to(out.dtype)
+
+
+def new_output(t: Tensor, device: torch.device) -> torch.Tensor:
+    """An uninitialised tensor as described."""
+    return torch.empty_strided(t.shape, t.strides, dtype=t.dtype, device=device)
+
+
+def evaluate_program(program: Program, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Outputs by name; every intermediate is materialised."""
+    ev = Evaluator(tensors, program.compute)
+    outputs = {t.name: new_output(t, ev.device) for t in program.outputs}
+    for s in program.stores:
+        write(s, ev(s.value), outputs[s.tensor], ev)
+    return outputs
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def evaluate_kernel(
+    kernel: Kernel, tensors: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor], block: int = 128
+) -> None:
+    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block`."""
+    compute = torch.float64 if kernel.double else torch.float32
+    final: dict[Node, Value] = {}
+    for sweep in kernel.sweeps:
+        _sweep(sweep, tensors, outputs, compute, final, block)
+    ev = Evaluator(tensors, compute, known=final)
+    for s in kernel.stores:
+        write(s, ev(s.value), outputs[s.tensor], ev)
+
+
+def _sweep(
+    sweep: Sweep,
+    tensors: Mapping[str, torch.Tensor],
+    outputs: Mapping[str, torch.Tensor],
+    compute: torch.dtype,
+    final: dict[Node, Value],
+    block: int,
+) -> None:
+    running: dict[Node, Value] = {}
+    size = sweep.axis.size
+    for lo in range(0, size, block) if size else [0]:
+        spans = {sweep.axis: (lo, min(lo + block, size))}
+        old = {n: _reference(n, v, sweep) for n, v in running.items()}
+        ev = Evaluator(tensors, compute, spans, final)
+        for c in sweep.carries:
+            step = ev(c.step)
+            before = running.get(c.node)
+            if before is not None:
+                if c.rescale is not None:
+                    before = rescale(c, before, old, {**old, **ev.values}, tensors, compute, final)
+                axes, (a, b) = align([before, step])
+                step = axes, FNS[MONOIDS[c.op].combine].torch(a, b)
+            running[c.node] = step
+            ev.values[c.node] = _reference(c.node, step, sweep)
+        for s in sweep.stores:
+            write(s, ev(s.value), outputs[s.tensor], ev)
+    references = {n: _reference(n, v, sweep) for n, v in running.items()}
+    for c in sweep.carries:
+        value = running[c.node]
+        if c.rescale is not None:
+            value = rescale(c, value, references, {**references, **final}, tensors, compute, final, last=True)
+        final[c.node] = value
+
+
+def _reference(node: Node, value: Value, sweep: Sweep) -> Value:
+    """The value other carries use while sweeping: infinite extrema are replaced by 0."""
+    op = next(c.op for c in sweep.carries if c.node is node)
+    axes, v = value
+    return (axes, torch.where(torch.isinf(v), 0.0, v)) if op in ("MAX", "MIN") else value
+
+
+def rescale(
+    c: Carry,
+    value: Value,
+    old: Mapping[Node, Value],
+    new: Mapping[Node, Value],
+    tensors: Mapping[str, torch.Tensor],
+    compute: torch.dtype,
+    final: Mapping[Node, Value],
+    last: bool = False,
+) -> Value:
+    """Move an accumulated value from the references `old` to `new`; a carry at its identity stays there."""
+    assert c.rescale is not None
+    e0 = Evaluator(tensors, compute, known={**final, **old})
+    e1 = Evaluator(tensors, compute, known={**final, **{n: v for n, v in new.items() if n.kind == "Carry"}})
+    axes, (v, x0, x1) = align([value, e0(c.rescale.exponent), e1(c.rescale.exponent)])
+    if c.op != "SUM":
+        moved = v + (x1 - x0)
+        return axes, moved if last else torch.where(torch.isinf(v), v, moved)
+    f_axes, (v, x0, x1, f0, f1) = align(
+        [value, e0(c.rescale.exponent), e1(c.rescale.exponent), e0(c.rescale.factor), e1(c.rescale.factor)]
+    )
+    moved = v * (torch.exp(x1 - x0) * (f1 / f0))
+    return f_axes, moved if last else torch.where(v == 0, v, moved)

@@ -1,0 +1,144 @@
+"""Kernel: a schedule for a Program.
+
+    Carry(node, step, rescale)               the running value of one reduction over the swept axis
+    Sweep(axis, carries, stores)             one loop over an axis: carries accumulate, stores write per-step values
+    Kernel(grid, tile, whole, sweeps, stores)
+
+Each grid instance owns one position of every `grid` axis and one block of every `tile` axis; `whole` axes (features,
+small head groups) are held entirely.  Sweeps run in order.  Inside the sweep that owns a carry, its Carry node is the
+running value; in later sweeps and in the epilogue stores it is the final value.
+
+A carry whose body uses another carry of the same sweep has a `rescale`: when the carries it uses move from `old` to
+`new`, its accumulated value is corrected by a factor (SUM) or a shift (MAX, MIN) before the step is added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from flashlight.index import Axis
+from flashlight.program import Node, Store, Tensor, postorder
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """b(r) = exp(exponent(r)) * factor(r) for SUM, b(r) = exponent(r) for MAX and MIN, with r the carries used.
+
+    Correction from old to new: multiply by exp(exponent(new) - exponent(old)) * factor(new) / factor(old), or add
+    exponent(new) - exponent(old).
+    """
+
+    exponent: Node
+    factor: Node
+
+
+@dataclass(frozen=True)
+class Carry:
+    """One accumulated reduction.  step is a Reduce over the swept axis (evaluated block by block); node is the Carry
+    node that stands for its value, with the step's free axes in canonical order."""
+
+    node: Node
+    step: Node
+    rescale: Rescale | None = None
+
+    @property
+    def name(self) -> str:
+        return self.node.attr[0]
+
+    @property
+    def op(self) -> str:
+        return self.step.attr[0]
+
+    @property
+    def body(self) -> Node:
+        return self.step.args[0]
+
+    @property
+    def operand(self) -> torch.dtype | None:
+        """The dtype that the factors of a product may be rounded to before they are multiplied."""
+        return self.step.attr[2]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return self.node.attr[1]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A loop over axis.  Carries are ordered: a body uses only earlier carries of this sweep, or earlier sweeps."""
+
+    axis: Axis
+    carries: tuple[Carry, ...]
+    stores: tuple[Store, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch.  inputs and outputs are the tensors it touches; `stores` is the epilogue."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    grid: tuple[Axis, ...]
+    tile: tuple[Axis, ...]
+    whole: tuple[Axis, ...]
+    sweeps: tuple[Sweep, ...]
+    stores: tuple[Store, ...]
+    double: bool = False
+    """Accumulate in float64 instead of float32."""
+
+    @property
+    def carries(self) -> tuple[Carry, ...]:
+        return tuple(c for s in self.sweeps for c in s.carries)
+
+    @property
+    def roots(self) -> list[Node]:
+        """Every node the kernel computes, in execution order."""
+        out: list[Node] = []
+        for s in self.sweeps:
+            out += [c.step for c in s.carries] + [t.value for t in s.stores]
+        return out + [t.value for t in self.stores]
+
+    @property
+    def nodes(self) -> list[Node]:
+        return postorder(self.roots)
+
+    def tensor(self, name: str) -> Tensor:
+        return next(t for t in self.inputs + self.outputs if t.name == name)
+
+    @property
+    def digest(self) -> str:
+        """Content hash: equal for equal schedules, whatever the process."""
+        from flashlight.serialize import kernel_to_json
+
+        import json
+
+        return hashlib.sha256(json.dumps(kernel_to_json(self), sort_keys=True).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        from flashlight.text import kernel_text
+
+        return kernel_text(self)
+
+
+def carry_nodes(node: Node) -> list[Node]:
+    """The Carry nodes below node, each once."""
+    return [n for n in postorder([node]) if n.kind == "Carry"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The kernels of one region in launch order.  temporaries are written by one kernel and read by later ones."""
+
+    kernels: tuple[Kernel, ...]
+    temporaries: tuple[Tensor, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("".join(k.digest for k in self.kernels).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.kernels))

@@ -1,0 +1,237 @@
+"""What was compiled, what was not, and why: the reports other tools read.
+
+A :class:`Report` describes one compiled graph, a :class:`RegionReport` one piece of it that looks like attention, a
+:class:`KernelReport` one kernel of a fused region. All three are plain data and survive a round trip through JSON.
+Every report of the process is kept in one registry, see :func:`record`, :func:`reports` and :func:`reset`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tabulate import tabulate
+
+
+@dataclass
+class KernelReport:
+    """One generated kernel.
+
+    ``source`` is the code in ``language`` that runs; ``program`` and ``kernel`` are the text forms of the mathematics
+    and of the schedule. ``grid`` counts the blocks launched along each grid axis (a symbolic size is its text),
+    ``tiles`` maps an axis to its block, ``sweeps`` counts the loops over a swept axis. ``flops`` are floating-point
+    operations, ``bytes_read`` and ``bytes_written`` bytes of device memory, all of one launch; ``tiles_visited`` of
+    ``tiles_total`` score tiles are computed (``None``: it depends on the data and was not measured).
+
+    ``triton`` is the same kernel for offline compilation, whatever ``language`` is: the keyword arguments of
+    ``flashlight.codegen.offline.compile_source`` but ``arch``.
+    """
+
+    name: str
+    language: str = ""
+    source: str = ""
+    program: str = ""
+    kernel: str = ""
+    grid: tuple[int | str, ...] = ()
+    tiles: dict[str, int] = field(default_factory=dict)
+    sweeps: int = 0
+    flops: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    tiles_total: int = 0
+    tiles_visited: int | None = None
+    triton: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """This kernel as JSON-compatible data."""
+        return dataclasses.asdict(self) | {"grid": list(self.grid)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
+        return _build(cls, data, grid=tuple)
+
+    def to_json(self) -> str:
+        """This kernel as JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
+        return cls.from_dict(json.loads(text))
+
+
+@dataclass
+class RegionReport:
+    """One part of a graph that looks like attention: fused into ``kernels``, or declined for a ``reason``.
+
+    ``source`` is the user's ``"file.py:12"``, ``fix`` the change of the user's code that would make a declined region
+    fuse, ``passes`` the text of the program after each pass that changed it.
+    """
+
+    fused: bool
+    reason: str | None = None
+    source: str = ""
+    name: str = ""
+    kernels: list[KernelReport] = field(default_factory=list)
+    fix: str | None = None
+    passes: list[tuple[str, str]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """This region as JSON-compatible data."""
+        kernels = [kernel.to_dict() for kernel in self.kernels]
+        return dataclasses.asdict(self) | {"kernels": kernels, "passes": [list(entry) for entry in self.passes]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
+        return _build(cls, data, kernels=_each(KernelReport.from_dict), passes=_each(_pair))
+
+    def to_json(self) -> str:
+        """This region as JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
+        return cls.from_dict(json.loads(text))
+
+
+@dataclass
+class Report:
+    """Everything Flashlight has to say about one compiled graph.
+
+    ``untouched`` lists ``(source, what)`` for what has the name or the shape of attention but nothing to fuse, such as
+    a softmax over classes or a squeeze-and-excite gate.
+    """
+
+    regions: list[RegionReport] = field(default_factory=list)
+    untouched: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def fused(self) -> int:
+        """How many regions were fused."""
+        return sum(region.fused for region in self.regions)
+
+    @property
+    def declined(self) -> int:
+        """How many regions look like attention and were not fused."""
+        return len(self.regions) - self.fused
+
+    def __str__(self) -> str:
+        parts = [self._summary()]
+        if self.regions:
+            parts.append(self._table())
+        parts += [_explanation(region) for region in self.regions if region.reason or region.fix]
+        if self.untouched:
+            rows = [f"  {source}  {what}" for source, what in self.untouched]
+            parts.append("\n".join(["untouched, left to Inductor:", *rows]))
+        return "\n\n".join(parts)
+
+    def _summary(self) -> str:
+        if not self.regions and not self.untouched:
+            return "Flashlight: nothing in this graph looks like attention"
+        return f"Flashlight: {self.fused} fused, {self.declined} declined, {len(self.untouched)} untouched"
+
+    def _table(self) -> str:
+        return tabulate(
+            [_row(region) for region in self.regions],
+            headers=["region", "source", "result", "kernels", "sweeps", "tiles visited"],
+            colalign=["left", "left", "left", "right", "right", "right"],
+            disable_numparse=True,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """This report as JSON-compatible data."""
+        return {
+            "regions": [region.to_dict() for region in self.regions],
+            "untouched": [list(entry) for entry in self.untouched],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
+        return _build(cls, data, regions=_each(RegionReport.from_dict), untouched=_each(_pair))
+
+    def to_json(self) -> str:
+        """This report as JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
+        return cls.from_dict(json.loads(text))
+
+
+def _row(region: RegionReport) -> list[str]:
+    """The cells of one region: name, source, result, kernels, sweeps, tiles visited."""
+    if not region.fused:
+        return [region.name, region.source, "declined", "", "", ""]
+    sweeps = sum(kernel.sweeps for kernel in region.kernels)
+    return [region.name, region.source, "fused", str(len(region.kernels)), str(sweeps), _visited(region.kernels)]
+
+
+def _visited(kernels: list[KernelReport]) -> str:
+    """The share of score tiles that are computed, such as ``"36 of 64"``; empty where it is not known."""
+    total = sum(kernel.tiles_total for kernel in kernels)
+    visited = [kernel.tiles_visited for kernel in kernels]
+    known = [count for count in visited if count is not None]
+    if not total or len(known) < len(visited):
+        return ""
+    return f"{sum(known)} of {total}"
+
+
+def _explanation(region: RegionReport) -> str:
+    """Why a region was declined, and what would change that, as one short paragraph."""
+    lines = [f"{region.source or '?'}: {region.name or 'region'} was {'fused' if region.fused else 'declined'}"]
+    if region.reason:
+        lines.append(f"  reason: {region.reason}")
+    if region.fix:
+        lines.append(f"  fix: {region.fix}")
+    return "\n".join(lines)
+
+
+def _build(cls: Any, data: Mapping[str, Any], **convert: Any) -> Any:
+    """An instance of a report class from plain data, with some fields converted."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
+    try:
+        return cls(**{name: convert[name](value) if name in convert else value for name, value in data.items()})
+    except TypeError as error:
+        raise ValueError(f"not a {cls.__name__}: {error}") from error
+
+
+def _each(convert: Any) -> Any:
+    """``convert`` applied to every item of a list."""
+    return lambda items: [convert(item) for item in items]
+
+
+def _pair(item: Any) -> tuple[str, str]:
+    first, second = item
+    return first, second
+
+
+_lock = threading.Lock()
+_recorded: list[Report] = []
+
+
+def record(report: Report) -> None:
+    """Add a report to those of this process. It may still be changed, for instance when a launch fails later."""
+    with _lock:
+        _recorded.append(report)
+
+
+def reports() -> list[Report]:
+    """The reports of everything compiled in this process, oldest first."""
+    with _lock:
+        return list(_recorded)
+
+
+def reset() -> None:
+    """Forget the reports of this process."""
+    with _lock:
+        _recorded.clear()

@@ -1,0 +1,116 @@
+"""Text forms of Program and Kernel: one line a shared value, small values inline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from flashlight.index import Axis
+from flashlight.kernel import Carry, Kernel, Rescale
+from flashlight.program import Node, Program, Store, Tensor, postorder, value_of
+
+_INFIX = {"ADD": "+", "SUB": "-", "MUL": "*", "DIV": "/", "LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==",
+          "NE": "!=", "AND": "&", "OR": "|"}
+
+
+class Printer:
+    """Prints nodes; a value used more than once gets a name and a line of its own."""
+
+    def __init__(self, roots: Sequence[Node], origins: Mapping[Node, str] | None = None):
+        self.names: dict[Node, str] = {}
+        self.uses = Counter(a for n in postorder(roots) for a in n.args) + Counter(roots)
+        self.origins = origins or {}
+        self.lines: list[str] = []
+
+    def define(self, roots: Iterable[Node], indent: str) -> list[str]:
+        """Lines that define the shared values below the roots, not yet defined."""
+        self.lines = []
+        for node in postorder(roots):
+            if node not in self.names and self.uses[node] > 1 and node.kind in ("Map", "Reduce", "Cast"):
+                text = self._inner(node)
+                self.names[node] = f"t{len(self.names)}"
+                axes = ",".join(a.name for a in sorted(node.free, key=lambda a: a.key))
+                origin = f"    # {self.origins[node]}" if node in self.origins else ""
+                self.lines.append(f"{indent}{self.names[node]}[{axes}] = {text}{origin}")
+        return self.lines
+
+    def show(self, node: Node) -> str:
+        return self.names.get(node) or self._inner(node)
+
+    def _inner(self, n: Node) -> str:
+        if n.kind == "Const":
+            return str(value_of(n))
+        if n.kind == "Index":
+            return f"<{self._expr(n.attr[0])}>"
+        if n.kind == "Load":
+            return f"{n.attr[0]}[{', '.join(self._expr(e) for e in n.attr[1])}]"
+        if n.kind == "Carry":
+            return n.attr[0]
+        args = [self.show(a) for a in n.args]
+        if n.kind == "Cast":
+            return f"{str(n.attr[0]).removeprefix('torch.')}({args[0]})"
+        if n.kind == "Reduce":
+            op, axis, operand = n.attr
+            rounding = f" as {str(operand).removeprefix('torch.')}" if operand else ""
+            return f"{op.lower()}[{axis.name} < {axis.size}{rounding}]({args[0]})"
+        fn = n.attr[0]
+        return f"({args[0]} {_INFIX[fn]} {args[1]})" if fn in _INFIX else f"{fn.lower()}({', '.join(args)})"
+
+    def _expr(self, e: object) -> str:
+        return str(e)
+
+
+def _tensor_text(t: Tensor) -> str:
+    return f"{t.name}: {str(t.dtype).removeprefix('torch.')}{list(t.shape)}"
+
+
+def _axes_text(axes: Iterable[Axis]) -> str:
+    return ", ".join(f"{a.name} < {a.size}" for a in axes)
+
+
+def _store_text(s: Store, p: Printer) -> str:
+    return f"{s.tensor}[{', '.join(map(str, s.index))}] = {p.show(s.value)}"
+
+
+def program_text(program: Program) -> str:
+    """inputs, then each output as an expression over named axes."""
+    p = Printer(program.roots, program.origins)
+    lines = [f"in  {_tensor_text(t)}" for t in program.inputs] + [f"out {_tensor_text(t)}" for t in program.outputs]
+    for s in program.stores:
+        lines += p.define([s.value], "")
+        lines.append(f"{_store_text(s, p)}    for {_axes_text(s.axes)}")
+    return "\n".join(lines)
+
+
+def _carry_text(c: Carry, p: Printer) -> str:
+    axes = ",".join(a.name for a in c.axes)
+    return f"{c.name}[{axes}] {c.op.lower()}= {p.show(c.body)}{_rescale_text(c.op, c.rescale, p)}"
+
+
+def _rescale_text(op: str, r: Rescale | None, p: Printer) -> str:
+    if r is None:
+        return ""
+    if op != "SUM":
+        return f"    shifted by {p.show(r.exponent)}"
+    factor = "" if value_of(r.factor) == 1 else f" * {p.show(r.factor)}"
+    return f"    rescaled by exp({p.show(r.exponent)}){factor}"
+
+
+def kernel_text(kernel: Kernel) -> str:
+    """grid, tiles, then sweeps with their carries, then the epilogue."""
+    p = Printer(kernel.roots)
+    head = f"kernel {kernel.name}({', '.join(_tensor_text(t) for t in kernel.inputs)})"
+    lines = [head, f"  grid   {_axes_text(kernel.grid)}", f"  tile   {_axes_text(kernel.tile)}"]
+    lines.append(f"  whole  {_axes_text(kernel.whole)}")
+    for s in kernel.sweeps:
+        lines.append(f"  sweep {s.axis.name} < {s.axis.size}:")
+        for c in s.carries:
+            lines += p.define([c.body], "    ")
+            lines.append(f"    {_carry_text(c, p)}")
+        for t in s.stores:
+            lines += p.define([t.value], "    ")
+            lines.append(f"    {_store_text(t, p)}")
+    for t in kernel.stores:
+        lines += p.define([t.value], "  ")
+        lines.append(f"  {_store_text(t, p)}")
+    return "\n".join(lines)

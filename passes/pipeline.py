@@ -1,0 +1,49 @@
+"""The pipeline: Program -> Program passes in order, then the schedule.
+
+Each pass is a pure function with a before/after in its docstring; every result is checked and can be evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flashlight.checks import check_program, check_schedule
+from flashlight.kernel import Schedule
+from flashlight.passes.align import align
+from flashlight.passes.canonical import canonical
+from flashlight.passes.explog import explog
+from flashlight.passes.hoist import hoist
+from flashlight.passes.schedule import schedule
+from flashlight.passes.split_axes import split_axes
+from flashlight.program import Program
+
+Pass = Callable[[Program], Program]
+
+PIPELINE: tuple[tuple[str, Pass], ...] = (
+    ("split_axes", split_axes),
+    ("explog", explog),
+    ("canonical", canonical),
+    ("hoist", hoist),
+    ("canonical", canonical),
+    ("align", align),
+)
+
+
+def run_passes(program: Program) -> tuple[Program, list[tuple[str, str]]]:
+    """The program after every pass, and the text after each pass that changed it."""
+    trace = [("lowered", str(program))]
+    for name, step in PIPELINE:
+        after = step(program)
+        check_program(after)
+        if after != program:
+            trace.append((name, str(after)))
+        program = after
+    return program, trace
+
+
+def compile_program(program: Program) -> tuple[Schedule, list[tuple[str, str]]]:
+    """Kernels in launch order, and the trace of the passes.  Raises Decline where no schedule exists."""
+    program, trace = run_passes(program)
+    result = schedule(program)
+    check_schedule(result, program)
+    return result, trace

@@ -1,0 +1,75 @@
+"""Split an axis that is used only through // and % into two.
+
+    out[i, m] for i < B*H, with q[i//H, i%H, m]   ->   out[b*H + h, m] with q[b, h, m]
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod, of, rewrite
+from flashlight.program import Node, Program, Reduce, Store, postorder, rebuild, substitute
+
+
+def _exprs(nodes: Iterable[Node]) -> Iterable[Expr]:
+    for n in nodes:
+        if n.kind == "Load":
+            yield from n.attr[1]
+        elif n.kind == "Index":
+            yield n.attr[0]
+
+
+def _scan(e: Expr, uses: dict[Axis, set[int]], bare: set[Axis]) -> None:
+    for atom, _ in e.terms:
+        if isinstance(atom, Axis):
+            bare.add(atom)
+        elif isinstance(atom, FloorDiv | Mod):
+            inner = atom.arg.single
+            if inner is not None:
+                uses[inner].add(atom.by)
+            else:
+                _scan(atom.arg, uses, bare)
+        else:
+            assert isinstance(atom, Gather)
+
+
+def _splits(program: Program) -> dict[Axis, int]:
+    """axis -> divisor, for axes never used bare and divisible."""
+    uses: dict[Axis, set[int]] = defaultdict(set)
+    bare: set[Axis] = set()
+    for e in _exprs(postorder(program.roots)):
+        _scan(e, uses, bare)
+    return {
+        axis: min(by)
+        for axis, by in uses.items()
+        if axis not in bare and axis.size % min(by) == 0 and all(c % min(by) == 0 for c in by)
+    }
+
+
+def _apply(program: Program, splits: Mapping[Axis, int]) -> Program:
+    parts = {a: (Axis(a.name + "h", a.size // c), Axis(a.name + "l", c)) for a, c in splits.items()}
+    joined = {a: of(h) * splits[a] + of(low) for a, (h, low) in parts.items()}
+    new: dict[Node, Node] = {}
+    for node in postorder(program.roots):
+        done = rebuild(node, [new[a] for a in node.args])
+        if done.kind == "Reduce" and done.attr[1] in parts:
+            op, axis, operand = done.attr
+            high, low = parts[axis]
+            body = substitute(done.args[0], {axis: joined[axis]})
+            for part in (low, high):
+                body = Reduce(op, part, body, operand) if part.size != 1 else body
+            done = body
+        new[node] = done
+    stores = tuple(
+        Store(s.tensor, tuple(rewrite(e, joined) for e in s.index), substitute(new[s.value], joined))
+        for s in program.stores
+    )
+    return Program(program.inputs, program.outputs, stores, program.origins)
+
+
+def split_axes(program: Program) -> Program:
+    """To a fixpoint: each round may make another axis splittable."""
+    while splits := _splits(program):
+        program = _apply(program, splits)
+    return program
