@@ -146,9 +146,9 @@ def _map_sweeps(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[list[Sw
         inner = [r for r in postorder([s.value]) if r.kind == "Reduce" and not carry_nodes(r)]
         along = {a for r in inner for a in r.free & set(s.axes)} - rows
         if along:
-            axis = max(along, key=lambda a: (a.size, a.key))
-            shared = next((a for a in maps if a.size == axis.size and a not in s.axes), axis)
-            maps[shared].append(s if shared == axis else _renamed(s, axis, shared))
+            axis = max(along, key=_size)
+            shared = Axis("y", axis.size)
+            maps[shared].append(_renamed(s, axis, shared))
         else:
             epilogue.append(s)
     return [Sweep(a, (), tuple(ss)) for a, ss in maps.items()], epilogue

@@ -1,0 +1,152 @@
+"""Pointwise nodes as Triton expressions: short ones inline, shared and long ones as variables."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+
+import torch
+
+from flashlight.codegen.triton.addressing import TYPES, expression
+from flashlight.codegen.triton.state import INLINE, Scope, State, Value, spread, strip
+from flashlight.index import Axis
+from flashlight.ops import FNS
+from flashlight.program import Node, value_of
+
+HINTS = {
+    "EXP": "weight", "EXP2": "weight", "WHERE": "masked", "TANH": "bent", "SIGMOID": "gate", "AND": "keep", "OR": "keep",
+    "LT": "keep", "LE": "keep", "GT": "keep", "GE": "keep", "EQ": "same", "NE": "other", "NOT": "drop", "DIV": "ratio",
+    "SUB": "difference", "MUL": "product", "ADD": "total",
+}  # fmt: skip
+"""What a variable for the result of a function is called."""
+
+INTEGER_HELPERS = {"_floordiv": "_floordiv_int", "_remainder": "_remainder_int", "_sign": "_sign_int"}
+
+UNROLLED_POWERS = 4
+"""x**n is written as a product up to this n."""
+
+
+def render(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
+    """The node over the given dimensions, as an operand."""
+    if node.kind == "Const":
+        return constant(state, node)
+    if node.kind == "Index":
+        return expression(state, node.attr[0], dims)
+    if node.kind in ("Map", "Cast") and node not in state.scope.values and _inlines(state, node):
+        mark = len(state.inlined)
+        text = pointwise(state, node, dims)
+        if len(text) <= INLINE:
+            if node in state.origins:
+                state.inlined.append(state.origins[node])
+            return text
+        del state.inlined[mark:]
+    return spread(state.value(node), dims)
+
+
+def _inlines(state: State, node: Node) -> bool:
+    scope: Scope = state.home_of(node)
+    return state.uses[node] <= 1 and scope is state.scope
+
+
+def variable(state: State, node: Node) -> Value:
+    """A pointwise node as a variable of its own."""
+    dims = state.dims(node)
+    if node.kind == "Const":
+        return Value(constant(state, node))
+    if node.kind == "Index":
+        text = expression(state, node.attr[0], dims)
+        return Value(text if text.isidentifier() else state.define("offset", text, node), dims)
+    text = pointwise(state, node, dims)
+    hint = HINTS.get(node.attr[0], str(node.attr[0]).lower()) if node.kind == "Map" else "rounded"
+    return Value(state.define(hint, text, node), dims)
+
+
+def pointwise(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
+    """The text of a Map or Cast over the given dimensions."""
+    if node.kind == "Cast":
+        return _cast(state, node, dims)
+    fn = node.attr[0]
+    if fn == "POW":
+        unrolled = _power(state, node, dims)
+        if unrolled:
+            return unrolled
+    template = FNS[fn].triton
+    if fn == "RELU" and node.dtype == "int":
+        template = "tl.maximum({0}, 0)"
+    if node.dtype == "int":
+        for name, integer in INTEGER_HELPERS.items():
+            template = template.replace(f"{name}(", f"{integer}(")
+    state.helpers.update(re.findall(r"\b_\w+(?=\()", template))
+    args = [render(state, a, dims) for a in node.args]
+    if state.kernel.double:
+        args = _exact_constants(node, args)
+    if not template.startswith("("):
+        args = [strip(a) for a in args]
+    return template.format(*args)
+
+
+def _exact_constants(node: Node, args: list[str]) -> list[str]:
+    """Numbers that meet only numbers would become float32: give those that float32 cannot hold their type."""
+    values = [value_of(a) for a in node.args]
+    floats = [v for v, a in zip(values, node.args, strict=True) if a.dtype == "float"]
+    if not floats or any(v is None for v in floats):
+        return args
+    return [
+        f"tl.full((), {text}, tl.float64)" if isinstance(v, float) and not _fits_float32(v) else text
+        for text, v in zip(args, values, strict=True)
+    ]
+
+
+def _fits_float32(v: float) -> bool:
+    if not math.isfinite(v):
+        return True
+    try:
+        return struct.unpack("f", struct.pack("f", v))[0] == v
+    except OverflowError:
+        return False
+
+
+def _power(state: State, node: Node, dims: tuple[Axis, ...]) -> str | None:
+    """Small whole powers as products."""
+    exponent = value_of(node.args[1])
+    if exponent is None or exponent != int(exponent) or not 1 <= exponent <= UNROLLED_POWERS:
+        return None
+    base = spread(state.value(node.args[0]), dims)
+    return f"({' * '.join([base] * int(exponent))})"
+
+
+def _cast(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
+    to = node.attr[0]
+    arg = render(state, node.args[0], dims)
+    if isinstance(to, torch.dtype):
+        v = value_of(node.args[0])
+        if v is not None:
+            return repr(torch.tensor(v).to(to).item())
+        back = state.compute if to.is_floating_point else "tl.int64"
+        return f"{_to(arg, f'tl.{triton_dtype(to)}', dims)}.to({back})"
+    return _to(arg, {"float": state.compute, "int": "tl.int64", "bool": "tl.int1"}[to], dims)
+
+
+def _to(arg: str, dtype: str, dims: tuple[Axis, ...]) -> str:
+    """A conversion; numbers that may be plain Python integers have no method for it."""
+    return f"{arg}.to({dtype})" if dims else f"tl.cast({strip(arg)}, {dtype})"
+
+
+def triton_dtype(dtype: torch.dtype) -> str:
+    """The attribute of triton.language for an element type."""
+    short = TYPES[dtype]
+    if short == "bf16":
+        return "bfloat16"
+    return {"fp": "float", "i": "int", "u": "uint"}[short.rstrip("0123456789")] + short.lstrip("fpiu")
+
+
+def constant(state: State, node: Node) -> str:
+    """A literal."""
+    v = value_of(node)
+    return number(v) if isinstance(v, float) else str(v)
+
+
+def number(v: float) -> str:
+    """A floating-point literal."""
+    return repr(v) if math.isfinite(v) else f'float("{v}")'

@@ -1,0 +1,42 @@
+"""Running a printed kernel: interpreted on the CPU, launched on a device, or timed to choose a tiling."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from flashlight.codegen.triton import interpreter
+from flashlight.codegen.triton.printer import TritonKernel, print_kernel
+from flashlight.codegen.triton.tiling import Tiling
+from flashlight.kernel import Kernel
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def _arguments(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors) -> list[object]:
+    """Tensors in the order of the signature, then the constants."""
+    given = [tensors[t.name].detach() for t in kernel.inputs] + [outputs[t.name].detach() for t in kernel.outputs]
+    return [*given, *tk.constants.values()]
+
+
+def run_interpreted(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors) -> None:
+    """Run in Triton's interpreter on CPU tensors, into `outputs`."""
+    if all(tk.grid):
+        interpreter.run(tk.source, tk.name, tk.grid, _arguments(tk, kernel, tensors, outputs))
+
+
+@functools.lru_cache(maxsize=256)
+def _loaded(source: str, name: str) -> Any:
+    from flashlight.codegen.offline import load_function
+
+    return load_function(source, name)
+
+
+def launch(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors) -> None:
+    """Launch on the device of the tensors, into `outputs`."""
+    if all(tk.grid):
+        arguments = _arguments(tk, kernel, tensors, outputs)
+        _loaded(tk.source, tk.name)[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages)

@@ -1,0 +1,218 @@
+"""Reductions within a tile: matrix products, collapsed tiles, or a serial loop over a small axis.
+
+    score = tl.dot(q, tl.trans(k))                        both sides have axes of their own
+    total = tl.sum(q[None, :] * k, 1)                     a small tile
+    for c in range(12): total = total + (...)             a tile that would not fit in registers
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from flashlight.codegen.triton.addressing import all_inside, expression, inside, position, raw_load
+from flashlight.codegen.triton.expressions import number, render, triton_dtype
+from flashlight.codegen.triton.layout import Contraction
+from flashlight.codegen.triton.state import INDENT, Scope, State, Value, spread, strip
+from flashlight.index import Axis, of
+from flashlight.ops import MONOIDS
+from flashlight.program import Map, Node
+
+LARGEST_TILE = 16384
+"""Elements of a tile that is built only to be collapsed."""
+
+COMBINE = {
+    "SUM": "{0} + {1}", "PROD": "{0} * {1}", "MAX": "tl.maximum({0}, {1})", "MIN": "tl.minimum({0}, {1})",
+    "ANY": "{0} | {1}",
+}  # fmt: skip
+
+PAIRS = {"MAX": "_maximum", "MIN": "_minimum"}
+
+
+def reduction(state: State, node: Node) -> Value:
+    """A Reduce over an axis of the tile, as a variable."""
+    op, axis, _ = node.attr
+    dims = state.dims(node)
+    if axis not in node.args[0].free:
+        return Value(state.define("total", repeated(state, node, axis.size), node), dims)
+    found = state.contraction(node)
+    if found is not None:
+        return Value(state.define("score" if len(dims) > 1 else "dot", dot(state, node, found), node), dims)
+    if state.layout.size({*dims, axis}) <= LARGEST_TILE:
+        return Value(state.define(op.lower(), collapsed(state, node), node), dims)
+    return _serial(state, node, dims)
+
+
+def repeated(state: State, node: Node, count: int | str) -> str:
+    """A reduction of `count` equal values."""
+    op = node.attr[0]
+    body = render(state, node.args[0], state.dims(node))
+    if op == "SUM":
+        return f"{body} * {count}"
+    if op == "PROD":
+        state.helpers.add("_pow")
+        return f"_pow({body}, {count})"
+    return body
+
+
+def masked(state: State, text: str, axis: Axis, dims: tuple[Axis, ...], op: str, kind: str) -> str:
+    """The tile with the identity of the reduction beyond the end of the axis."""
+    mask = inside(state, axis)
+    if mask is None:
+        return text
+    if kind == "bool":
+        return f"({spread(mask, dims)} & {text})"
+    return f"tl.where({spread(mask, dims)}, {strip(text)}, {identity(op, kind)})"
+
+
+def identity(op: str, kind: str) -> str:
+    """The neutral element of a reduction, as a literal."""
+    value = MONOIDS[op].identity
+    if kind == "float":
+        return number(value)
+    if math.isinf(value):
+        return str(-(2**63) if value < 0 else 2**63 - 1)
+    return str(int(value))
+
+
+def collapsed(state: State, node: Node, exact: bool = True) -> str:
+    """A reduction of a whole tile along one of its dimensions.  exact: extrema of a NaN are NaN."""
+    op, axis, _ = node.attr
+    body = node.args[0]
+    dims = state.dims(body)
+    text = masked(state, render(state, body, dims), axis, dims, op, body.dtype)
+    if exact and op in PAIRS and body.dtype == "float":
+        state.helpers.add(PAIRS[op])
+        return f"tl.reduce({strip(text)}, {dims.index(axis)}, {PAIRS[op]})"
+    if op == "PROD":
+        state.helpers.add("_multiply")
+    if op != "ANY":
+        text = strip(text)
+    elif not text.startswith("("):
+        text = f"({text})"
+    return f"({MONOIDS[op].triton.format(text, dims.index(axis))})" if op == "ANY" else MONOIDS[op].triton.format(
+        text, dims.index(axis)
+    )
+
+
+def _serial(state: State, node: Node, dims: tuple[Axis, ...]) -> Value:
+    """Accumulate over the positions of an axis, one at a time."""
+    op, axis, _ = node.attr
+    name = state.names(op.lower())
+    state.comment(node)
+    state.line(f"{name} = {filled(state, op, node.dtype, dims)}")
+    index = state.names(axis.name)
+    loop = Scope(state.scope, frozenset({axis}), frozenset({axis}), values={("position", axis): Value(index)})
+    with state.inside(loop):
+        step = strip(render(state, node.args[0], dims))
+        state.line(f"{name} = {COMBINE[op].format(name, step)}")
+    state.line(f"for {index} in range({axis.size}):")
+    state.scope.lines += [INDENT + line.replace("\n", "\n" + INDENT) for line in loop.lines]
+    return Value(name, dims)
+
+
+def filled(state: State, op: str, kind: str, dims: tuple[Axis, ...]) -> str:
+    """A tile (or a number) at the identity of a reduction."""
+    dtype = {"float": state.compute, "int": "tl.int64", "bool": "tl.int1"}[kind]
+    shape = state.shape(dims) if dims else "()"
+    value = identity(op, kind)
+    return f"tl.zeros({shape}, {dtype})" if dims and value in ("0.0", "0") else f"tl.full({shape}, {value}, {dtype})"
+
+
+# ---------------------------------------------------------------- matrix products
+
+
+def dot(state: State, node: Node, c: Contraction, start: str | None = None) -> str:
+    """A contraction by matrix instructions, added to `start` if there is one."""
+    sort = state.layout.sort
+    if _first(state, c.n) < _first(state, c.m):
+        c = Contraction(c.right, c.left, c.rest, c.batch, c.n, c.m, c.k)
+    batch, m, n = sort(c.batch), sort(c.m), sort(c.n)
+    dtype = operand_type(state, node.attr[2], c)
+    left = _matrix(state, c.left, c.k, dtype, (batch, m, (c.k,)))
+    right = _matrix(state, c.right, c.k, dtype, (batch, (c.k,), n))
+    natural = batch + m + n
+    direct = natural == sort(natural) and max(len(batch), len(m), len(n)) == 1 and c.rest is None
+    extra = f", acc={start}" if start and direct else ""
+    if dtype is None:
+        extra += f', input_precision="{state.precision}"' if not state.kernel.double else ""
+    if state.kernel.double:
+        extra += ", out_dtype=tl.float64"
+    text = f"tl.dot({left}, {right}{extra})"
+    if direct:
+        return text
+    shape = ", ".join(state.width(a) for a in natural)
+    text = f"tl.reshape({text}, ({shape}))"
+    if natural != sort(natural):
+        text = f"tl.permute({text}, ({', '.join(str(natural.index(a)) for a in sort(natural))}))"
+    if c.rest is not None:
+        text = f"({render(state, c.rest, sort(natural))} * {text})"
+    return f"{start} + {text}" if start else text
+
+
+def _first(state: State, axes: frozenset[Axis]) -> tuple[int, int, str]:
+    return state.layout.rank(state.layout.sort(axes)[0])
+
+
+def operand_type(state: State, operand: torch.dtype | None, c: Contraction) -> torch.dtype | None:
+    """The 16-bit type that both sides may have; None for the compute type."""
+    if operand in (torch.float16, torch.bfloat16):
+        return operand
+    sides = {_loaded_type(state, side) for side in (c.left, c.right)}
+    only = sides.pop()
+    return only if not sides and only in (torch.float16, torch.bfloat16) else None
+
+
+def _loaded_type(state: State, node: Node) -> torch.dtype | None:
+    return state.kernel.tensor(node.attr[0]).dtype if node.kind == "Load" else None
+
+
+def _matrix(
+    state: State, node: Node, k: Axis, dtype: torch.dtype | None, groups: tuple[tuple[Axis, ...], ...]
+) -> str:
+    """One side of a product: rounded, zero beyond the end of k, its dimensions grouped into (batch, rows, columns)."""
+    dims = state.dims(node)
+    if dtype is not None and _loaded_type(state, node) is dtype:
+        text = raw_load(state, node).text
+    else:
+        text = render(state, node, dims)
+        if inside(state, k) is not None and not zero_outside(node, k):
+            text = masked(state, text, k, dims, "SUM", "float")
+        if dtype is not None:
+            text = f"{text}.to(tl.{triton_dtype(dtype)})"
+    wanted = [a for group in groups for a in group]
+    order = [dims.index(a) for a in wanted]
+    if order == [1, 0]:
+        text = f"tl.trans({strip(text)})"
+    elif order != sorted(order):
+        text = f"tl.permute({strip(text)}, ({', '.join(map(str, order))}))"
+    kept = [g for g in groups if g]
+    if any(len(g) > 1 for g in kept):
+        shape = ", ".join(" * ".join(state.width(a) for a in g) for g in kept)
+        text = f"tl.reshape({strip(text)}, ({shape}))"
+    return strip(text)
+
+
+def zero_outside(node: Node, axis: Axis) -> bool:
+    """Whether the value is sure to be zero beyond the end of the axis, because masked loads are."""
+    if node.kind == "Load":
+        return axis in node.free
+    if node.kind == "Cast":
+        return zero_outside(node.args[0], axis)
+    if node.kind != "Map" or node.attr[0] not in ("MUL", "ADD", "SUB", "NEG"):
+        return False
+    if node.attr[0] == "MUL":
+        return any(zero_outside(a, axis) for a in node.args) and all(_finite(a) for a in node.args)
+    return all(zero_outside(a, axis) for a in node.args)
+
+
+def _finite(node: Node) -> bool:
+    """Loads are taken to be finite; so are sums and products of them."""
+    if node.kind in ("Load", "Const", "Index"):
+        return True
+    if node.kind == "Cast" or (node.kind == "Map" and node.attr[0] in ("MUL", "ADD", "SUB", "NEG", "SIN", "COS")):
+        return all(_finite(a) for a in node.args)
+    return False
+
+

@@ -1,0 +1,250 @@
+"""The state of printing one kernel: nested scopes, the values they hold, and names.
+
+A value is computed once, in the outermost scope where all it depends on is known: before the sweeps, inside one, or
+inside a serial loop over a small axis.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from flashlight.codegen.triton.layout import Contraction, Layout, all_nodes, axes_of, split
+from flashlight.index import Axis
+from flashlight.kernel import Kernel
+from flashlight.program import Node, postorder
+
+INLINE = 72
+"""Expressions longer than this get a variable."""
+
+INDENT = "    "
+
+
+@dataclass(frozen=True)
+class Value:
+    """Source text that can be indexed (a name, a call), and the axes that are its tile dimensions."""
+
+    text: str
+    dims: tuple[Axis, ...] = ()
+
+
+@dataclass
+class Scope:
+    """A block of the generated function.  axes, carries: what is known here and not outside of it."""
+
+    parent: Scope | None = None
+    axes: frozenset[Axis] = frozenset()
+    scalars: frozenset[Axis] = frozenset()
+    carries: dict[Node, Value] = field(default_factory=dict)
+    values: dict[object, Value] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    ragged: bool = False
+    origin: str = ""
+
+    def chain(self) -> Iterator[Scope]:
+        """This scope and those around it, innermost first."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+
+class Names:
+    """Unique identifiers."""
+
+    def __init__(self, reserved: Iterable[str]):
+        self.used = set(reserved) | set(keyword.kwlist)
+
+    def __call__(self, hint: str) -> str:
+        base = re.sub(r"\W", "_", hint).strip("_") or "value"
+        base = f"t{base}" if base[0].isdigit() else base
+        name, number = base, 0
+        while name in self.used:
+            number += 1
+            name = f"{base}_{number}"
+        self.used.add(name)
+        return name
+
+
+class State:
+    """Everything the parts of the printer share."""
+
+    def __init__(self, kernel: Kernel, layout: Layout, origins: Mapping[Node, str], precision: str):
+        self.kernel, self.layout, self.origins, self.precision = kernel, layout, origins, precision
+        self.names = Names({"tl", "triton", "range", "float", kernel.name})
+        self.top = Scope()
+        self.scope = self.top
+        self.helpers: set[str] = set()
+        roots = all_nodes(kernel)
+        nodes = postorder(roots)
+        self.uses = Counter(a for n in nodes for a in n.args) + Counter(dict.fromkeys(roots, 1))
+        self.whole = {a for n in nodes for a in axes_of(n)} - layout.grid - set(layout.blocked)
+        self.compute = "tl.float64" if kernel.double else "tl.float32"
+        self.handlers: dict[str, Callable[[State, Node], Value]] = {}
+        self.inlined: list[str] = []
+        self._carries: dict[Node, frozenset[Node]] = {}
+
+    # ------------------------------------------------------------ where a value lives
+
+    def carries(self, node: Node) -> frozenset[Node]:
+        """Carry nodes below (and including) a node."""
+        if node not in self._carries:
+            for n in postorder([node]):
+                if n not in self._carries:
+                    below = frozenset[Node]().union(*[self._carries[a] for a in n.args])
+                    self._carries[n] = below | {n} if n.kind == "Carry" else below
+        return self._carries[node]
+
+    def home(self, axes: frozenset[Axis], carries: frozenset[Node] = frozenset()) -> Scope:
+        """The outermost scope where these axes and carries are known."""
+        for scope in self.scope.chain():
+            if scope.axes & axes or not carries.isdisjoint(scope.carries):
+                return scope
+        return self.top
+
+    def home_of(self, node: Node) -> Scope:
+        return self.home(node.free, self.carries(node))
+
+    @contextmanager
+    def inside(self, scope: Scope) -> Iterator[None]:
+        """Write to another scope for a while."""
+        outer, self.scope = self.scope, scope
+        try:
+            yield
+        finally:
+            self.scope = outer
+
+    # ------------------------------------------------------------ dimensions
+
+    def is_scalar(self, axis: Axis) -> bool:
+        return axis in self.layout.grid or any(axis in s.scalars for s in self.scope.chain())
+
+    def dims_of(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
+        """The axes that are tile dimensions here, in canonical order."""
+        return self.layout.sort(a for a in axes if not self.is_scalar(a))
+
+    def dims(self, node: Node) -> tuple[Axis, ...]:
+        return self.dims_of(node.free)
+
+    def shape(self, dims: Iterable[Axis]) -> str:
+        """The text of a tile's shape."""
+        sizes = [self.width(a) for a in dims]
+        return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
+
+    def width(self, axis: Axis) -> str:
+        """A block's constant, or the padded size of a whole axis."""
+        return block_name(axis) if axis in self.layout.blocked else str(self.layout.blocks[axis])
+
+    def contraction(self, node: Node) -> Contraction | None:
+        """The two sides of a sum of products that matrix instructions can do here."""
+        found = split(node, lambda n: frozenset(self.dims(n)))
+        return found if found is not None and self.layout.usable(found) else None
+
+    # ------------------------------------------------------------ writing
+
+    def line(self, text: str) -> None:
+        self.scope.lines.append(text)
+
+    def define(self, hint: str, text: str, node: Node | None = None) -> str:
+        """A new variable; the user's lines that it and what is inlined in it come from stand above it."""
+        name = self.names(hint)
+        self.comment(node)
+        self.line(assignment(name, strip(text)))
+        return name
+
+    def comment(self, node: Node | None = None) -> None:
+        """The user's lines behind the statement that follows, unless just named."""
+        own = [self.origins[node]] if node is not None and node in self.origins else []
+        found = ", ".join(dict.fromkeys(o.replace("\n", " ") for o in own or self.inlined[:2]))
+        self.inlined = []
+        if found and found != self.scope.origin:
+            self.line(f"# {found}")
+            self.scope.origin = found
+
+    # ------------------------------------------------------------ values
+
+    def value(self, node: Node) -> Value:
+        """A node as text that may be repeated: a variable, or something as cheap."""
+        scope = self.home_of(node)
+        if node not in scope.values:
+            outer, self.inlined = self.inlined, []
+            with self.inside(scope):
+                scope.values[node] = self.handlers[node.kind](self, node)
+            self.inlined = outer
+        return scope.values[node]
+
+    def remember(self, key: object, axes: frozenset[Axis], build: Callable[[], Value]) -> Value:
+        """A value that is no node (positions, pointers), once in the scope where its axes are known."""
+        scope = self.home(axes)
+        if key not in scope.values:
+            with self.inside(scope):
+                scope.values[key] = build()
+        return scope.values[key]
+
+
+def block_name(axis: Axis) -> str:
+    """The constant that holds the block size of an axis."""
+    return "BLOCK_" + re.sub(r"\W", "_", axis.name).upper()
+
+
+def spread(value: Value, dims: tuple[Axis, ...]) -> str:
+    """The value with a dimension of size one for every axis of dims that it lacks."""
+    if not value.dims or value.dims == dims:
+        return value.text
+    return f"{value.text}[{', '.join(':' if a in value.dims else 'None' for a in dims)}]"
+
+
+def strip(text: str) -> str:
+    """Without parentheses around the whole."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if depth == 0 and i < len(text) - 1:
+            return text
+    inner = text[1:-1]
+    return text if has_top_comma(inner) else inner
+
+
+def has_top_comma(text: str) -> bool:
+    depth = 0
+    for c in text:
+        depth += (c in "([") - (c in ")]")
+        if c == "," and depth == 0:
+            return True
+    return False
+
+
+def arguments(text: str) -> tuple[str, list[str]] | None:
+    """('tl.load', [...]) for a text that is one call."""
+    found = re.match(r"^([\w.]+)\((.*)\)$", text)
+    if not found:
+        return None
+    parts, depth, start, body = [], 0, 0, found[2]
+    for i, c in enumerate(body):
+        depth += (c in "([") - (c in ")]")
+        if depth < 0:
+            return None
+        if c == "," and depth == 0:
+            parts.append(body[start:i].strip())
+            start = i + 1
+    return found[1], [*parts, body[start:].strip()]
+
+
+def assignment(name: str, text: str, width: int = 100) -> str:
+    """`name = text`, a long call with one argument a line."""
+    return broken(f"{name} = ", text, width)
+
+
+def broken(head: str, text: str, width: int = 100) -> str:
+    """head + text; a call that is too long gets one argument a line."""
+    call = arguments(text)
+    if len(head) + len(text) <= width or call is None:
+        return head + text
+    inner = "".join(f"{INDENT}{a},\n" for a in call[1])
+    return f"{head}{call[0]}(\n{inner})"

@@ -1,0 +1,169 @@
+"""What cannot be lowered, in the user's words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import fx
+
+from flashlight.errors import Decline
+from flashlight.lowering.expand import expand, has_decomposition
+from flashlight.lowering.kinds import dtype_reason
+from flashlight.lowering.registry import PARTS, RULES, is_getitem, target_name
+from flashlight.lowering.source import source_line
+
+
+class Reason(NamedTuple):
+    """Why an operation cannot be lowered, and the change that would help, where there is one."""
+
+    text: str
+    fix: str | None = None
+
+
+_WHOLE = "{op} along an axis needs all of it at once"
+_SIZE = "{op} makes a tensor whose size depends on its values"
+_MASK = "use torch.where with the condition instead"
+_PREFIX = "{op} is a running total: every element depends on those before it"
+_RANDOM = "{op} draws random numbers"
+_COMPLEX = "{op} works on complex numbers"
+_ROTATE = "write the rotation with cos and sin of real tensors"
+_WRITES = "{op} writes to positions that are computed"
+
+_TEXTS: dict[str, tuple[str, str | None]] = {
+    **dict.fromkeys(
+        "topk sort msort kthvalue median nanmedian mode quantile unique_consecutive histc".split(), (_WHOLE, None)
+    ),
+    **dict.fromkeys("argsort argmax argmin".split(), (_WHOLE, "compute the indices outside and pass them in")),
+    **dict.fromkeys("cumsum cumprod cummax cummin logcumsumexp".split(), (_PREFIX, "compute it outside and pass it in")),
+    **dict.fromkeys("nonzero nonzero_static argwhere unique unique2 _unique _unique2 bincount".split(), (_SIZE, None)),
+    **dict.fromkeys("masked_select masked_scatter".split(), (_SIZE, _MASK)),
+    **dict.fromkeys(
+        "rand randn randint rand_like randn_like randint_like bernoulli multinomial normal uniform normal_functional "
+        "randperm exponential inductor_random inductor_randint inductor_seed inductor_seeds "
+        "inductor_lookup_seed philox_rand inductor_rand_eager_offset inductor_rand_eager_offsets".split(),
+        (_RANDOM, "for dropout, call model.eval() or set its probability to 0"),
+    ),
+    **dict.fromkeys("view_as_complex view_as_real complex polar angle conj _conj real imag".split(), (_COMPLEX, _ROTATE)),
+    **dict.fromkeys("_fft_r2c _fft_c2c _fft_c2r fft_r2c fft_c2c fft_c2r".split(), ("{op} is a Fourier transform", None)),
+    **dict.fromkeys(
+        "index_put _unsafe_index_put _unsafe_masked_index_put_accumulate scatter_add scatter_reduce index_add index_copy "
+        "index_fill put as_strided_scatter embedding_dense_backward _index_put_impl index_reduce".split(),
+        (_WRITES, "build the tensor with torch.where or torch.cat"),
+    ),
+    **dict.fromkeys(
+        "_local_scalar_dense item".split(),
+        ("a tensor value is read as a Python number (.item())", "keep it as a tensor"),
+    ),
+    **dict.fromkeys("searchsorted bucketize".split(), ("{op} searches a table", "compare with the edges and add up")),
+    **dict.fromkeys("convolution _convolution".split(), ("{op} is left to PyTorch", None)),
+    **dict.fromkeys(
+        "empty empty_like empty_strided new_empty new_empty_strided empty_permuted".split(),
+        ("{op} makes an uninitialised tensor", "use torch.zeros"),
+    ),
+}
+
+_ATTENTION = Reason(
+    "scaled_dot_product_attention was left to PyTorch's own kernel",
+    'pass options={"sdpa": "fuse"}, or write it as softmax(q @ k.T) @ v',
+)
+
+
+def can_lower(node: fx.Node) -> str | None:
+    """None if an operation can be lowered, else the reason, for the user.  Looks at this node only."""
+    found = reason(node)
+    return None if found is None else found.text
+
+
+def decline(node: fx.Node) -> Decline | None:
+    """The same as an exception to raise, with the fix and the user's line."""
+    found = reason(node)
+    return None if found is None else Decline(found.text, found.fix, source_line(node) or None)
+
+
+def reason(node: fx.Node) -> Reason | None:
+    if node.op in ("placeholder", "get_attr", "output"):
+        return None
+    if node.op != "call_function":
+        return Reason(f"{node.op} {node.target} is not a plain tensor operation")
+    found = _by_values(node)
+    if found is not None:
+        return found
+    if is_getitem(node):
+        return _by_part(node)
+    entry = RULES.get(node.target)
+    if entry is not None:
+        text = entry.check(node)
+        return None if text is None else Reason(text)
+    return None if node.target in PARTS else _by_target(node)
+
+
+def _by_part(node: fx.Node) -> Reason | None:
+    parent, which = node.args
+    if not isinstance(parent, fx.Node) or not isinstance(which, int):
+        return Reason("an element of something that is not a tuple of tensors")
+    entry = PARTS.get(parent.target)
+    text = None if entry is None else entry.check(parent, which)
+    return None if text is None else Reason(text)
+
+
+def _by_values(node: fx.Node) -> Reason | None:
+    """Dtypes and sizes of the result and the arguments."""
+    for n in (node, *node.all_input_nodes):
+        value = n.meta.get("val")
+        for v in value if isinstance(value, (tuple, list)) else (value,):
+            if not isinstance(v, torch.Tensor):
+                continue
+            text = dtype_reason(v.dtype)
+            if text is not None:
+                return Reason(text, _ROTATE if v.dtype.is_complex else None)
+            if not all(isinstance(s, int) for s in v.shape):
+                sizes = ", ".join(map(str, v.shape))
+                return Reason(f"dynamic shape [{sizes}]: sizes must be known when compiling", "pass dynamic=False")
+    return None
+
+
+def _by_target(node: fx.Node) -> Reason | None:
+    """Operations without a rule: known not to fit, decomposable, or unknown."""
+    name = target_name(node.target)
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return Reason(f"{name} is not a plain tensor operation")
+    namespace, _, short = name.partition(".")
+    if "attention" in short and namespace == "aten":
+        return _ATTENTION
+    known = _TEXTS.get(short)
+    if known is not None:
+        return Reason(known[0].format(op=short.lstrip("_")), known[1])
+    if namespace not in ("aten", "prims"):
+        return Reason(f"the custom operator {name} is opaque")
+    if node.target._schema.is_mutable:
+        return Reason(f"{short} changes a tensor in place")
+    return _through_decomposition(node, short)
+
+
+def _through_decomposition(node: fx.Node, short: str) -> Reason | None:
+    unknown = Reason(f"{short} is not supported inside fused attention")
+    if not has_decomposition(node.target):
+        return unknown
+    key = repr((node.target, _abstract(node.args), _abstract(node.kwargs)))
+    if key not in _decomposed:
+        expansion = expand(node)
+        inner = [] if expansion is None else [r for n in expansion.module.graph.nodes if (r := reason(n)) is not None]
+        if len(_decomposed) > 1024:
+            _decomposed.clear()
+        _decomposed[key] = unknown if expansion is None else inner[0] if inner else None
+    return _decomposed[key]
+
+
+_decomposed: dict[str, Reason | None] = {}
+"""Verdicts on operations that were decomposed, by operator, shapes and arguments."""
+
+
+def _abstract(args: object) -> object:
+    """The arguments with nodes replaced by their shapes and dtypes."""
+
+    def describe(n: fx.Node) -> str:
+        value = n.meta.get("val")
+        return f"{value.dtype}{list(value.shape)}" if isinstance(value, torch.Tensor) else "?"
+
+    return torch.fx.node.map_arg(args, describe)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""Options of the backend: ours, and Inductor's, which are passed on.
+
+    torch.compile(model, backend="flashlight", options={"strict": True, "max_autotune": True})
+
+| option      | values                                              | meaning                                          |
+|-------------|-----------------------------------------------------|--------------------------------------------------|
+| `target`    | auto, reference, evaluate, triton, triton-interpret | what runs a fused region                         |
+| `strict`    | True, False                                         | raise where something is declined                |
+| `sdpa`      | keep, fuse                                          | maskless `F.scaled_dot_product_attention`        |
+| `cache_dir` | a path                                              | where compiled regions are kept                  |
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from flashlight.errors import FlashlightError
+
+LEGAL: dict[str, tuple[Any, ...]] = {
+    "target": ("auto", "reference", "evaluate", "triton", "triton-interpret"),
+    "strict": (False, True),
+    "sdpa": ("keep", "fuse"),
+}
+"""The values of every option of ours that has a list of them, the default first."""
+
+NAMES = (*LEGAL, "cache_dir")
+MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
+class OptionError(FlashlightError, ValueError):
+    """An unknown option or an illegal value; the message lists the legal ones."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; `inductor` is what goes on to Inductor."""
+
+    target: str = "auto"
+    strict: bool = False
+    sdpa: str = "keep"
+    cache_dir: str | None = None
+    inductor: Mapping[str, Any] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Ours as text: what a compiled region depends on besides the graph."""
+        return json.dumps([self.target, self.strict, self.sdpa])
+
+
+def parse(options: Mapping[str, Any] | None = None, mode: str | None = None) -> Options:
+    """Check options and mode. Raises :class:`OptionError`."""
+    ours: dict[str, Any] = {}
+    inductor = _mode_options(mode)
+    for name, value in (options or {}).items():
+        if name in NAMES:
+            ours[name] = _check(name, value)
+        else:
+            inductor[_inductor_name(name)] = _check_inductor(name, value)
+    return Options(**ours, inductor=inductor)
+
+
+def debug_level() -> int:
+    """``$FLASHLIGHT_DEBUG``: 1 report, 2 and the Programs, 3 and each pass, 4 and the sources; 0 when unset."""
+    text = os.environ.get("FLASHLIGHT_DEBUG", "0") or "0"
+    if text not in ("0", "1", "2", "3", "4"):
+        raise OptionError(f"FLASHLIGHT_DEBUG={text!r}: the legal values are 0, 1, 2, 3, 4")
+    return int(text)
+
+
+def _check(name: str, value: Any) -> Any:
+    if name == "cache_dir":
+        if value is not None and not isinstance(value, str | os.PathLike):
+            raise OptionError(f"option 'cache_dir' is a path or None, not {value!r}")
+        return None if value is None else str(Path(value).expanduser().absolute())
+    if not any(type(value) is type(legal) and value == legal for legal in LEGAL[name]):
+        legal = ", ".join(map(repr, LEGAL[name]))
+        raise OptionError(f"option {name!r} cannot be {value!r}{_hint(value, LEGAL[name])}; the legal values are {legal}")
+    return value
+
+
+def _hint(word: Any, known: Any) -> str:
+    """' (did you mean ...?)' where a known word is close."""
+    close = difflib.get_close_matches(str(word), [k for k in known if isinstance(k, str)], 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _mode_options(mode: str | None) -> dict[str, Any]:
+    if mode is None:
+        return {}
+    if mode not in MODES:
+        legal = ", ".join(map(repr, MODES))
+        raise OptionError(f"mode cannot be {mode!r}{_hint(mode, MODES)}; the legal modes are {legal}")
+    from torch._inductor import list_mode_options
+
+    return dict(list_mode_options(mode))
+
+
+@functools.cache
+def _inductor_types() -> dict[str, Any]:
+    from torch._inductor import config
+
+    return {name: config.get_type(name) for name in config.get_config_copy()}  # type: ignore[attr-defined]
+
+
+def _inductor_name(name: str) -> str:
+    known = _inductor_types()
+    found = name.replace("-", "_")
+    if found not in known:
+        raise OptionError(
+            f"unknown option {name!r}{_hint(name, (*NAMES, *known))}; "
+            f"the legal options are {', '.join(map(repr, NAMES))} "
+            "and those of Inductor (torch._inductor.list_options())"
+        )
+    return found
+
+
+def _check_inductor(name: str, value: Any) -> Any:
+    """As torch.compile does for the inductor backend: plain types only, generics cannot be checked."""
+    wanted = _inductor_types()[_inductor_name(name)]
+    types = (wanted,) if get_origin(wanted) is None else get_args(wanted)
+    if all(isinstance(t, type) for t in types) and get_origin(wanted) not in (list, dict, tuple, set):
+        if not isinstance(value, types):
+            names = " or ".join(t.__name__ for t in types)
+            raise OptionError(f"option {name!r} of Inductor is of type {names}, not {type(value).__name__}")
+    return value

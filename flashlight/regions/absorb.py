@@ -1,0 +1,181 @@
+"""What a region takes in around its core: cheap producers before it, pointwise consumers behind it.
+
+Producers are duplicated, so a mask that all layers share glues nothing together.  How far to go depends on the edge:
+
+    operand   q, k, v of a contraction: views, copies, casts, multiplication by numbers.  Projections, norms and
+              rotary stay outside: Inductor computes them once.
+    side      masks, biases, scales: also integer and boolean programs of any size, and what is as large as the scores
+              themselves (broadcasts, gathers from tables, pointwise maps, contractions over a few features)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import fx
+
+from flashlight.regions import graph as g
+from flashlight.regions.propagate import operands
+
+SMALL_INNER = 32
+"""A contraction over at most so many features is recomputed when its result is as large as the scores."""
+
+Reason = Callable[[fx.Node], str | None]
+
+_RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
+
+
+def producers(core: set[fx.Node], trees: set[fx.Node], score: int, reason: Reason) -> tuple[set[fx.Node], list[fx.Node]]:
+    """(what is absorbed before the core, inputs that remain).  score: rows times keys of the smallest seed.
+
+    trees: pointwise nodes below sums of products; their leaves are operands.
+    """
+    absorbed: set[fx.Node] = set(trees)
+    sides: set[fx.Node] = set()
+    inputs: set[fx.Node] = set()
+    stack = [(a, _is_operand(a, u, trees)) for u in core | trees for a in u.all_input_nodes]
+    while stack:
+        node, operand = stack.pop()
+        if node in core or node in trees or (node in sides) or (operand and node in absorbed):
+            continue
+        if not _absorbs(node, operand, score, reason):
+            inputs.add(node)
+            continue
+        absorbed.add(node)
+        if not operand:
+            sides.add(node)
+        stack += [(a, operand) for a in node.all_input_nodes]
+    return absorbed, [n for n in inputs if n not in absorbed]
+
+
+def _is_operand(node: fx.Node, user: fx.Node, trees: set[fx.Node]) -> bool:
+    if user in trees:
+        return True
+    return g.name_of(user) in g.CONTRACTIONS and node in operands(user)
+
+
+def _absorbs(node: fx.Node, operand: bool, score: int, reason: Reason) -> bool:
+    name = g.name_of(node)
+    if not name or g.value(node) is None or name in _RANDOM:
+        return False
+    if name in ("split", "split_with_sizes", "unbind"):
+        return True
+    if not (_cheap_operand(node, name) or (not operand and _cheap_side(node, name, score))):
+        return False
+    return name == "getitem" or reason(node) is None
+
+
+def _cheap_operand(node: fx.Node, name: str) -> bool:
+    """Views, copies, casts, scaling by numbers, constants."""
+    if name in g.VIEWS or name in g.CREATORS:
+        return True
+    if name == "getitem":
+        return g.name_of(node.args[0]) in ("split", "split_with_sizes", "unbind")  # type: ignore[arg-type]
+    if name in g.CASTS:
+        return _is_float(node) and all(_is_float(a) for a in g.tensors(node))
+    return g.is_scalar_map(node) and _is_float(node)
+
+
+def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
+    if name in g.CASTS:
+        return _is_float(node) or not any(_is_float(a) for a in g.tensors(node))
+    if not _is_float(node):
+        return name in g.POINTWISE or name in g.GATHERS or name in ("cat", "constant_pad_nd")
+    if name in g.LOGIC or name in g.ARITHMETIC:
+        return g.numel(node) >= score or _from_mask(node)
+    if g.numel(node) < score:
+        return False
+    if name in g.POINTWISE or name in g.GATHERS or name in ("cat", "constant_pad_nd"):
+        return True
+    return _small_contraction(node, name, score)
+
+
+def _from_mask(node: fx.Node) -> bool:
+    """A number for each truth value or position: every operand is an integer, a truth value or a constant."""
+    return all(not _is_float(a) or g.numel(a) == 1 or _is_mask_number(a) for a in g.tensors(node))
+
+
+def _is_mask_number(node: fx.Node) -> bool:
+    source = g.through_views(node)
+    return not _is_float(source) or (g.name_of(source) in g.LOGIC | g.ARITHMETIC and _from_mask(source))
+
+
+def _small_contraction(node: fx.Node, name: str, score: int) -> bool:
+    """A bias from features of pairs: [M, N, C] @ [C, H] with few C."""
+    if name in g.CONTRACTIONS:
+        left, right = operands(node)
+        large = max(g.numel(left), g.numel(right))
+        return g.shape(left)[-1] <= SMALL_INNER and large >= score
+    if name == "sum":
+        body = g.tensors(node)[0]
+        return g.numel(body) <= SMALL_INNER * max(g.numel(node), 1)
+    return False
+
+
+def _is_float(node: fx.Node) -> bool:
+    dtype = g.dtype(node)
+    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+
+
+def statistics(quadratic: set[fx.Node], ends: set[fx.Node]) -> set[fx.Node]:
+    """What leaves the quadratic values and rejoins them: row statistics and the maps of them."""
+    forward: set[fx.Node] = set()
+    stack = [u for e in ends for u in e.users]
+    while stack:
+        node = stack.pop()
+        if node in forward or node in quadratic or g.name_of(node) not in g.FOLLOWED or g.value(node) is None:
+            continue
+        forward.add(node)
+        stack += node.users
+    return _leads_into(forward, quadratic)
+
+
+def _leads_into(candidates: set[fx.Node], goal: set[fx.Node]) -> set[fx.Node]:
+    """The candidates from which the goal is reached through candidates."""
+    found: set[fx.Node] = set()
+    stack = [a for q in goal for a in q.all_input_nodes if a in candidates]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += [a for a in node.all_input_nodes if a in candidates]
+    return found
+
+
+def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node], reason: Reason) -> set[fx.Node]:
+    """Pointwise consumers all of whose tensors the region computes, and views right behind; quadratic values stay."""
+    found: set[fx.Node] = set()
+    stack = [u for n in core - quadratic for u in n.users]
+    while stack:
+        node = stack.pop()
+        if node in core or node in found or node in absorbed:
+            continue
+        if _ends_inside(node, core | found, quadratic) and reason(node) is None:
+            found.add(node)
+            stack += node.users
+    return found
+
+
+def _ends_inside(node: fx.Node, inside: set[fx.Node], quadratic: set[fx.Node]) -> bool:
+    name = g.name_of(node)
+    if name not in g.POINTWISE and name not in g.VIEWS or name in ("split", "split_with_sizes", "unbind", "repeat"):
+        return False
+    mine = [a for a in g.tensors(node) if a in inside]
+    others = [a for a in g.tensors(node) if a not in inside]
+    if not mine or any(a in quadratic for a in mine) or any(not _is_number(a) for a in others):
+        return False
+    largest = max(g.numel(a) for a in mine)
+    if g.numel(node) > largest or (name in ("slice", "select") and g.numel(node) < largest):
+        return False
+    hidden = [a for a in mine if all(u is node or u in inside for u in a.users)]
+    return any(g.numel(a) == largest for a in hidden)
+
+
+def _is_number(node: fx.Node) -> bool:
+    return g.numel(node) == 1 and isinstance(g.value(node), torch.Tensor)
+
+
+def outputs(core: Iterable[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:
+    """Core values that something outside uses."""
+    return [n for n in core if any(u not in inside for u in n.users)]

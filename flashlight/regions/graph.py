@@ -1,0 +1,169 @@
+"""What the region finder asks about a node of the joint graph: what kind of operation it is, its shape, its operands."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+VIEWS = frozenset(
+    """view _unsafe_view reshape _reshape_alias permute transpose t expand expand_as unsqueeze squeeze alias clone
+    contiguous detach slice select split split_with_sizes unbind lift_fresh_copy lift_fresh view_copy unfold
+    diagonal repeat roll flip""".split()
+)
+"""Operations that only say where an element lies."""
+
+CASTS = frozenset({"_to_copy", "convert_element_type", "to"})
+
+CONTRACTIONS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
+
+REDUCTIONS = frozenset(
+    "sum mean amax amin max min prod any all var var_mean std std_mean logsumexp linalg_vector_norm norm argmax argmin".split()
+)
+
+SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
+
+GATHERS = frozenset({"embedding", "index", "gather", "index_select", "take_along_dim", "_unsafe_index"})
+
+CREATORS = frozenset(
+    """full full_like scalar_tensor arange iota zeros zeros_like ones ones_like empty eye lift_fresh_copy
+    new_full new_zeros new_ones""".split()
+)
+
+LOGIC = frozenset(
+    """lt le gt ge eq ne logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor
+    where masked_fill tril triu""".split()
+)
+ARITHMETIC = frozenset(
+    """add sub rsub mul neg abs minimum maximum clamp clamp_min clamp_max remainder fmod floor_divide sign relu""".split()
+)
+TRANSCENDENTAL = frozenset(
+    """exp exp2 expm1 log log2 log1p log10 sqrt rsqrt pow sin cos tan tanh sigmoid erf erfc gelu silu softplus elu
+    reciprocal div log_sigmoid_forward logaddexp leaky_relu hardtanh hardsigmoid hardswish sinh cosh asin acos atan atan2
+    celu mish""".split()
+)
+ROUNDING = frozenset({"floor", "ceil", "trunc", "round", "isnan", "isinf", "square", "nan_to_num", "fma", "copysign"})
+POINTWISE = LOGIC | ARITHMETIC | TRANSCENDENTAL | ROUNDING | CASTS | {"bitwise_left_shift", "bitwise_right_shift"}
+"""Operations on elements: the result has the broadcast shape of the tensors."""
+
+FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | {"getitem", "cat", "constant_pad_nd"}
+"""What a row statistic may pass through on its way back to the scores."""
+
+NONLINEAR = (TRANSCENDENTAL | ROUNDING | LOGIC | {"abs", "minimum", "maximum", "clamp", "clamp_min", "clamp_max", "relu", "sign"}) - {"div"}
+
+
+def name_of(node: fx.Node) -> str:
+    """'mm' for aten.mm.default; '' where the node is no call."""
+    if node.op != "call_function":
+        return ""
+    return _target_name(node.target)
+
+
+@functools.cache
+def _target_name(target: Any) -> str:
+    if target is operator.getitem:
+        return "getitem"
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[-1]
+    return getattr(target, "__name__", str(target))
+
+
+def argument(node: fx.Node, name: str, default: Any = None) -> Any:
+    """An argument of an overload by its name in the schema."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    for position, spec in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if spec.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return spec.default_value if spec.has_default_value() else default
+    return default
+
+
+def value(node: fx.Node) -> torch.Tensor | None:
+    """The fake tensor of a node, the first one of several results."""
+    found = node.meta.get("val")
+    if isinstance(found, list | tuple) and found:
+        found = found[0]
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def hint(size: Any) -> int:
+    """A size as a number; for a symbolic one the number it has now, without a guard (0: it depends on data)."""
+    if isinstance(size, int):
+        return size
+    found = getattr(getattr(size, "node", None), "hint", None)
+    return int(found) if found is not None else 0
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """Sizes, symbolic ones by their hints."""
+    found = value(node)
+    return () if found is None else tuple(map(hint, found.shape))
+
+
+def numel(node: fx.Node) -> int:
+    return math.prod(shape(node))
+
+
+def dtype(node: fx.Node) -> torch.dtype | None:
+    found = value(node)
+    return None if found is None else found.dtype
+
+
+def tensors(node: fx.Node) -> list[fx.Node]:
+    """The tensor arguments, each once."""
+    return [a for a in node.all_input_nodes if value(a) is not None]
+
+
+def is_call(node: fx.Node) -> bool:
+    return node.op == "call_function"
+
+
+def is_scalar_map(node: fx.Node) -> bool:
+    """Multiplication or division of one tensor by numbers, or a constant of one element."""
+    if name_of(node) not in ("mul", "div", "neg"):
+        return False
+    others = [a for a in node.all_input_nodes if not is_constant(a)]
+    return len(others) == 1
+
+
+def is_constant(node: fx.Node) -> bool:
+    """A number made in the graph: full([], 2.0), scalar_tensor(2.0)."""
+    return name_of(node) in ("full", "scalar_tensor") and numel(node) == 1
+
+
+def through_views(node: fx.Node, also: frozenset[str] = frozenset()) -> fx.Node:
+    """The node behind views, copies and casts."""
+    while name_of(node) in VIEWS or name_of(node) in CASTS or name_of(node) == "getitem" or name_of(node) in also:
+        inner = tensors(node)
+        if not inner:
+            break
+        node = inner[0]
+    return node
+
+
+def reduced_dims(node: fx.Node) -> tuple[int, ...]:
+    """The dimensions a reduction removes."""
+    rank = len(shape(tensors(node)[0]))
+    dim = argument(node, "dim")
+    if dim is None or (isinstance(dim, list | tuple) and not dim):
+        return tuple(range(rank))
+    dims = dim if isinstance(dim, list | tuple) else [dim]
+    return tuple(sorted(d % max(rank, 1) for d in dims if isinstance(d, int)))
+
+
+def walk_users(start: fx.Node) -> Iterator[fx.Node]:
+    """Users of a node, users of its getitems in their stead."""
+    for user in start.users:
+        if name_of(user) == "getitem":
+            yield from walk_users(user)
+        else:
+            yield user

@@ -1,0 +1,212 @@
+"""Forward slices: what is computed from each seed while it stays quadratic, and where it stops being so.
+
+One pass over the graph in order.  Every seed grows its own component; components whose quadratic values meet in an
+operation become one.  Results of the operations:
+
+    quadratic     still carries m and n of some seed
+    end           consumes a quadratic value, is not quadratic itself: a contraction with values, a row statistic
+    barrier       cannot be tiled (sort, top-k, cumsum): followed by position, so that the report can say what it cut
+
+Taints keep a component from swallowing what depends on its own results: layer 2 may use the scores of layer 1, but its
+queries are computed from the output of layer 1, so those scores leave the first component as an output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+
+from torch import fx
+
+from flashlight.regions import graph as g
+from flashlight.regions import labels as lab
+from flashlight.regions.labels import Dims
+from flashlight.regions.propagate import Known, contracted, operands, positional, propagate
+from flashlight.regions.seeds import Seed, Sources, find_seed
+
+Reason = Callable[[fx.Node], str | None]
+
+
+@dataclass
+class Component:
+    """Seeds that belong together, their quadratic values, ends and barriers, in graph order."""
+
+    seeds: list[Seed] = field(default_factory=list)
+    quadratic: list[fx.Node] = field(default_factory=list)
+    ends: list[fx.Node] = field(default_factory=list)
+    barriers: list[tuple[fx.Node, str]] = field(default_factory=list)
+    tainted: set[fx.Node] = field(default_factory=set)
+    """Nodes that depend on a barrier."""
+
+
+@dataclass
+class _Taint:
+    """Seeds (as m bits) on whose results a node depends: softly through maps and statistics, hard through more."""
+
+    soft: int = 0
+    hard: int = 0
+    barred: int = 0
+
+
+class Growth:
+    """Grows all components of a graph; `components` gives them."""
+
+    def __init__(self, nodes: Iterable[fx.Node], sources: Sources, reason: Reason):
+        self.sources, self.reason = sources, reason
+        self.seeds: list[Seed] = []
+        self.parent: list[int] = []
+        self.members: list[int] = []
+        self.dims: dict[fx.Node, Dims] = {}
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.taint: dict[fx.Node, _Taint] = {}
+        self.kinds: list[tuple[fx.Node, str, int]] = []
+        self.reasons: dict[fx.Node, str] = {}
+        for node in nodes:
+            if g.is_call(node) and g.value(node) is not None:
+                self._visit(node)
+
+    # components as union-find over seeds; `members` holds the m bits of a root
+
+    def _root(self, seed: int) -> int:
+        while self.parent[seed] != seed:
+            self.parent[seed] = self.parent[self.parent[seed]]
+            seed = self.parent[seed]
+        return seed
+
+    def _component_bits(self, m_bits: int) -> int:
+        """All seeds of the components of these seeds."""
+        return reduce(or_, (self.members[self._root(s)] for s in _seeds_of(m_bits)), 0)
+
+    def _unite(self, m_bits: int) -> None:
+        roots = sorted({self._root(s) for s in _seeds_of(m_bits)})
+        for other in roots[1:]:
+            self.parent[other] = roots[0]
+            self.members[roots[0]] |= self.members[other]
+
+    # one node
+
+    def _visit(self, node: fx.Node) -> None:
+        args = g.tensors(node)
+        taint = self._inherit(args)
+        followed = self._followed(args, taint)
+        seed = None if followed and self._stays(node, followed) else find_seed(node, self.sources)
+        if g.name_of(node) not in g.FOLLOWED:
+            own = self._component_bits(self._quadratic_seeds(followed))
+            taint.hard |= taint.soft & ~own
+            taint.soft &= own
+        if followed:
+            self._follow(node, followed, taint)
+        if seed is not None:
+            self._plant(node, seed)
+        if taint.soft or taint.hard or taint.barred:
+            self.taint[node] = taint
+
+    def _inherit(self, args: list[fx.Node]) -> _Taint:
+        found = [self.taint[a] for a in args if a in self.taint]
+        return _Taint(*(reduce(or_, (getattr(t, k) for t in found), 0) for k in ("soft", "hard", "barred")))
+
+    def _followed(self, args: list[fx.Node], taint: _Taint) -> list[fx.Node]:
+        """The quadratic arguments whose component does not depend on itself here."""
+        found = []
+        for a in args:
+            if a in self.dims:
+                own = self._component_bits(lab.quadratic(lab.all_bits(self.dims[a])))
+                if not own & taint.hard:
+                    found.append(a)
+        return found
+
+    def _quadratic_seeds(self, nodes: list[fx.Node]) -> int:
+        return reduce(or_, (lab.quadratic(lab.all_bits(self.dims[a])) for a in nodes), 0)
+
+    def _stays(self, node: fx.Node, followed: list[fx.Node]) -> bool:
+        dims = propagate(node, self._known(followed))
+        return dims is not None and bool(lab.quadratic(lab.all_bits(dims)))
+
+    def _known(self, followed: list[fx.Node]) -> Known:
+        dims = {a: self.dims[a] for a in followed}
+        source = {a.args[0]: self.dims[a.args[0]] for a in followed if g.name_of(a) == "getitem" and a.args[0] in self.dims}
+        return Known({**source, **dims}, self.sizes)  # type: ignore[dict-item]
+
+    def _follow(self, node: fx.Node, followed: list[fx.Node], taint: _Taint) -> None:
+        used = self._quadratic_seeds(followed)
+        reason = self.reason(node)
+        dims = propagate(node, self._known(followed))
+        if dims is None:
+            reason = reason or f"{g.name_of(node)} cannot be tiled"
+        self._unite(used)
+        if reason is not None:
+            self.kinds.append((node, "barrier", used))
+            self.reasons[node] = reason
+            taint.barred |= self._component_bits(used)
+            dims = dims or positional(node, self._known(followed))
+        here = lab.quadratic(lab.all_bits(dims)) if dims is not None else 0
+        if dims is not None and here:
+            self.dims[node] = lab.keep(dims, lab.both_bits(self._component_bits(here)))
+            self.kinds.append((node, "quadratic", here))
+        elif reason is None:
+            self.kinds.append((node, "end", used))
+            taint.soft |= self._component_bits(used)
+
+    def _plant(self, node: fx.Node, seed: Seed) -> None:
+        number = len(self.seeds)
+        self.seeds.append(seed)
+        self.parent.append(number)
+        m_bit, n_bit = lab.seed_bits(number)
+        self.members.append(m_bit)
+        self.sizes[m_bit] = seed.size
+        bits = {**dict.fromkeys(seed.rows, m_bit), **dict.fromkeys(seed.keys, n_bit)}
+        self.dims[node] = tuple(((s, bits.get(i, 0)),) for i, s in enumerate(g.shape(node)))
+        self.kinds.append((node, "quadratic", m_bit))
+
+    def components(self) -> list[Component]:
+        """Every component, ordered by its first seed."""
+        found: dict[int, Component] = {}
+        for number, seed in enumerate(self.seeds):
+            found.setdefault(self._root(number), Component()).seeds.append(seed)
+        for node, kind, bits in self.kinds:
+            root = self._root(_seeds_of(bits)[0])
+            component = found[root]
+            if kind == "barrier":
+                component.barriers.append((node, self.reasons[node]))
+            else:
+                (component.quadratic if kind == "quadratic" else component.ends).append(node)
+            if self.taint.get(node, _Taint()).barred & self.members[root]:
+                component.tainted.add(node)
+        return list(found.values())
+
+    def removes(self, end: fx.Node, component: Component) -> bool:
+        """Whether an end contracts a quadratic value with something else (a row statistic does not)."""
+        inside = set(component.quadratic)
+        if g.name_of(end) in g.CONTRACTIONS:
+            known = Known(self.dims, self.sizes)
+            pair = zip(operands(end), contracted(end, known), strict=True)
+            return any(x in inside and bits for x, bits in pair)
+        if g.name_of(end) != "sum":
+            return False
+        body = g.tensors(end)[0]
+        while g.name_of(body) in g.CASTS or g.name_of(body) in ("clone", "view", "permute"):
+            body = g.tensors(body)[0]
+        return g.name_of(body) == "mul" and any(_runs_along(x, body, inside) for x in g.tensors(body))
+
+
+def _runs_along(factor: fx.Node, product: fx.Node, inside: set[fx.Node]) -> bool:
+    """A factor that brings values: not computed from the scores, more than one number a key."""
+    if g.through_views(factor) in inside or factor in inside:
+        return False
+    rank = len(g.shape(product))
+    own = [i + rank - len(g.shape(factor)) for i, s in enumerate(g.shape(factor)) if s > 1]
+    others = [x for x in g.tensors(product) if x is not factor]
+    wide = {i + rank - len(g.shape(x)) for x in others for i, s in enumerate(g.shape(x)) if s > 1}
+    return any(i not in wide for i in own)
+
+
+def _seeds_of(m_bits: int) -> list[int]:
+    """Seed numbers of their m bits."""
+    found = []
+    while m_bits:
+        low = m_bits & -m_bits
+        found.append((low.bit_length() - 1) // 2)
+        m_bits ^= low
+    return found

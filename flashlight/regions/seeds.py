@@ -1,0 +1,192 @@
+"""Seeds: contractions whose result has a dimension from the left operand only and one from the right only.
+
+    bmm(q [B,M,D], k^T [B,D,N])                      -> [B, M, N]
+    ((q[:,:,None] - k[:,None])**2).sum(-1)           -> [B, M, N]
+
+Contractions with a weight (a parameter behind views and maps, a bias row) are linear layers and no seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from flashlight.regions import graph as g
+from flashlight.regions.propagate import operands
+
+TREE_LIMIT = 24
+"""Nodes of the pointwise tree below a sum that are looked at."""
+
+
+@dataclass
+class Seed:
+    """A score-like contraction.
+
+    rows, keys: dimensions of the result with labels m and n     inner: how many products one score sums
+    interior: the pointwise nodes of a sum of products            operands: what is contracted
+    suspect: one factor is an input matrix, as in a linear layer written by hand
+    """
+
+    node: fx.Node
+    rows: tuple[int, ...]
+    keys: tuple[int, ...]
+    inner: int
+    operands: tuple[fx.Node, ...]
+    interior: tuple[fx.Node, ...] = ()
+    suspect: bool = False
+    batched: bool = False
+    size: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = g.shape(self.node)
+        self.size = math.prod(sizes[d] for d in self.rows), math.prod(sizes[d] for d in self.keys)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Which placeholders are parameters of a module."""
+
+    parameters: Collection[fx.Node]
+
+    def is_weight(self, node: fx.Node) -> bool:
+        """A parameter behind views, casts and pointwise maps of parameters (dequantised or normalised weights)."""
+        stack, budget, found = [node], TREE_LIMIT, False
+        while stack:
+            one = stack.pop()
+            name = g.name_of(one)
+            if one.op == "placeholder" or one.op == "get_attr":
+                if one not in self.parameters and one.op == "placeholder":
+                    return False
+                found = True
+            elif name in g.VIEWS or name in g.POINTWISE or name in g.CREATORS or name == "getitem":
+                stack += g.tensors(one)
+            else:
+                return False
+            budget -= 1
+            if budget < 0:
+                return False
+        return found
+
+    def is_leaf(self, node: fx.Node) -> bool:
+        """An input behind views and casts."""
+        return g.through_views(node).op in ("placeholder", "get_attr")
+
+
+def find_seed(node: fx.Node, sources: Sources) -> Seed | None:
+    """The seed at this node, if it is one."""
+    name = g.name_of(node)
+    if name in g.CONTRACTIONS:
+        return _matrix_seed(node, name, sources)
+    if name == "sum" and g.dtype(node) is not None:
+        return _sum_seed(node, sources)
+    return None
+
+
+def is_linear(node: fx.Node, sources: Sources) -> bool:
+    """A linear layer: one factor is a weight, or the added term is a row."""
+    name = g.name_of(node)
+    if name == "addmm" and len(g.shape(g.argument(node, "self"))) == 1:
+        return True
+    return any(sources.is_weight(x) for x in operands(node))
+
+
+def _matrix_seed(node: fx.Node, name: str, sources: Sources) -> Seed | None:
+    if is_linear(node, sources):
+        return None
+    left, right = operands(node)
+    batched = name in ("bmm", "baddbmm")
+    offset = 1 if batched else 0
+    suspect = not batched and sources.is_leaf(left) != sources.is_leaf(right)
+    suspect |= not batched and any(_is_merged(x) and _is_matrix_input(y) for x, y in ((left, right), (right, left)))
+    return Seed(
+        node,
+        rows=(offset,),
+        keys=(offset + 1,),
+        inner=g.shape(left)[-1],
+        operands=(left, right),
+        suspect=suspect,
+        batched=batched,
+    )
+
+
+def _is_merged(node: fx.Node) -> bool:
+    """[B, S, D] seen as [B*S, D]."""
+    seen = node
+    while g.name_of(seen) in g.VIEWS:
+        if len(g.shape(seen)) > 2:
+            return True
+        seen = g.tensors(seen)[0]
+    return len(g.shape(seen)) > 2
+
+
+def _is_matrix_input(node: fx.Node) -> bool:
+    source = g.through_views(node)
+    return source.op == "placeholder" and len(g.shape(source)) == 2
+
+
+def _sum_seed(node: fx.Node, sources: Sources) -> Seed | None:
+    (body, *_) = g.tensors(node)
+    if g.name_of(body) not in g.POINTWISE or not g.shape(body):
+        return None
+    leaves, interior = _tree(body)
+    gone = set(g.reduced_dims(node))
+    size = g.shape(body)
+    patterns = [frozenset(i for i in _extent(leaf, size) if i not in gone) for leaf in leaves]
+    pair = _complementary(patterns, [i for i, s in enumerate(size) if s == 1 and i not in gone])
+    if pair is None or any(sources.is_weight(leaf) for leaf in leaves):
+        return None
+    rows, keys = (tuple(_after(i, gone, node, size) for i in sorted(dims)) for dims in pair)
+    inner = math.prod(size[i] for i in gone)
+    return Seed(node, rows, keys, inner, tuple(leaves), tuple(interior), batched=True)
+
+
+def _after(dim: int, gone: set[int], node: fx.Node, size: tuple[int, ...]) -> int:
+    """Where a dimension of the body stands in the sum."""
+    return dim if len(g.shape(node)) == len(size) else dim - sum(i < dim for i in gone)
+
+
+def _tree(body: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+    """(leaves, inner nodes) of the pointwise float tree that has the body's shape."""
+    size = g.shape(body)
+    leaves: dict[fx.Node, None] = {}
+    inner: dict[fx.Node, None] = {}
+    stack = [body]
+    while stack and len(inner) < TREE_LIMIT:
+        node = stack.pop()
+        follows = g.name_of(node) in g.POINTWISE and g.shape(node) == size and _is_float(node)
+        if follows or g.name_of(node) in ("expand", "clone"):
+            inner[node] = None
+            stack += g.tensors(node)
+        else:
+            leaves[node] = None
+    leaves.update(dict.fromkeys(stack))
+    return list(leaves), list(inner)
+
+
+def _is_float(node: fx.Node) -> bool:
+    kind = g.dtype(node)
+    return kind is not None and kind.is_floating_point
+
+
+def _extent(leaf: fx.Node, size: tuple[int, ...]) -> list[int]:
+    """The dimensions of the body along which a leaf runs."""
+    own = g.shape(leaf)
+    return [i + len(size) - len(own) for i, s in enumerate(own) if s > 1]
+
+
+def _complementary(
+    patterns: list[frozenset[int]], ones: list[int]
+) -> tuple[frozenset[int], frozenset[int]] | None:
+    """Dimensions of one leaf only and of another one only; one of the two may be of size 1."""
+    for i, a in enumerate(patterns):
+        for b in patterns[i + 1 :]:
+            if a - b and b - a:
+                return a - b, b - a
+    for i, a in enumerate(patterns):
+        for b in patterns[i + 1 :]:
+            if ones and a != b and a and b:
+                return (a - b or frozenset(ones)), (b - a or frozenset(ones))
+    return None

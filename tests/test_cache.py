@@ -1,0 +1,242 @@
+"""The disk cache: round trips, corruption, concurrency, privacy."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flashlight import cache as module
+from flashlight.cache import Cache, CacheError, default_root
+
+DOCUMENT = {"kernels": [{"name": "attn0", "source": "é\n" * 50}, {"name": "attn1"}], "pi": 3.14, "none": None}
+
+
+def key_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+KEY = key_of("a")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_round_trip_across_instances(cache: Cache):
+    assert cache.get(KEY) is None
+    assert not cache.root.exists()
+    cache.put(KEY, DOCUMENT)
+    assert Cache(cache.root).get(KEY) == DOCUMENT
+    cache.put(KEY, {"other": 1})
+    assert cache.get(KEY) == {"other": 1}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.text(), JSON, max_size=4))
+def test_any_json_survives(cache: Cache, document):
+    cache.put(KEY, document)
+    assert cache.get(KEY) == document
+
+
+def test_keys_that_are_numbers_become_text(cache: Cache):
+    cache.put(KEY, {10: 1, 9: 2})  # pyright: ignore[reportArgumentType]
+    assert cache.get(KEY) == {"10": 1, "9": 2}
+
+
+@pytest.mark.parametrize("key", ["", "../" + "a" * 61, "A" * 64, "a" * 63, "a" * 64 + "\n"])
+def test_bad_keys(cache: Cache, key: str):
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        cache.get(key)
+
+
+def test_not_json(cache: Cache):
+    with pytest.raises(TypeError):
+        cache.put(KEY, {"x": object()})
+    assert cache.get(KEY) is None
+
+
+def entry_file(cache: Cache) -> Path:
+    return cache.root / f"{KEY}.json"
+
+
+def test_truncation_is_a_miss(cache: Cache):
+    cache.put(KEY, DOCUMENT)
+    whole = entry_file(cache).read_bytes()
+    for length in range(0, len(whole), 7):
+        entry_file(cache).write_bytes(whole[:length])
+        assert cache.get(KEY) is None
+        assert not entry_file(cache).exists()
+
+
+def test_bit_flips_are_misses(cache: Cache):
+    cache.put(KEY, {"kernels": [{"name": "attn0", "source": "x = 1 + 2"}]})
+    whole = entry_file(cache).read_bytes()
+    for position in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[position // 8] ^= 1 << position % 8
+        entry_file(cache).write_bytes(flipped)
+        # A flip in the white space of the file may leave the document as it was; never another document.
+        assert cache.get(KEY) in (None, {"kernels": [{"name": "attn0", "source": "x = 1 + 2"}]})
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff\xfe", b"{}", b'{"format": 1}', b"[" * 100_000])
+def test_rubbish_is_removed(cache: Cache, data: bytes):
+    cache.put(KEY, DOCUMENT)
+    entry_file(cache).write_bytes(data)
+    assert cache.get(KEY) is None
+    assert not entry_file(cache).exists()
+    cache.put(KEY, DOCUMENT)
+    assert cache.get(KEY) == DOCUMENT
+
+
+def test_entry_under_another_key_is_a_miss(cache: Cache):
+    cache.put(KEY, DOCUMENT)
+    other = key_of("b")
+    entry_file(cache).rename(cache.root / f"{other}.json")
+    assert cache.get(other) is None
+
+
+def test_stale_format(cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    cache.put(KEY, DOCUMENT)
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
+    assert cache.get(KEY) is None
+    assert not entry_file(cache).exists()
+
+
+def test_entries_and_clear(cache: Cache):
+    assert (cache.entries(), cache.clear()) == ([], 0)
+    cache.put(KEY, DOCUMENT)
+    cache.put(key_of("b"), {"kernels": 3})
+    cache.remember(KEY, "tiling", [128, 64])
+    os.utime(entry_file(cache), (1, 1))
+    stranger = cache.root / "notes.json"
+    stranger.write_text("{}")
+    newest, oldest = cache.entries()
+    assert (newest.key, newest.kernels) == (key_of("b"), ())
+    assert (oldest.key, oldest.kernels, oldest.mtime) == (KEY, ("attn0", "attn1"), 1)
+    assert oldest.size == entry_file(cache).stat().st_size
+    assert cache.clear() == 2
+    assert [path.name for path in cache.root.iterdir()] == ["notes.json"]
+    assert cache.recall(KEY, "tiling") is None
+
+
+def test_clear_removes_only_abandoned_temporaries(cache: Cache):
+    cache.put(KEY, DOCUMENT)
+    living, abandoned = cache.root / ".tmp-living", cache.root / ".tmp-abandoned"
+    for path in (living, abandoned):
+        path.write_text("x")
+    os.utime(abandoned, (1, 1))
+    cache.clear()
+    assert (living.exists(), abandoned.exists()) == (True, False)
+
+
+def test_facts(cache: Cache):
+    assert cache.recall(KEY, "tiling") is None
+    cache.remember(KEY, "tiling", {"BLOCK_M": 64})
+    cache.remember(KEY, "tiling/NVIDIA H100 \u00b5", 3)
+    assert cache.recall(KEY, "tiling") == {"BLOCK_M": 64}
+    assert cache.recall(KEY, "tiling/NVIDIA H100 \u00b5") == 3
+    assert cache.recall(key_of("b"), "tiling") is None
+    assert cache.get(KEY) is None
+    assert cache.entries() == []
+    for path in cache.root.glob("*.json"):
+        path.write_text(path.read_text()[:-9])
+    assert cache.recall(KEY, "tiling") is None
+
+
+def write_many(root: str, worker: int) -> None:
+    cache = Cache(root)
+    for step in range(60):
+        cache.put(KEY, {"worker": worker, "text": f"{worker}" * 20_000})
+        cache.remember(KEY, f"fact{worker}", step)
+        document = cache.get(KEY)
+        assert document is not None
+        assert document["text"] == f"{document['worker']}" * 20_000
+
+
+def test_concurrent_writers(cache: Cache):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=write_many, args=(str(cache.root), worker)) for worker in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert [cache.recall(KEY, f"fact{worker}") for worker in range(3)] == [59, 59, 59]
+    assert not list(cache.root.glob(".tmp-*"))
+
+
+def test_created_private(cache: Cache):
+    old = os.umask(0)
+    try:
+        cache.put(KEY, DOCUMENT)
+    finally:
+        os.umask(old)
+    assert cache.root.stat().st_mode & 0o777 == 0o700
+    assert entry_file(cache).stat().st_mode & 0o777 == 0o600
+
+
+def test_world_writable_directory_is_refused(cache: Cache):
+    cache.put(KEY, DOCUMENT)
+    cache.root.chmod(0o777)
+    with pytest.raises(CacheError, match=r"anyone may write .*chmod 700"):
+        Cache(cache.root)
+    with pytest.raises(CacheError, match="anyone may write"):
+        cache.put(KEY, DOCUMENT)
+
+
+def test_directory_of_another_user_is_refused(cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    cache.put(KEY, DOCUMENT)
+    monkeypatch.setattr(os, "geteuid", lambda: cache.root.stat().st_uid + 1)
+    with pytest.raises(CacheError, match="belongs to user"):
+        Cache(cache.root)
+
+
+def test_file_in_place_of_the_directory(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="not a directory"):
+        Cache(tmp_path / "file")
+    with pytest.raises(CacheError, match="cannot write to the cache directory"):
+        Cache(tmp_path / "file" / "below").put(KEY, DOCUMENT)
+
+
+def test_failed_write_leaves_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch):
+    cache.put(KEY, DOCUMENT)
+
+    def fail(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(CacheError, match="No space left"):
+        cache.put(KEY, {"x": 1})
+    assert cache.get(KEY) == DOCUMENT
+    assert not list(cache.root.glob(".tmp-*"))
+
+
+def test_default_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("FLASHLIGHT_CACHE_DIR", str(tmp_path / "a"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    monkeypatch.setenv("HOME", str(tmp_path / "c"))
+    assert Cache().root == tmp_path / "a"
+    monkeypatch.delenv("FLASHLIGHT_CACHE_DIR")
+    assert default_root() == tmp_path / "b" / "flashlight"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert default_root() == tmp_path / "c" / ".cache" / "flashlight"
+
+
+def test_file_is_readable_json(cache: Cache):
+    cache.put(KEY, DOCUMENT)
+    assert json.loads(entry_file(cache).read_text())["document"] == DOCUMENT

@@ -1,0 +1,321 @@
+"""The command line, on scripts that record reports by hand."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from flashlight import cli, doctor
+from flashlight import report as registry
+from flashlight.cache import Cache
+from flashlight.report import KernelReport, RegionReport, Report
+
+SOURCE = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def double0(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + i, tl.load(x_ptr + i) * 2)
+"""
+
+TRITON = {
+    "source": SOURCE,
+    "name": "double0",
+    "signature": {"x_ptr": "*fp32", "out_ptr": "*fp32"},
+    "constants": {"BLOCK": 128},
+    "num_warps": 4,
+    "num_stages": 2,
+}
+
+FUSED = RegionReport(
+    fused=True,
+    source="model.py:12",
+    name="attention0",
+    kernels=[
+        KernelReport("double0", "triton", SOURCE, "PROGRAM TEXT", "KERNEL TEXT", sweeps=1, triton=TRITON),
+        KernelReport("native0", "c++", "int main();", "OTHER PROGRAM", "OTHER KERNEL", sweeps=1),
+    ],
+    passes=[("hoist", "HOISTED"), ("stream", "STREAMED")],
+)
+DECLINED = RegionReport(False, "top-k along the key axis", "model.py:40", "attention1", fix="compare with a threshold")
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLASHLIGHT_CACHE_DIR", str(tmp_path / "cache"))
+    registry.reset()
+    yield
+    registry.reset()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    """A script that records one report twice, as two layers of a model would, and says what it was given."""
+    path = tmp_path / "train.py"
+    path.write_text(
+        textwrap.dedent(f"""
+        import sys
+        import helper
+        from flashlight.report import Report, record
+
+        print("arguments", sys.argv[1:], __name__)
+        text = {Report([FUSED, DECLINED], [("model.py:77", "softmax over classes")]).to_json()!r}
+        record(Report.from_json(text))
+        record(Report.from_json(text))
+        if "--fail" in sys.argv:
+            raise KeyError("of the script")
+        if "--exit" in sys.argv:
+            sys.exit(int(sys.argv[-1]))
+        """)
+    )
+    (tmp_path / "helper.py").write_text("")
+    return str(path)
+
+
+def test_report_is_the_default(script: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--epochs", "3", "file"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("arguments ['--epochs', '3', 'file'] __main__")
+    assert "attention0  model.py:12  fused" in output
+    assert "reason: top-k along the key axis" in output
+    assert "fix: compare with a threshold" in output
+    assert "model.py:77  softmax over classes" in output
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_options_stand_anywhere(script: str, before: bool, capsys: pytest.CaptureFixture[str]):
+    options = ["--emit", "kernel,program", "--emit", "passes"]
+    assert cli.main(["inspect", *options, script, "a"] if before else ["inspect", script, "a", *options]) == 0
+    output = capsys.readouterr().out
+    assert "arguments ['a']" in output
+    assert output.count("== double0.kernel.txt ==\nKERNEL TEXT") == 1
+    assert "PROGRAM TEXT" in output
+    assert "-- hoist\nHOISTED\n\n-- stream\nSTREAMED" in output
+    assert "declined" not in output
+
+
+def test_what_follows_two_dashes_is_the_scripts(script: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--x", "--", "--emit", "nonsense", "--", "-o"]) == 0
+    assert "arguments ['--x', '--emit', 'nonsense', '--', '-o']" in capsys.readouterr().out
+
+
+def test_failing_script(script: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--fail"]) == 1
+    captured = capsys.readouterr()
+    assert "attention0" in captured.out
+    assert captured.err.startswith("Traceback")
+    assert "KeyError: 'of the script'" in captured.err
+    assert "runpy" not in captured.err
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("3", 1)])
+def test_script_that_exits(script: str, code: str, expected: int, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--exit", code]) == expected
+    assert "attention0" in capsys.readouterr().out
+
+
+def test_script_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "broken.py"
+    path.write_text("def f(:\n")
+    assert cli.main(["inspect", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert "SyntaxError" in captured.err
+    assert "runpy" not in captured.err
+    assert "compiled nothing" in captured.out
+
+
+def test_the_interpreter_is_left_as_it_was(script: str):
+    before = (list(sys.argv), list(sys.path), sys.modules["__main__"])
+    cli.main(["inspect", script, "x"])
+    assert (sys.argv, sys.path, sys.modules["__main__"]) == before
+
+
+def test_machine_kinds(script: str, capsys: pytest.CaptureFixture[str]):
+    code = cli.main(
+        ["inspect", script, "--emit", "ttir,ptx,sass,amdgcn", "--arch", "sm_80,gfx942", "--kernel", "double0"]
+    )
+    output = capsys.readouterr().out
+    assert code == 0
+    for title in ("sm_80.ttir", "gfx942.ttir", "sm_80.ptx", "sm_80.sass", "gfx942.amdgcn"):
+        assert f"== double0.{title} ==" in output
+    assert "gfx942.ptx" not in output
+    assert ".target sm_80" in output
+    table = [line.split() for line in output.splitlines() if line.startswith("double0 ")]
+    assert [row[1] for row in table] == ["sm_80", "gfx942"]
+    assert all(row[3:] == ["0", "B", "0", "B", "0", "B"] for row in table)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"), [("ttgir", "sm_90"), ("ptx", "sm_90"), ("sass", "sm_90"), ("amdgcn", "gfx942")]
+)
+def test_default_architecture(script: str, kind: str, arch: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--emit", kind, "--kernel", "double0"]) == 0
+    output = capsys.readouterr().out
+    assert f"== double0.{arch}.{kind} ==" in output
+    assert len([line for line in output.splitlines() if line.startswith("double0 ")]) == 1
+
+
+def test_arch_alone_prints_costs(script: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--arch", "sm_120"]) == 1
+    captured = capsys.readouterr()
+    assert "double0   sm_120" in captured.out
+    assert "native0 has no Triton form to compile for sm_120, only c++" in captured.err
+
+
+def test_files(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "out" / "deep"
+    kinds = "report,program,passes,kernel,triton,ptx,cubin,hsaco"
+    assert cli.main(["inspect", script, "--emit", kinds, "-o", str(folder), "--kernel", "double0"]) == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "report.txt",
+        "double0.program.txt",
+        "double0.kernel.txt",
+        "attention0.passes.txt",
+        "attention0-2.passes.txt",
+        "double0.py",
+        "double0.sm_90.ptx",
+        "double0.sm_90.cubin",
+        "double0.gfx942.hsaco",
+    }
+    assert (folder / "double0.py").read_text() == SOURCE
+    assert (folder / "double0.gfx942.hsaco").read_bytes()[:4] == b"\x7fELF"
+    assert f"wrote {folder / 'double0.sm_90.ptx'}" in capsys.readouterr().out
+
+
+def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
+    from flashlight import inspection
+
+    twins = [KernelReport("attn0", kernel=text) for text in ("A", "B", "A", "C")]
+    registry.record(Report([RegionReport(True, kernels=twins)]))
+    assert inspection.present(inspection.Request.of(["kernel"], [], None, None))
+    titles = ("attn0.kernel.txt", "attn0-2.kernel.txt", "attn0-3.kernel.txt")
+    pieces = [f"== {title} ==\n{text}\n\n" for title, text in zip(titles, "ABC", strict=True)]
+    assert capsys.readouterr().out == "".join(pieces)
+
+
+def test_kernel_that_does_not_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from flashlight import inspection
+
+    broken = TRITON | {"source": SOURCE.replace("* 2", "* nothing")}
+    registry.record(Report([RegionReport(True, kernels=[KernelReport("double0", triton=broken)])]))
+    assert not inspection.present(inspection.Request.of(["ptx"], [], None, None))
+    captured = capsys.readouterr()
+    assert "does not compile, see below" in captured.out
+    assert "double0 does not compile for sm_90" in captured.err
+    assert "nothing is not defined" in captured.err
+
+
+def test_unknown_kernel(script: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--kernel", "attn7"]) == 1
+    assert "no kernel 'attn7' in this run; there are: double0, native0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["explode"], "invalid choice: 'explode'"),
+        (["inspect"], "required: SCRIPT"),
+        (["inspect", "no/such.py"], "no such script: no/such.py"),
+        (
+            ["inspect", "SCRIPT", "--emit", "ptx,wasm"],
+            "unknown kind 'wasm' (choose from report, program, passes, kernel, triton, ttir",
+        ),
+        (["inspect", "SCRIPT", "--emit", ""], "unknown kind ''"),
+        (["inspect", "SCRIPT", "--arch", "sm_75"], "unknown architecture 'sm_75' (choose from sm_80, sm_90, sm_100"),
+        (["inspect", "SCRIPT", "--emit", "cubin"], "--emit cubin is binary: say where to write it with -o DIR"),
+        (
+            ["inspect", "SCRIPT", "--emit", "ptx", "--arch", "gfx942"],
+            "--emit ptx needs one of --arch sm_80, sm_90, sm_100, sm_120",
+        ),
+        (["inspect", "SCRIPT", "-o", "SCRIPT"], "is not a directory"),
+        (["cache"], "required: action"),
+        (["cache", "burn"], "invalid choice: 'burn'"),
+        (["cache", "list", "more"], "unrecognized arguments: more"),
+    ],
+)
+def test_wrong_arguments(script: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([script if argument == "SCRIPT" else argument for argument in arguments])
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "arguments [" not in captured.out  # the script did not run
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["cache", "--help"], ["--version"]])
+def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    output = capsys.readouterr().out
+    assert "flashlight" in output
+    if arguments[0] == "inspect":
+        assert all(word in output for word in ("hsaco", "sm_100", "examples:", "-o DIR"))
+
+
+def test_cache_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tmp_path / "cache"
+    assert cli.main(["cache", "path"]) == 0
+    assert capsys.readouterr().out == f"{root}\n"
+    assert cli.main(["cache", "list"]) == 0
+    assert capsys.readouterr().out == "empty\n"
+    Cache().put("0" * 64, {"kernels": [{"name": "attn0"}]})
+    assert cli.main(["cache", "list"]) == 0
+    output = capsys.readouterr().out
+    assert "0" * 16 in output
+    assert "attn0" in output
+    assert cli.main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out == f"removed 1 entry from {root}\n"
+    root.chmod(0o777)
+    assert cli.main(["cache", "list"]) == 1
+    assert "anyone may write" in capsys.readouterr().err
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]):
+    code = cli.main(["doctor"])
+    lines = {line[6:28].strip(): line for line in capsys.readouterr().out.splitlines()}
+    for name in (
+        "python",
+        "torch",
+        "triton",
+        "sympy",
+        "cache",
+        "Triton interpreter",
+        "offline sm_90",
+        "offline gfx950",
+    ):
+        assert lines[name].startswith("ok"), lines[name]
+    assert code == (0 if lines["backend='flashlight'"].startswith("ok") else 1)
+
+
+def test_doctor_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(doctor, "ARCHITECTURES", {"sm_1": None})
+    assert cli.main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "FAIL  cache" in output
+    assert "none of $CXX, c++, g++, clang++ is on the PATH" in output
+    assert "no    offline sm_1          unknown architecture 'sm_1'; known: sm_80" in output
+
+
+def test_closed_pipe_is_not_a_traceback(script: str):
+    command = [sys.executable, "-m", "flashlight.cli", "inspect", script, "--emit", "sass"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ), text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    process.wait(60)
+    assert "BrokenPipe" not in error
