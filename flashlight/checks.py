@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from flashlight.errors import InternalError
 from flashlight.index import Axis
 from flashlight.kernel import Kernel, Schedule
 from flashlight.program import Node, Program, Store, postorder
 
 
-def _fail(what: str, text: object) -> None:
+def _fail(what: str, text: object) -> NoReturn:
     raise InternalError(f"{what} in\n{text}")
 
 
 def check_program(p: Program) -> None:
-    """Every load names an input with its rank, every free axis of a value is an axis of its store, no shadowing."""
-    inputs = {t.name: t for t in p.inputs}
+    """Loads name inputs or temporaries already written, with their rank; every free axis is one of its store."""
+    ready = {t.name: t for t in p.inputs}
+    writable = {t.name: t for t in p.outputs + p.temporaries}
     for s in p.stores:
-        out = next((t for t in p.outputs if t.name == s.tensor), None)
+        out = writable.get(s.tensor)
         if out is None or len(out.shape) != len(s.index):
             _fail(f"store to {s.tensor} does not match an output", p)
         if not s.value.free <= set(s.axes):
             _fail(f"store to {s.tensor} leaves axes {_names(s.value.free - set(s.axes))} unbound", p)
-    for n in postorder(p.roots):
-        if n.kind == "Load" and (n.attr[0] not in inputs or len(inputs[n.attr[0]].shape) != len(n.attr[1])):
-            _fail(f"load of {n.attr[0]} does not match an input", p)
-        if n.kind == "Carry":
-            _fail("a carry outside a kernel", p)
-        if n.kind == "Reduce" and n.attr[1] not in n.args[0].free and n.attr[0] not in ("SUM", "PROD", "MAX", "MIN", "ANY"):
-            _fail(f"unknown reduction {n.attr[0]}", p)
+        for n in postorder([s.value]):
+            if n.kind == "Load" and (n.attr[0] not in ready or len(ready[n.attr[0]].shape) != len(n.attr[1])):
+                _fail(f"load of {n.attr[0]} does not match an input or an earlier store", p)
+            if n.kind == "Carry":
+                _fail("a carry outside a kernel", p)
+        ready[s.tensor] = out
 
 
 def _names(axes: frozenset[Axis]) -> str:

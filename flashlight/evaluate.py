@@ -39,7 +39,7 @@ class Evaluator:
         spans: Mapping[Axis, Span] | None = None,
         known: Mapping[Node, Value] | None = None,
     ):
-        self.tensors, self.compute, self.spans = tensors, compute, spans or {}
+        self.tensors, self.compute, self.spans = dict(tensors), compute, spans or {}
         self.values: dict[Node, Value] = dict(known or {})
         self.device = next((t.device for t in tensors.values()), torch.device("cpu"))
 
@@ -187,10 +187,11 @@ def new_output(t: Tensor, device: torch.device) -> torch.Tensor:
 def evaluate_program(program: Program, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Outputs by name; every intermediate is materialised."""
     ev = Evaluator(tensors, program.compute)
-    outputs = {t.name: new_output(t, ev.device) for t in program.outputs}
+    outputs = {t.name: new_output(t, ev.device) for t in program.outputs + program.temporaries}
     for s in program.stores:
         write(s, ev(s.value), outputs[s.tensor], ev)
-    return outputs
+        ev.tensors[s.tensor] = outputs[s.tensor]
+    return {t.name: outputs[t.name] for t in program.outputs}
 
 
 # ---------------------------------------------------------------- kernels

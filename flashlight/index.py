@@ -231,7 +231,21 @@ def divmod_expr(e: Expr, c: int) -> tuple[Expr, Expr]:
         found = rule(remainder, c)
         if found is not None:
             return quotient + found[0], found[1]
+    more, remainder = _signed_remainder(remainder, c)
+    quotient, (lo, hi) = quotient + more, remainder.range
+    if lo // c == hi // c:
+        return quotient + lo // c, remainder - (lo // c) * c
     return quotient + Expr([(FloorDiv(remainder, c), 1)]), Expr([(Mod(remainder, c), 1)])
+
+
+def _signed_remainder(e: Expr, c: int) -> tuple[Expr, Expr]:
+    """e = c*quotient + remainder with small coefficients of either sign, where that narrows the remainder.
+
+    Skews need it: (n*i + j) // (n + 1) = i + (j - i) // (n + 1)
+    """
+    q = Expr([(a, (k + c // 2) // c) for a, k in e.terms])
+    r = e - q * c
+    return (q, r) if r.range[1] - r.range[0] < e.range[1] - e.range[0] else (ZERO, e)
 
 
 def _split_multiples(e: Expr, c: int) -> tuple[Expr, Expr]:

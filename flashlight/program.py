@@ -380,6 +380,15 @@ class Tensor:
         return "float" if self.dtype.is_floating_point else "int"
 
 
+def dense_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A row-major tensor."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return Tensor(name, tuple(shape), tuple(reversed(strides)), dtype)
+
+
 @dataclass(frozen=True)
 class Store:
     """outputs[tensor][index] = value, for all positions of the axes in index."""
@@ -398,12 +407,16 @@ class Store:
 
 @dataclass(frozen=True)
 class Program:
-    """Outputs as functions of inputs.  origins: node -> 'file.py:12' of the user's line it came from."""
+    """Outputs as functions of inputs.  origins: node -> 'file.py:12' of the user's line it came from.
+
+    temporaries are values that passes decided to compute once: a store writes each, loads of later stores read it.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     stores: tuple[Store, ...]
     origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
+    temporaries: tuple[Tensor, ...] = ()
 
     @property
     def compute(self) -> torch.dtype:
@@ -417,11 +430,17 @@ class Program:
 
     def with_values(self, values: Sequence[Node]) -> Program:
         """The same stores with new values."""
-        stores = tuple(Store(s.tensor, s.index, v) for s, v in zip(self.stores, values, strict=True))
-        return Program(self.inputs, self.outputs, stores, self.origins)
+        return self.with_stores(Store(s.tensor, s.index, v) for s, v in zip(self.stores, values, strict=True))
 
-    def tensor(self, name: str) -> Tensor:
-        return next(t for t in self.inputs + self.outputs if t.name == name)
+    def with_stores(self, stores: Iterable[Store], temporaries: Sequence[Tensor] = ()) -> Program:
+        """Other stores, and further temporaries."""
+        return Program(
+            self.inputs, self.outputs, tuple(stores), self.origins, (*self.temporaries, *temporaries)
+        )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {t.name: t for t in self.inputs + self.outputs + self.temporaries}
 
     def __str__(self) -> str:
         from flashlight.text import program_text

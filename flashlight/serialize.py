@@ -115,6 +115,7 @@ def program_to_json(p: Program) -> Json:
         "nodes": w.nodes,
         "inputs": [tensor_to_json(t) for t in p.inputs],
         "outputs": [tensor_to_json(t) for t in p.outputs],
+        "temporaries": [tensor_to_json(t) for t in p.temporaries],
         "stores": [w.store(s) for s in p.stores],
         "origins": sorted([w.number[n], o] for n, o in p.origins.items() if n in w.number),
     }
@@ -127,6 +128,7 @@ def program_from_json(value: Json) -> Program:
         tuple(map(tensor_from_json, value["outputs"])),
         tuple(map(r.store, value["stores"])),
         {r.nodes[n]: o for n, o in value["origins"]},
+        tuple(map(tensor_from_json, value["temporaries"])),
     )
 
 

@@ -76,6 +76,7 @@ def program_text(program: Program) -> str:
     """inputs, then each output as an expression over named axes."""
     p = Printer(program.roots, program.origins)
     lines = [f"in  {_tensor_text(t)}" for t in program.inputs] + [f"out {_tensor_text(t)}" for t in program.outputs]
+    lines += [f"tmp {_tensor_text(t)}" for t in program.temporaries]
     for s in program.stores:
         lines += p.define([s.value], "")
         lines.append(f"{_store_text(s, p)}    for {_axes_text(s.axes)}")

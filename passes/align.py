@@ -81,5 +81,4 @@ def rename(store: Store, axes: dict[Axis, Axis]) -> Store:
 
 
 def align(program: Program) -> Program:
-    stores = tuple(align_stores(program.stores))
-    return Program(program.inputs, program.outputs, stores, program.origins)
+    return program.with_stores(align_stores(program.stores))

@@ -20,7 +20,10 @@ def rename_bound(node: Node, axis: Axis) -> Node:
 
 
 def canonical_nodes(roots: Sequence[Node]) -> list[Node]:
-    """Rename bound axes by height.  A first round gives unique names, so that no rename can capture."""
+    """Rename bound axes by height.  A first round gives unique names, so that no rename can capture.
+
+    The roots must have no free axes named like bound ones (`b<number>`).
+    """
     for name in (lambda n: f"~{n.id}", lambda n: f"b{n.level}"):
         new: dict[Node, Node] = {}
         for node in postorder(roots):

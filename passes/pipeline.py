@@ -11,8 +11,10 @@ from flashlight.checks import check_program, check_schedule
 from flashlight.kernel import Schedule
 from flashlight.passes.align import align
 from flashlight.passes.canonical import canonical
+from flashlight.passes.cut import cut
 from flashlight.passes.explog import explog
 from flashlight.passes.hoist import hoist
+from flashlight.passes.reassociate import reassociate
 from flashlight.passes.schedule import schedule
 from flashlight.passes.split_axes import split_axes
 from flashlight.program import Program
@@ -25,6 +27,9 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("canonical", canonical),
     ("hoist", hoist),
     ("canonical", canonical),
+    ("reassociate", reassociate),
+    ("canonical", canonical),
+    ("cut", cut),
     ("align", align),
 )
 

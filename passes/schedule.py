@@ -1,7 +1,7 @@
-"""From a Program to the kernels that compute it: cuts, groups, grid and tile axes, sweeps.
+"""From a Program to the kernels that compute it: groups, grid and tile axes, sweeps.
 
-Stores that sweep the same axis and have the same rows share one kernel; statistics that exist only after a sweep, or
-that run across the rows, get kernels of their own, launched before.
+Stores that sweep the same axis and have the same rows share one kernel; temporaries are written by kernels launched
+before those that read them.
 """
 
 from __future__ import annotations
@@ -9,97 +9,40 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from flashlight.errors import Decline
+from flashlight.errors import InternalError
 from flashlight.index import Axis, of, rewrite
 from flashlight.kernel import Kernel, Schedule, Sweep, carry_nodes
-from flashlight.passes.align import abstract, align_stores
-from flashlight.passes.canonical import canonical_nodes
+from flashlight.passes.align import align_stores
 from flashlight.passes.product import factors
 from flashlight.passes.stream import stream
-from flashlight.passes.sweep import Swept, index_of, scores, sweep
-from flashlight.program import Load, Node, Program, Store, Tensor, postorder, substitute
-
-MAX_KERNELS = 12
+from flashlight.passes.sweep import Swept, scores, sweep
+from flashlight.program import Node, Program, Store, postorder, substitute
 
 
-class _Cuts:
-    """Statistics computed by earlier kernels: equal ones (up to the names of their axes) are computed once."""
-
-    def __init__(self, program: Program):
-        self.program = program
-        self.names: dict[Node, str] = {}
-        self.tensors: list[Tensor] = []
-        self.stores: list[Store] = []
-
-    def __call__(self, node: Node) -> Node:
-        shape, order = abstract(node)
-        (shape,) = canonical_nodes([shape])
-        name = self.names.get(shape)
-        if name is None:
-            name = self.names[shape] = f"t{len(self.names)}"
-            if len(self.names) > MAX_KERNELS:
-                raise Decline(f"needs more than {MAX_KERNELS} passes over the scores")
-            axes = [Axis(f"a{i}", a.size) for i, a in enumerate(order)]
-            sizes = tuple(a.size for a in axes)
-            self.tensors.append(Tensor(name, sizes, _contiguous(sizes), self.program.compute))
-            self.stores.append(Store(name, index_of(axes), shape))
-        return Load(name, index_of(order), node.dtype)
-
-
-def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
-def _levels(program: Program) -> tuple[list[list[Store]], tuple[Tensor, ...]]:
-    """Stores by depth: those of level i load only statistics of levels below."""
-    cuts = _Cuts(program)
-    found: dict[str, Store] = {}
-    pending = list(program.stores)
-    while pending:
-        store = pending.pop(0)
-        made = len(cuts.stores)
-        sweep(store, cuts)
-        found[store.tensor] = store
-        pending += cuts.stores[made:]
+def _levels(program: Program) -> list[list[Store]]:
+    """Stores by depth: those of level i load only temporaries written by levels below."""
+    temporaries = {t.name for t in program.temporaries}
     depth: dict[str, int] = {}
-
-    def depth_of(name: str) -> int:
-        if name not in depth:
-            needs: list[str] = []
-            sweep(found[name], lambda n: _noting(cuts(n), needs))
-            depth[name] = 1 + max(map(depth_of, needs), default=-1)
-        return depth[name]
-
     levels: dict[int, list[Store]] = defaultdict(list)
-    for name in found:
-        levels[depth_of(name)].append(found[name])
-    swept_tensors = tuple(cuts.tensors)
-    return [levels[i] for i in sorted(levels)], swept_tensors
+    for s in program.stores:
+        needs = {n.attr[0] for n in postorder([s.value]) if n.kind == "Load"} & temporaries
+        depth[s.tensor] = 1 + max((depth[n] for n in needs), default=-1)
+        levels[depth[s.tensor]].append(s)
+    return [levels[i] for i in sorted(levels)]
 
 
-def _noting(load: Node, needs: list[str]) -> Node:
-    needs.append(load.attr[0])
-    return load
+def _no_cut(node: Node) -> Node:
+    raise InternalError(f"a statistic was not cut before scheduling: {node.attr}")
 
 
 def schedule(program: Program) -> Schedule:
     """The kernels of a program, in launch order."""
-    levels, temporaries = _levels(program)
-    cuts = _Cuts(program)
-    for t in temporaries:
-        store = next(s for level in levels for s in level if s.tensor == t.name)
-        cuts.names[store.value] = t.name
-    tensors = {t.name: t for t in program.inputs + program.outputs + temporaries}
     kernels: list[Kernel] = []
-    for level in levels:
-        swept = [sweep(s, cuts) for s in align_stores(level)]
+    for level in _levels(program):
+        swept = [sweep(s, _no_cut) for s in align_stores(level)]
         for group in _groups(swept):
-            kernels.append(_kernel(f"attention{len(kernels)}", group, tensors, program))
-    return Schedule(tuple(kernels), temporaries)
+            kernels.append(_kernel(f"attention{len(kernels)}", group, program))
+    return Schedule(tuple(kernels), program.temporaries)
 
 
 def _groups(swept: Iterable[Swept]) -> list[list[Swept]]:
@@ -109,7 +52,8 @@ def _groups(swept: Iterable[Swept]) -> list[list[Swept]]:
     return list(groups.values())
 
 
-def _kernel(name: str, group: list[Swept], tensors: dict[str, Tensor], program: Program) -> Kernel:
+def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
+    tensors = program.tensors
     axis, rows = group[0].axis, group[0].rows
     sweeps: list[Sweep] = []
     stores = [s.store for s in group]
@@ -193,10 +137,17 @@ def _tile_axes(values: Sequence[Node], x: Axis, rows: frozenset[Axis]) -> tuple[
                 two += [mine, other]
             else:
                 one |= mine if x in right else other
-    if one or not rows:
-        return (max(one, key=_size),) if one else ()
-    chosen = dict.fromkeys(max(side, key=_size) for side in two if side)
-    return tuple(chosen)[:2] or (max(rows, key=_size),)
+    if not one and not two:
+        one = _one_sided_rows(values, x, rows)
+    if one:
+        return (max(one, key=_size),)
+    return tuple(dict.fromkeys(max(side, key=_size) for side in two if side))[:2]
+
+
+def _one_sided_rows(values: Sequence[Node], x: Axis, rows: frozenset[Axis]) -> set[Axis]:
+    """Without a score contraction: the rows that some tensor indexed by the swept axis does not have."""
+    loads = [n.free for n in postorder(values) if n.kind == "Load" and x in n.free]
+    return set(rows - frozenset.intersection(*loads)) if loads else set(rows)
 
 
 def _size(axis: Axis) -> tuple[int, str]:

@@ -65,7 +65,7 @@ def _apply(program: Program, splits: Mapping[Axis, int]) -> Program:
         Store(s.tensor, tuple(rewrite(e, joined) for e in s.index), substitute(new[s.value], joined))
         for s in program.stores
     )
-    return Program(program.inputs, program.outputs, stores, program.origins)
+    return program.with_stores(stores)
 
 
 def split_axes(program: Program) -> Program:

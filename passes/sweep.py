@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from flashlight.index import Axis, Expr, of
+from flashlight.index import Axis, of
 from flashlight.ops import MONOIDS
 from flashlight.program import Const, Index, Map, Node, Reduce, Store, postorder, rebuild, substitute
 
@@ -52,7 +52,7 @@ class Swept:
     store: Store
     axis: Axis | None
     rows: frozenset[Axis] = frozenset()
-    depth: int = 0
+    cut: bool = False
 
 
 @dataclass
@@ -66,6 +66,7 @@ class _Walk:
     row_sites: frozenset[Site]
     outer: Node
     memo: dict[Node, Node] = field(default_factory=dict)
+    cuts: int = 0
 
     def __call__(self, root: Node) -> Node:
         for node in self._order(root):
@@ -74,6 +75,7 @@ class _Walk:
             role = self.role(node)
             if role == "cut":
                 self.memo[node] = self.cut(node)
+                self.cuts += 1
             elif role == "sweep":
                 self.memo[node] = self._join(node)
             else:
@@ -163,7 +165,8 @@ def sweep(store: Store, cut: CutFn) -> Swept:
     if not walks:
         return Swept(store, None, frozenset(store.axes))
     walk = next((w for w in walks if w.held(store.value) <= w.axis.size), walks[0])
-    return Swept(Store(store.tensor, store.index, walk(store.value)), walk.axis, walk.rows)
+    value = walk(store.value)
+    return Swept(Store(store.tensor, store.index, value), walk.axis, walk.rows, walk.cuts > 0)
 
 
 def _walk(store: Store, outer: Node, cut: CutFn) -> _Walk:
@@ -187,8 +190,9 @@ def _rows(store: Store, body: Node, x: Axis) -> frozenset[Axis]:
     if made:
         return frozenset[Axis]().union(*[s.free for s in made]) & own
     inner = [r.free for r in reductions(body)]
-    return (frozenset[Axis]().union(*inner) if inner else body.free) & own
-
-
-def index_of(axes: Iterable[Axis]) -> tuple[Expr, ...]:
-    return tuple(of(a) for a in axes)
+    if inner:
+        return frozenset[Axis]().union(*inner) & own
+    loads = [n.free for n in postorder([body]) if n.kind == "Load" and x in n.free] or [body.free]
+    shared = frozenset.intersection(*loads)
+    long = {a for a in frozenset[Axis]().union(*loads) - shared if a.size > x.size}
+    return (shared | long) & own

@@ -70,7 +70,7 @@ def test_a_chain_that_cannot_stream_sweeps_again() -> None:
 def test_moments_are_not_distributed() -> None:
     """sum((s - mean)^2) must not become sum(s^2) - n*mean^2."""
     b = Builder()
-    s = scores(b)
+    s = Map("TANH", scores(b))
     centred = sub(s, div(total(N, s), number(N.size)))
     scale = Map("SQRT", add(div(total(N, mul(centred, centred)), number(N.size)), number(1e-5)))
     b.store(total(N, mul(normalised(div(centred, scale)), b.at("v", H, N, E))), H, M, E)
@@ -153,3 +153,20 @@ def test_masked_rows_and_dead_first_blocks_match_materialised_evaluation(fill: f
     env = run_schedule(schedule, b.program, random_inputs(b.program), 2)
     assert env["out0"][:, :2].isnan().all() == math.isinf(fill)
     assert not env["out0"][:, 2:].isnan().any()
+
+
+def test_unmasked_products_are_reassociated_to_linear_time() -> None:
+    long = Axis("o1", 40)
+    b = Builder()
+    s = total(D, mul(b.at("q", H, long, D), b.at("k", H, N, D)))
+    b.store(total(N, mul(s, b.at("v", H, N, E))), H, long, E)
+    schedule = compiled(b)
+    assert [t.shape for t in schedule.temporaries] in ([(H.size, D.size, E.size)], [(H.size, E.size, D.size)])
+    assert all(N not in k.whole and len(k.sweeps) == 1 for k in schedule.kernels)
+
+
+def test_a_mask_between_the_contractions_keeps_their_order() -> None:
+    b = Builder()
+    live = Map("LE", Index(of(N)), Index(of(M)))
+    b.store(total(N, mul(Map("WHERE", live, scores(b), number(0.0)), b.at("v", H, N, E))), H, M, E)
+    assert not compiled(b).temporaries
