@@ -1,0 +1,47 @@
+"""Flashlight: a torch.compile backend that fuses plain-PyTorch attention.
+
+    model = torch.compile(model, backend="flashlight")
+    print(flashlight.explain(fn, *args))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashlight.report import Report
+
+__all__ = ["__version__", "explain", "reports", "reset"]
+
+
+def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Report:
+    """Compile a function or module afresh, run it once, and report what was fused in all of its graphs, and what not.
+
+    Graph breaks are allowed.  The result of the call is dropped.
+    """
+    from flashlight.explanation import explain as run
+
+    return run(fn, args, kwargs)
+
+
+def reports() -> list[Report]:
+    """The reports of everything compiled in this process, oldest first."""
+    from flashlight.report import reports as found
+
+    return found()
+
+
+def reset() -> None:
+    """Forget the reports of this process."""
+    from flashlight.report import reset as run
+
+    run()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from flashlight.plan import version
+
+        return version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -167,7 +167,7 @@ def collapse(op: str, v: torch.Tensor, dim: int) -> torch.Tensor:
 
 def write(store: Store, value: Value, out: torch.Tensor, ev: Evaluator) -> None:
     """out[store.index] = value over the evaluator's spans."""
-    axes, v = value
+    axes, _v = value
     all_axes = tuple(sorted({*store.axes, *axes}, key=axis_order))
     sizes = [ev.span(a)[1] - ev.span(a)[0] for a in all_axes]
     full = align([value, (all_axes, torch.empty(sizes, device="meta"))])[1][0].expand(sizes)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flashlight.program import Node
@@ -97,7 +97,7 @@ class Gather:
         return f"@{self.node}"
 
 
-Atom = Union[Axis, FloorDiv, Mod, Gather]
+Atom = Axis | FloorDiv | Mod | Gather
 
 
 class Expr:

@@ -112,9 +112,9 @@ class Kernel:
     @property
     def digest(self) -> str:
         """Content hash: equal for equal schedules, whatever the process."""
-        from flashlight.serialize import kernel_to_json
-
         import json
+
+        from flashlight.serialize import kernel_to_json
 
         return hashlib.sha256(json.dumps(kernel_to_json(self), sort_keys=True).encode()).hexdigest()
 

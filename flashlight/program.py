@@ -62,7 +62,7 @@ def _digest(*parts: object) -> bytes:
 
 def make(kind: str, attr: tuple, args: tuple[Node, ...], dtype: Kind) -> Node:
     """The one node with this structure."""
-    key = (kind, attr, tuple(a.id for a in args))
+    key = (kind, attr, tuple(a.id for a in args), dtype)
     with _LOCK:
         found = _INTERNED.get(key)
         if found is not None:

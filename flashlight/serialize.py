@@ -1,4 +1,4 @@
-"""Program and Kernel as JSON documents, and back.  Nodes are numbered in post-order, so equal graphs give equal text."""
+"""Program and Kernel as JSON documents.  Nodes are numbered in post-order, so equal graphs give equal text."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def align_stores(stores: Sequence[Store]) -> list[Store]:
 
 def _choose(store: Store, seen: dict[Node, list[Axis]]) -> dict[Axis, Axis]:
     """Old axis -> new axis, one to one."""
-    own = [a for a in store.axes]
+    own = list(store.axes)
     chosen: dict[Axis, Axis] = {}
     for n in reversed(postorder([store.value])):
         if n.kind != "Reduce":

@@ -14,6 +14,7 @@ from flashlight.passes.canonical import canonical
 from flashlight.passes.cut import cut
 from flashlight.passes.explog import explog
 from flashlight.passes.hoist import hoist
+from flashlight.passes.normal import normal
 from flashlight.passes.reassociate import reassociate
 from flashlight.passes.schedule import schedule
 from flashlight.passes.split_axes import split_axes
@@ -23,6 +24,7 @@ Pass = Callable[[Program], Program]
 
 PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("split_axes", split_axes),
+    ("normal", normal),
     ("explog", explog),
     ("canonical", canonical),
     ("hoist", hoist),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flashlight.index import Axis
-from flashlight.program import Const, Map, Node, is_const, order_key, value_of
+from flashlight.program import Const, Map, Node, order_key, value_of
 
 ONE = Const(1.0)
 ZERO = Const(0.0)
@@ -42,11 +42,18 @@ class Factors:
 
 
 def _product(counts: Counter[Node]) -> Node:
-    out = ONE
+    """Factors multiplied in canonical order, those over the same axes first: (p * p) * v, not (p * v) * p.
+
+    What is left at the top is a product of operands over different axes, the form a contraction is computed in.
+    """
+    groups: dict[frozenset[Axis], list[Node]] = {}
     for n in sorted(counts, key=order_key):
-        for _ in range(counts[n]):
-            out = n if out is ONE else Map("MUL", out, n)
-    return out
+        groups.setdefault(n.free, []).extend([n] * counts[n])
+    for axes in sorted(groups, key=len):
+        wider = [other for other in groups if axes < other]
+        if wider:
+            groups[max(wider, key=lambda other: (len(other), sorted(a.key for a in other)))] += groups.pop(axes)
+    return multiply(sorted((multiply(sorted(g, key=order_key)) for g in groups.values()), key=order_key))
 
 
 def factors(node: Node) -> Factors:
@@ -83,10 +90,6 @@ def multiply(nodes: Iterable[Node]) -> Node:
     for n in nodes:
         out = n if out is ONE else Map("MUL", out, n)
     return out
-
-
-def is_one(node: Node) -> bool:
-    return is_const(node, 1)
 
 
 def addends(node: Node) -> list[tuple[Node, int]]:

@@ -140,9 +140,8 @@ class _Walk:
         if self.axis in node.free:
             leaf = body.level == 0
             return "tile" if leaf or self.rows <= node.free else "cut"
-        if here & self.along if here else axis.size == self.axis.size:
-            if self._offset(node) is not None:
-                return "sweep"
+        if (here & self.along if here else axis.size == self.axis.size) and self._offset(node) is not None:
+            return "sweep"
         return "cut" if body.level >= 1 and here & self.row_sites else "tile"
 
 
@@ -173,9 +172,19 @@ def _walk(store: Store, outer: Node, cut: CutFn) -> _Walk:
     x = Axis("x", outer.attr[1].size)
     body = substitute(outer.args[0], {outer.attr[1]: of(x)})
     rows = _rows(store, body, x)
-    along = sites(outer.args[0], outer.attr[1])
+    along = _closure(sites(outer.args[0], outer.attr[1]), store.value, x.size)
     row_sites = frozenset[Site]().union(*[sites(s, a) for s in scores(body, x) for a in rows]) - along
     return _Walk(x, along, rows, cut, _one_sided(row_sites, body, x), outer)
+
+
+def _closure(along: frozenset[Site], value: Node, size: int) -> frozenset[Site]:
+    """The sites of every reduction of that size connected to `along` through shared tensors."""
+    others = [sites(r.args[0], r.attr[1]) for r in reductions(value) if r.attr[1].size == size]
+    while True:
+        grown = along.union(*[o for o in others if o & along])
+        if grown == along:
+            return along
+        along = grown
 
 
 def _one_sided(row_sites: frozenset[Site], body: Node, x: Axis) -> frozenset[Site]:

@@ -40,8 +40,11 @@ def scalar(ctx: Lowering, node: fx.Node, index: Position) -> Steps | Node:
     return _filled(node.args[0], ctx, node)
 
 
-@rule(*overloads("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default"))
+@rule(*overloads("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default",
+                 "aten.empty.memory_format", "aten.empty_like.default", "aten.empty_strided.default",
+                 "aten.new_empty.default", "aten.new_empty_strided.default", "aten.empty_permuted.default"))
 def zeros(ctx: Lowering, node: fx.Node, index: Position) -> Node:
+    """Zeros, which is also as good as anything for what was never written."""
     return constant(0, ctx.kind(node))
 
 

@@ -26,6 +26,7 @@ from torch import fx
 from flashlight import index as ix
 from flashlight.errors import Decline, InternalError
 from flashlight.index import Axis, Expr, FloorDiv
+from flashlight.lowering.assume import use_conditions
 from flashlight.lowering.expand import Expansion, expand
 from flashlight.lowering.kinds import constant, convert, kind_of
 from flashlight.lowering.registry import (
@@ -41,6 +42,7 @@ from flashlight.lowering.registry import (
 from flashlight.lowering.source import source_line
 from flashlight.lowering.support import decline
 from flashlight.ops import MONOIDS, Kind
+from flashlight.naming import canonical_inputs
 from flashlight.program import Const, Load, Map, Node, Program, Reduce, Store, Tensor, postorder, value_of
 
 MAX_PIECES = 8
@@ -150,7 +152,7 @@ class Lowering:
         for name in str(node.target).split("."):
             value = getattr(value, name, None)
         if not isinstance(value, torch.Tensor) or value.dim() or type(value) is not torch.Tensor:
-            raise InternalError(f"constant {node.target} is not an input of the region")
+            raise Decline(f"the constant tensor {node.target} was not given to the region as an input")
         return constant(value.item(), self.kind(node))
 
     # ------------------------------------------------------------ preparation
@@ -322,7 +324,7 @@ def lower(outputs: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> Program:
     """The mathematics of a region of a functional aten graph.
 
     outputs: nodes whose values leave the region; they become out0, out1, ...
-    inputs:  nodes at which the region begins; those really used become in0, in1, ... in graph order
+    inputs:  nodes at which the region begins; those really used become in0, in1, ... in canonical order (see naming.py)
 
     Raises Decline where the region holds something that has no form as maps and reductions.
     """
@@ -337,7 +339,8 @@ def lower_with_inputs(outputs: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> 
         while True:
             program, left = _lower(outputs, used, boundary)
             if len(left) == len(used):
-                return program, tuple(used)
+                program, order = canonical_inputs(program)
+                return program, tuple(used[i] for i in order)
             used = left
 
 
@@ -351,7 +354,9 @@ def _lower(
     double = any(t.dtype is torch.float64 for t in [*tensors.values(), *targets])
     ctx = Lowering(names, double)
     ctx.prepare(outputs)
-    stores = [Store(t.name, _free_index(n), ctx.value(n, _free_index(n))) for t, n in zip(targets, outputs, strict=True)]
+    values = use_conditions([ctx.value(n, _free_index(n)) for n in outputs], ctx.origins)
+    places = zip(targets, outputs, values, strict=True)
+    stores = [Store(t.name, _free_index(n), value) for t, n, value in places]
     loaded = {n.attr[0] for n in postorder([s.value for s in stores]) if n.kind == "Load"}
     program = Program(tuple(tensors.values()), tuple(targets), tuple(stores), ctx.origins)
     return program, [node for node in used if names[node] in loaded]

@@ -79,9 +79,16 @@ def expand(node: fx.Node) -> Expansion | None:
             stack.enter_context(mode)
         try:
             module = make_fx(call, decomposition_table=_table())(*values)
+            if any(_mutates(n) for n in module.graph.nodes):
+                functional = torch.func.functionalize(module, remove="mutations")
+                module = make_fx(functional, decomposition_table=_table())(*values)
         except (NotImplementedError, RuntimeError):
             return None
     return _expansion(node, module, nodes)
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _expansion(node: fx.Node, module: fx.GraphModule, nodes: list[fx.Node]) -> Expansion | None:

@@ -14,7 +14,7 @@ that asks for nothing may simply return its node.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
@@ -142,6 +142,10 @@ def target_name(target: object) -> str:
     return name if isinstance(name, str) else str(target)
 
 
+def dynamic_text(shape: Sequence[Any]) -> str:
+    return f"dynamic shape [{', '.join(map(str, shape))}]: sizes must be known when compiling"
+
+
 def static_shape(node: fx.Node) -> tuple[int, ...]:
     """The sizes of a tensor node."""
     value = node.meta.get("val")
@@ -149,12 +153,7 @@ def static_shape(node: fx.Node) -> tuple[int, ...]:
         raise Decline(f"{node.name} is not a tensor", source=source_line(node))
     shape = tuple(value.shape)
     if not all(isinstance(s, int) for s in shape):
-        sizes = ", ".join(map(str, shape))
-        raise Decline(
-            f"dynamic shape [{sizes}]: sizes must be known when compiling",
-            fix="compile with dynamic=False",
-            source=source_line(node),
-        )
+        raise Decline(dynamic_text(shape), fix="compile with dynamic=False", source=source_line(node))
     return tuple(int(s) for s in shape)
 
 

@@ -10,7 +10,7 @@ from torch import fx
 from flashlight.errors import Decline
 from flashlight.lowering.expand import expand, has_decomposition
 from flashlight.lowering.kinds import dtype_reason
-from flashlight.lowering.registry import PARTS, RULES, is_getitem, target_name
+from flashlight.lowering.registry import PARTS, RULES, dynamic_text, is_getitem, target_name
 from flashlight.lowering.source import source_line
 
 
@@ -57,10 +57,6 @@ _TEXTS: dict[str, tuple[str, str | None]] = {
     ),
     **dict.fromkeys("searchsorted bucketize".split(), ("{op} searches a table", "compare with the edges and add up")),
     **dict.fromkeys("convolution _convolution".split(), ("{op} is left to PyTorch", None)),
-    **dict.fromkeys(
-        "empty empty_like empty_strided new_empty new_empty_strided empty_permuted".split(),
-        ("{op} makes an uninitialised tensor", "use torch.zeros"),
-    ),
 }
 
 _ATTENTION = Reason(
@@ -86,7 +82,7 @@ def reason(node: fx.Node) -> Reason | None:
         return None
     if node.op != "call_function":
         return Reason(f"{node.op} {node.target} is not a plain tensor operation")
-    found = _by_values(node)
+    found = _known(node) or _by_values(node)
     if found is not None:
         return found
     if is_getitem(node):
@@ -107,6 +103,15 @@ def _by_part(node: fx.Node) -> Reason | None:
     return None if text is None else Reason(text)
 
 
+def _known(node: fx.Node) -> Reason | None:
+    """Operations known not to fit, by name."""
+    if node.target in RULES or node.target in PARTS or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    namespace, _, short = target_name(node.target).partition(".")
+    text = _TEXTS.get(short) if namespace in ("aten", "prims", "inductor_prims") else None
+    return None if text is None else Reason(text[0].format(op=short.lstrip("_")), text[1])
+
+
 def _by_values(node: fx.Node) -> Reason | None:
     """Dtypes and sizes of the result and the arguments."""
     for n in (node, *node.all_input_nodes):
@@ -118,22 +123,18 @@ def _by_values(node: fx.Node) -> Reason | None:
             if text is not None:
                 return Reason(text, _ROTATE if v.dtype.is_complex else None)
             if not all(isinstance(s, int) for s in v.shape):
-                sizes = ", ".join(map(str, v.shape))
-                return Reason(f"dynamic shape [{sizes}]: sizes must be known when compiling", "pass dynamic=False")
+                return Reason(dynamic_text(v.shape), "compile with dynamic=False")
     return None
 
 
 def _by_target(node: fx.Node) -> Reason | None:
-    """Operations without a rule: known not to fit, decomposable, or unknown."""
+    """Operations without a rule: decomposable, or unknown."""
     name = target_name(node.target)
     if not isinstance(node.target, torch._ops.OpOverload):
         return Reason(f"{name} is not a plain tensor operation")
     namespace, _, short = name.partition(".")
     if "attention" in short and namespace == "aten":
         return _ATTENTION
-    known = _TEXTS.get(short)
-    if known is not None:
-        return Reason(known[0].format(op=short.lstrip("_")), known[1])
     if namespace not in ("aten", "prims"):
         return Reason(f"the custom operator {name} is opaque")
     if node.target._schema.is_mutable:

@@ -28,14 +28,20 @@ def source(node: fx.Node) -> fx.Node:
     return first
 
 
+def with_copies(*paths: str) -> list[Any]:
+    """The overloads, and those of the operations that return a copy instead of a view."""
+    split_paths = [path.rsplit(".", 1) for path in paths]
+    return overloads(*paths, *[f"{name}_copy.{variant}" for name, variant in split_paths])
+
+
 def view(*paths: str) -> Callable[[Move], Move]:
-    """Register a function from an index of the result to an index of the first argument."""
+    """Register a function from an index of the result to an index of the first argument; so is the _copy form."""
 
     def register(move: Move) -> Move:
         def lower_view(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
             return (yield source(node), tuple(move(ctx, node, index)))
 
-        rule(*overloads(*paths))(lower_view)
+        rule(*with_copies(*paths))(lower_view)
         return move
 
     return register
@@ -78,7 +84,7 @@ def same(ctx: Lowering, node: fx.Node, index: Position) -> Position:
 
 
 @view("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten._reshape_alias.default",
-      "aten.view_copy.default", "aten._reshape_copy.default", "aten.flatten.using_ints", "aten.unflatten.int",
+      "aten.flatten.using_ints", "aten.unflatten.int",
       "prims.reshape.default", "prims.collapse_view.default", "prims.split_dim.default")
 def reshape(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     return view_index(index, ctx.shape(node), ctx.shape(source(node)))
@@ -94,7 +100,7 @@ def view_dtype(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return (yield source(node), index)
 
 
-@view("aten.permute.default", "aten.permute_copy.default", "prims.transpose.default")
+@view("aten.permute.default", "prims.transpose.default")
 def permute(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     order = node.args[1]
     assert isinstance(order, (list, tuple))
@@ -104,7 +110,7 @@ def permute(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     return out
 
 
-@view("aten.transpose.int", "aten.transpose_copy.int", "aten.swapaxes.default", "aten.swapdims.default")
+@view("aten.transpose.int", "aten.swapaxes.default", "aten.swapdims.default")
 def transpose(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     a, b = dims(node.args[1:3], len(index)) if index else (0, 0)
     out = list(index)
@@ -118,7 +124,7 @@ def matrix_transpose(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr
     return [*index[:-2], index[-1], index[-2]] if len(index) > 1 else list(index)
 
 
-@view("aten.expand.default", "aten.expand_as.default", "aten.expand_copy.default", "aten.broadcast_to.default")
+@view("aten.expand.default", "aten.expand_as.default", "aten.broadcast_to.default")
 def expand(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     shape = ctx.shape(source(node))
     return [ZERO if n == 1 else e for e, n in zip(index[len(index) - len(shape) :], shape, strict=True)]
@@ -131,13 +137,12 @@ def broadcast_in_dim(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr
     return [ZERO if n == 1 else index[int(d)] for d, n in zip(places, ctx.shape(source(node)), strict=True)]  # type: ignore[arg-type]
 
 
-@view("aten.unsqueeze.default", "aten.unsqueeze_copy.default")
+@view("aten.unsqueeze.default")
 def unsqueeze(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     return without(index, dims(node.args[1], len(index))[0])
 
 
-@view("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze_copy.dim",
-      "aten.squeeze_copy.default", "aten.squeeze_copy.dims", "prims.squeeze.default")
+@view("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze.default")
 def squeeze(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     shape = ctx.shape(source(node))
     given = dims(node.args[1] if len(node.args) > 1 else None, len(shape))
@@ -145,7 +150,7 @@ def squeeze(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     return [ZERO if d in given and n == 1 else next(left) for d, n in enumerate(shape)]
 
 
-@view("aten.slice.Tensor", "aten.slice_copy.Tensor", "aten.narrow.default")
+@view("aten.slice.Tensor", "aten.narrow.default")
 def slice_(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     given = ctx.arguments(node)
     dim = dims(given["dim"], len(index))[0]
@@ -153,7 +158,7 @@ def slice_(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     return replaced(index, dim, index[dim] * (given.get("step") or 1) + start)
 
 
-@view("aten.select.int", "aten.select_copy.int")
+@view("aten.select.int")
 def select(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     given = ctx.arguments(node)
     if not isinstance(given["index"], int):
@@ -202,7 +207,7 @@ def repeat_interleave(ctx: Lowering, node: fx.Node, index: Position) -> list[Exp
     return list(replaced(index, dim, divmod_expr(index[dim], given["repeats"])[0]))
 
 
-@view("aten.unfold.default", "aten.unfold_copy.default")
+@view("aten.unfold.default")
 def unfold(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     """Windows: x[..., i*step + k]"""
     given = ctx.arguments(node)
@@ -213,7 +218,7 @@ def unfold(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     return replaced(index[:-1], dim, index[dim] * given["step"] + index[-1])
 
 
-@view("aten.diagonal.default", "aten.diagonal_copy.default")
+@view("aten.diagonal.default")
 def diagonal(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     given = ctx.arguments(node)
     rank = len(index) + 1
@@ -263,14 +268,14 @@ def _as_strided(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return (yield source(node), tuple(ZERO if shape[d] == 1 else found[d] for d in range(len(shape))))
 
 
-rule(*overloads("aten.as_strided.default", "aten.as_strided_copy.default"), check=_strides_fit)(_as_strided)
+rule(*with_copies("aten.as_strided.default"), check=_strides_fit)(_as_strided)
 
 
 # ---------------------------------------------------------------- several views at once
 
 
-@parts(*overloads("aten.split.Tensor", "aten.split_with_sizes.default", "aten.unsafe_split.Tensor", "aten.chunk.default",
-                  "aten.split_with_sizes_copy.default", "aten.split_copy.Tensor", "aten.unsafe_chunk.default",
+@parts(*with_copies("aten.split.Tensor", "aten.split_with_sizes.default", "aten.unsafe_split.Tensor", "aten.chunk.default",
+                  "aten.unsafe_chunk.default",
                   "aten.tensor_split.sections"))
 def split(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
     dim = dims(ctx.arguments(node)["dim"], len(index))[0]
@@ -278,7 +283,7 @@ def split(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
     return (yield source(node), replaced(index, dim, index[dim] + before))
 
 
-@parts(*overloads("aten.unbind.int", "aten.unbind_copy.int"))
+@parts(*with_copies("aten.unbind.int"))
 def unbind(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
     dim = dims(ctx.arguments(node)["dim"], len(index) + 1)[0]
     return (yield source(node), inserted(index, dim, const(which % len(node.meta["val"]))))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import fx
 
 from flashlight.regions import graph as g
@@ -45,7 +44,8 @@ def producers(core: set[fx.Node], trees: set[fx.Node], score: int, reason: Reaso
         absorbed.add(node)
         if not operand:
             sides.add(node)
-        stack += [(a, operand) for a in node.all_input_nodes]
+        gathers = g.name_of(node) in g.GATHERS
+        stack += [(a, operand and not (gathers and not _is_float(a))) for a in node.all_input_nodes]
     return absorbed, [n for n in inputs if n not in absorbed]
 
 
@@ -61,6 +61,8 @@ def _absorbs(node: fx.Node, operand: bool, score: int, reason: Reason) -> bool:
         return False
     if name in ("split", "split_with_sizes", "unbind"):
         return True
+    if operand and name in g.GATHERS and _large_gather(node, score):
+        return reason(node) is None
     if not (_cheap_operand(node, name) or (not operand and _cheap_side(node, name, score))):
         return False
     return name == "getitem" or reason(node) is None
@@ -73,8 +75,25 @@ def _cheap_operand(node: fx.Node, name: str) -> bool:
     if name == "getitem":
         return g.name_of(node.args[0]) in ("split", "split_with_sizes", "unbind")  # type: ignore[arg-type]
     if name in g.CASTS:
-        return _is_float(node) and all(_is_float(a) for a in g.tensors(node))
+        return _is_float(node)
+    if not _is_float(node) and all(not _is_float(a) for a in g.tensors(node)):
+        return name in g.POINTWISE
     return g.is_scalar_map(node) and _is_float(node)
+
+
+def _large_gather(node: fx.Node, score: int) -> bool:
+    """Rows of a table for every pair of positions, or the same rows in another order (roll)."""
+    source = g.tensors(node)[0]
+    if g.numel(node) == g.numel(source):
+        return all(_is_position(a) for a in g.tensors(node)[1:])
+    return g.numel(node) >= max(score, 2 * g.numel(source))
+
+
+def _is_position(node: fx.Node) -> bool:
+    """An integer program of positions alone."""
+    if _is_float(node) or node.op != "call_function":
+        return False
+    return g.name_of(node) in g.CREATORS or all(_is_position(a) for a in g.tensors(node))
 
 
 def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
@@ -145,16 +164,17 @@ def _leads_into(candidates: set[fx.Node], goal: set[fx.Node]) -> set[fx.Node]:
 
 def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node], reason: Reason) -> set[fx.Node]:
     """Pointwise consumers all of whose tensors the region computes, and views right behind; quadratic values stay."""
-    found: set[fx.Node] = set()
-    stack = [u for n in core - quadratic for u in n.users]
-    while stack:
-        node = stack.pop()
-        if node in core or node in found or node in absorbed:
-            continue
-        if _ends_inside(node, core | found, quadratic) and reason(node) is None:
-            found.add(node)
-            stack += node.users
-    return found
+    inside = set(core)
+    waiting = dict.fromkeys(u for n in core - quadratic for u in n.users)
+    grown = True
+    while grown:
+        grown = False
+        for node in [w for w in waiting if w not in inside and w not in absorbed]:
+            if _ends_inside(node, inside, quadratic) and reason(node) is None:
+                inside.add(node)
+                waiting.update(dict.fromkeys(node.users))
+                grown = True
+    return inside - core
 
 
 def _ends_inside(node: fx.Node, inside: set[fx.Node], quadratic: set[fx.Node]) -> bool:
@@ -163,17 +183,13 @@ def _ends_inside(node: fx.Node, inside: set[fx.Node], quadratic: set[fx.Node]) -
         return False
     mine = [a for a in g.tensors(node) if a in inside]
     others = [a for a in g.tensors(node) if a not in inside]
-    if not mine or any(a in quadratic for a in mine) or any(not _is_number(a) for a in others):
+    if not mine or any(a in quadratic for a in mine) or any(g.numel(a) >= g.numel(node) > 1 for a in others):
         return False
     largest = max(g.numel(a) for a in mine)
     if g.numel(node) > largest or (name in ("slice", "select") and g.numel(node) < largest):
         return False
     hidden = [a for a in mine if all(u is node or u in inside for u in a.users)]
     return any(g.numel(a) == largest for a in hidden)
-
-
-def _is_number(node: fx.Node) -> bool:
-    return g.numel(node) == 1 and isinstance(g.value(node), torch.Tensor)
 
 
 def outputs(core: Iterable[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:

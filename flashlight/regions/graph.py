@@ -16,7 +16,7 @@ aten = torch.ops.aten
 VIEWS = frozenset(
     """view _unsafe_view reshape _reshape_alias permute transpose t expand expand_as unsqueeze squeeze alias clone
     contiguous detach slice select split split_with_sizes unbind lift_fresh_copy lift_fresh view_copy unfold
-    diagonal repeat roll flip""".split()
+    diagonal repeat roll flip rev""".split()
 )
 """Operations that only say where an element lies."""
 
@@ -103,6 +103,14 @@ def hint(size: Any) -> int:
     return int(found) if found is not None else 0
 
 
+def is_data_dependent(node: fx.Node) -> bool:
+    """Whether a size is known only when the program runs."""
+    found = value(node)
+    if found is None:
+        return False
+    return any(not isinstance(s, int) and getattr(s.node, "hint", None) is None for s in found.shape)
+
+
 def shape(node: fx.Node) -> tuple[int, ...]:
     """Sizes, symbolic ones by their hints."""
     found = value(node)
@@ -131,7 +139,7 @@ def is_scalar_map(node: fx.Node) -> bool:
     """Multiplication or division of one tensor by numbers, or a constant of one element."""
     if name_of(node) not in ("mul", "div", "neg"):
         return False
-    others = [a for a in node.all_input_nodes if not is_constant(a)]
+    others = [a for a in node.args if isinstance(a, fx.Node) and not is_constant(a)]
     return len(others) == 1
 
 

@@ -26,6 +26,15 @@ from flashlight.regions.labels import Dims
 from flashlight.regions.propagate import Known, contracted, operands, positional, propagate
 from flashlight.regions.seeds import Seed, Sources, find_seed
 
+_WHOLE_AXIS = {
+    "topk": "top-k of the scores needs all of an axis at once",
+    "kthvalue": "top-k of the scores needs all of an axis at once",
+    "sort": "sort of the scores needs all of an axis at once",
+    "argsort": "sort of the scores needs all of an axis at once",
+    "cumsum": "cumsum of the scores is a running sum: every element depends on those before it",
+    "cumprod": "cumprod of the scores is a running product: every element depends on those before it",
+}
+
 Reason = Callable[[fx.Node], str | None]
 
 
@@ -91,17 +100,17 @@ class Growth:
         args = g.tensors(node)
         taint = self._inherit(args)
         followed = self._followed(args, taint)
-        seed = None if followed and self._stays(node, followed) else find_seed(node, self.sources)
+        seed = None if followed and self._stays(node, followed) else find_seed(node, self.sources, self.dims)
         if g.name_of(node) not in g.FOLLOWED:
             own = self._component_bits(self._quadratic_seeds(followed))
             taint.hard |= taint.soft & ~own
             taint.soft &= own
         if followed:
             self._follow(node, followed, taint)
-        if seed is not None:
-            self._plant(node, seed)
         if taint.soft or taint.hard or taint.barred:
             self.taint[node] = taint
+        if seed is not None:
+            self._plant(node, seed)
 
     def _inherit(self, args: list[fx.Node]) -> _Taint:
         found = [self.taint[a] for a in args if a in self.taint]
@@ -131,11 +140,10 @@ class Growth:
 
     def _follow(self, node: fx.Node, followed: list[fx.Node], taint: _Taint) -> None:
         used = self._quadratic_seeds(followed)
-        reason = self.reason(node)
+        reason = obstacle(node) or self.reason(node)
         dims = propagate(node, self._known(followed))
         if dims is None:
             reason = reason or f"{g.name_of(node)} cannot be tiled"
-        self._unite(used)
         if reason is not None:
             self.kinds.append((node, "barrier", used))
             self.reasons[node] = reason
@@ -143,6 +151,7 @@ class Growth:
             dims = dims or positional(node, self._known(followed))
         here = lab.quadratic(lab.all_bits(dims)) if dims is not None else 0
         if dims is not None and here:
+            self._unite(used)
             self.dims[node] = lab.keep(dims, lab.both_bits(self._component_bits(here)))
             self.kinds.append((node, "quadratic", here))
         elif reason is None:
@@ -159,6 +168,11 @@ class Growth:
         bits = {**dict.fromkeys(seed.rows, m_bit), **dict.fromkeys(seed.keys, n_bit)}
         self.dims[node] = tuple(((s, bits.get(i, 0)),) for i, s in enumerate(g.shape(node)))
         self.kinds.append((node, "quadratic", m_bit))
+        reason = obstacle(node) or self.reason(node)
+        if reason is not None:
+            self.kinds.append((node, "barrier", m_bit))
+            self.reasons[node] = reason
+            self.taint.setdefault(node, _Taint()).barred |= m_bit
 
     def components(self) -> list[Component]:
         """Every component, ordered by its first seed."""
@@ -166,14 +180,14 @@ class Growth:
         for number, seed in enumerate(self.seeds):
             found.setdefault(self._root(number), Component()).seeds.append(seed)
         for node, kind, bits in self.kinds:
-            root = self._root(_seeds_of(bits)[0])
-            component = found[root]
-            if kind == "barrier":
-                component.barriers.append((node, self.reasons[node]))
-            else:
-                (component.quadratic if kind == "quadratic" else component.ends).append(node)
-            if self.taint.get(node, _Taint()).barred & self.members[root]:
-                component.tainted.add(node)
+            for root in sorted({self._root(s) for s in _seeds_of(bits)}):
+                component = found[root]
+                if kind == "barrier":
+                    component.barriers.append((node, self.reasons[node]))
+                else:
+                    (component.quadratic if kind == "quadratic" else component.ends).append(node)
+                if self.taint.get(node, _Taint()).barred & self.members[root]:
+                    component.tainted.add(node)
         return list(found.values())
 
     def removes(self, end: fx.Node, component: Component) -> bool:
@@ -189,6 +203,23 @@ class Growth:
         while g.name_of(body) in g.CASTS or g.name_of(body) in ("clone", "view", "permute"):
             body = g.tensors(body)[0]
         return g.name_of(body) == "mul" and any(_runs_along(x, body, inside) for x in g.tensors(body))
+
+
+def obstacle(node: fx.Node) -> str | None:
+    """Why no score-sized value can be like this one: its shape or its type."""
+    if g.is_data_dependent(node):
+        return f"data-dependent shape: how many elements {g.name_of(node)} gives is not known when compiling"
+    if g.name_of(node) in _WHOLE_AXIS:
+        return _WHOLE_AXIS[g.name_of(node)]
+    dtype = g.dtype(node)
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and dtype.is_complex:
+        return f"complex scores ({name}): fused attention computes with real numbers"
+    if "float8" in name or "float4" in name:
+        return f"{name} scores: the smallest type of fused attention is 16 bits wide"
+    if g.name_of(node) in g.CONTRACTIONS and dtype is not None and not dtype.is_floating_point:
+        return f"integer scores ({name}): fused attention multiplies floating-point numbers"
+    return None
 
 
 def _runs_along(factor: fx.Node, product: fx.Node, inside: set[fx.Node]) -> bool:

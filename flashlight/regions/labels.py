@@ -41,6 +41,11 @@ def quadratic(bits: int) -> int:
     return bits & (bits >> 1) & even_mask(bits)
 
 
+def touched(bits: int) -> int:
+    """Both bits of every seed that has one of them."""
+    return both_bits((bits | (bits >> 1)) & even_mask(bits))
+
+
 def both_bits(m_bits: int) -> int:
     return m_bits | (m_bits << 1)
 

@@ -153,7 +153,9 @@ def _reduction(node: fx.Node, known: Known) -> Dims:
 def _mm(node: fx.Node, known: Known) -> Dims:
     left, right = operands(node)
     a, b = known.of(left), known.of(right)
-    return (*([lab.merge(a[0], b[0])] if len(a) == 3 else []), a[-2], b[-1])
+    gone = lab.touched(lab.dim_bits(a[-1]) | lab.dim_bits(b[-2]))
+    out = (*([lab.merge(a[0], b[0])] if len(a) == 3 else []), a[-2], b[-1])
+    return lab.keep(out, ~gone)
 
 
 def _embedding(node: fx.Node, known: Known) -> Dims:
@@ -205,7 +207,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "squeeze"), _view),
     **dict.fromkeys(("permute", "transpose", "t"), _permute),
     **dict.fromkeys(("expand", "expand_as"), _expand),
-    **dict.fromkeys(("slice", "flip", "roll", "constant_pad_nd"), _resize),
+    **dict.fromkeys(("slice", "flip", "rev", "roll", "constant_pad_nd"), _resize),
     **dict.fromkeys(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"), _same),
     **dict.fromkeys((*g.SOFTMAXES, "slice_scatter", "select_scatter"), _same),
     **dict.fromkeys(("split", "split_with_sizes", "unbind"), _split),

@@ -9,7 +9,7 @@ Contractions with a weight (a parameter behind views and maps, a bias row) are l
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -75,13 +75,15 @@ class Sources:
         return g.through_views(node).op in ("placeholder", "get_attr")
 
 
-def find_seed(node: fx.Node, sources: Sources) -> Seed | None:
-    """The seed at this node, if it is one."""
+def find_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) -> Seed | None:
+    """The seed at this node, if it is one.  quadratic: what grew from other seeds, below which nothing is looked for."""
     name = g.name_of(node)
     if name in g.CONTRACTIONS:
         return _matrix_seed(node, name, sources)
     if name == "sum" and g.dtype(node) is not None:
-        return _sum_seed(node, sources)
+        return _sum_seed(node, sources, quadratic)
+    if name == "mul" and any(word in str(node.meta.get("original_aten")) for word in ("bmm", "mm", "matmul")):
+        return _outer_seed(node, sources)
     return None
 
 
@@ -127,11 +129,11 @@ def _is_matrix_input(node: fx.Node) -> bool:
     return source.op == "placeholder" and len(g.shape(source)) == 2
 
 
-def _sum_seed(node: fx.Node, sources: Sources) -> Seed | None:
+def _sum_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) -> Seed | None:
     (body, *_) = g.tensors(node)
     if g.name_of(body) not in g.POINTWISE or not g.shape(body):
         return None
-    leaves, interior = _tree(body)
+    leaves, interior = _tree(body, quadratic)
     gone = set(g.reduced_dims(node))
     size = g.shape(body)
     patterns = [frozenset(i for i in _extent(leaf, size) if i not in gone) for leaf in leaves]
@@ -143,12 +145,22 @@ def _sum_seed(node: fx.Node, sources: Sources) -> Seed | None:
     return Seed(node, rows, keys, inner, tuple(leaves), tuple(interior), batched=True)
 
 
+def _outer_seed(node: fx.Node, sources: Sources) -> Seed | None:
+    """A product of matrices with one inner feature, which arrives as a broadcasting multiplication."""
+    leaves, size = g.tensors(node), g.shape(node)
+    pair = _complementary([frozenset(_extent(leaf, size)) for leaf in leaves], [])
+    if pair is None or any(sources.is_weight(leaf) for leaf in leaves):
+        return None
+    rows, keys = (tuple(sorted(dims)) for dims in pair)
+    return Seed(node, rows, keys, 1, tuple(leaves), batched=len(size) > 2)
+
+
 def _after(dim: int, gone: set[int], node: fx.Node, size: tuple[int, ...]) -> int:
     """Where a dimension of the body stands in the sum."""
     return dim if len(g.shape(node)) == len(size) else dim - sum(i < dim for i in gone)
 
 
-def _tree(body: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+def _tree(body: fx.Node, quadratic: Container[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
     """(leaves, inner nodes) of the pointwise float tree that has the body's shape."""
     size = g.shape(body)
     leaves: dict[fx.Node, None] = {}
@@ -157,6 +169,7 @@ def _tree(body: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
     while stack and len(inner) < TREE_LIMIT:
         node = stack.pop()
         follows = g.name_of(node) in g.POINTWISE and g.shape(node) == size and _is_float(node)
+        follows &= node is body or node not in quadratic
         if follows or g.name_of(node) in ("expand", "clone"):
             inner[node] = None
             stack += g.tensors(node)

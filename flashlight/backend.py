@@ -1,0 +1,83 @@
+"""`torch.compile(model, backend="flashlight")`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from flashlight import debug, runtime
+from flashlight.cache import Cache, CacheError
+from flashlight.capture import Capture
+from flashlight.options import Options, debug_level, parse
+from flashlight.report import Report, record
+
+
+def flashlight(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """Compile a Dynamo graph: attention-like regions by us, everything else by Inductor.
+
+    options: see :mod:`flashlight.options`.     mode: as of torch.compile.
+    Raises :class:`flashlight.options.OptionError`; with ``strict``, :class:`flashlight.capture.StrictError`.
+    """
+    return compile_graph(gm, example_inputs, parse(options, mode), record)
+
+
+def compile_graph(
+    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, report_to: Callable[[Report], None]
+) -> Callable[..., Any]:
+    """The same with checked options, giving the report to `report_to`."""
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.custom_graph_pass import get_custom_graph_passes
+
+    debug_level()
+    cache = runtime.use_cache(options.cache_dir)
+    parameters = {i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter)}
+    capture = Capture(options, parameters)
+    patches = dict(options.inductor)
+    theirs = get_custom_graph_passes(patches.get("joint_custom_pre_pass", config.joint_custom_pre_pass))
+    patches["joint_custom_pre_pass"] = [capture, *theirs] if theirs else capture
+    key = _graph_key(gm, example_inputs, capture)
+    try:
+        compiled = compile_fx(gm, example_inputs, config_patches=patches)
+    finally:
+        if capture.runs:
+            _remember(cache, key, capture.report)
+        report = capture.report if capture.runs else _recall(cache, key)
+        report_to(report)
+        debug.show(report)
+    return compiled
+
+
+# Where Inductor takes a graph from its cache our pass does not run: the report is remembered beside the plans.
+
+
+def _graph_key(gm: fx.GraphModule, example_inputs: Sequence[Any], capture: Capture) -> str:
+    inputs = [(type(x).__name__, tuple(x.shape), x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x for x in example_inputs]
+    text = f"{gm.print_readable(print_output=False)} {inputs} {torch.is_grad_enabled()} {capture.uuid()}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remember(cache: Cache | None, key: str, report: Report) -> None:
+    if cache is not None and (report.regions or report.untouched):
+        try:
+            cache.remember(key, "report", report.to_dict())
+        except (CacheError, TypeError, ValueError):
+            return
+
+
+def _recall(cache: Cache | None, key: str) -> Report:
+    found = cache.recall(key, "report") if cache is not None else None
+    try:
+        return Report.from_dict(found) if found else Report()
+    except (ValueError, KeyError, TypeError):
+        return Report()

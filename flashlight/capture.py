@@ -1,0 +1,191 @@
+"""The joint-graph pass: find regions, compile each to a plan, put the custom op in its place.
+
+    q, k, v -> bmm -> softmax -> bmm -> o      becomes      q, k, v -> flashlight::fused(key) -> getitem -> o
+
+Whatever a region cannot be fused for is recorded with its reason and leaves the graph as it was.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from flashlight import debug, runtime
+from flashlight.errors import Decline, FlashlightError
+from flashlight.extract import extract
+from flashlight.lowering import can_lower, lower_with_inputs
+from flashlight.options import Options
+from flashlight.passes.pipeline import compile_program
+from flashlight.plan import Plan, kernel_reports, plan_key, sources_hash
+from flashlight.program import Program
+from flashlight.regions import Refusal, Region, find_regions
+from flashlight.regions.find import source_of
+from flashlight.report import RegionReport, Report
+from flashlight.sdpa import Attention, decompose, restore
+
+TRAINING = "needs gradients: the backward pass is not fused yet"
+TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
+
+_COPIED_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
+
+
+class StrictError(FlashlightError):
+    """options={"strict": True}: something that looks like attention was not fused."""
+
+
+@dataclass
+class Capture(CustomGraphPass):
+    """Inductor's hook.  parameters: positions of the graph inputs that are parameters of a module."""
+
+    options: Options
+    parameters: Collection[int] = ()
+    report: Report = field(default_factory=Report)
+    runs: int = 0
+
+    def uuid(self) -> str:
+        """What Inductor's caches must know of us: sources and options."""
+        return f"flashlight-{sources_hash()}-{self.options.fingerprint()}-{self.options.cache_dir}"
+
+    def __call__(self, graph: fx.Graph) -> None:
+        self.runs += 1
+        start = time.perf_counter()
+        _GraphCapture(graph, self).run()
+        debug.timing("pass", time.perf_counter() - start)
+
+
+class _GraphCapture:
+    """One graph: the joint graph of forward and backward, or an inference graph, or a subgraph of one."""
+
+    def __init__(self, graph: fx.Graph, owner: Capture):
+        self.graph, self.options, self.report = graph, owner.options, owner.report
+        self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
+        self.training = any(n.name.startswith("tangents") for n in _placeholders(graph))
+        self.changed = False
+
+    def run(self) -> None:
+        attentions = [] if self.training else decompose(self.graph, self.options.sdpa == "fuse")
+        found = find_regions(self.graph, self.parameters, can_lower)
+        outcomes: list[tuple[fx.Node, RegionReport]] = [(r.seeds[0], self._refused(r)) for r in found.declined]
+        outcomes += [(r.first, self._region(r, attentions)) for r in found.regions]
+        order = {node: i for i, node in enumerate(self.graph.nodes)}
+        outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
+        self._number([report for _, report in outcomes])
+        self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
+        restore(self.graph, attentions)
+        if self.changed or attentions:
+            _sort(self.graph)
+            self.graph.eliminate_dead_code()
+            self.graph.lint()
+        self._enforce()
+
+    def _number(self, reports: list[RegionReport]) -> None:
+        for report in reports:
+            report.name = f"attention{len(self.report.regions)}"
+            self.report.regions.append(report)
+
+    def _refused(self, refusal: Refusal) -> RegionReport:
+        if self.training:
+            return _declined(Decline(TRAINING, TRAINING_FIX), source_of(refusal.seeds))
+        return _declined(refusal.decline, source_of(refusal.seeds))
+
+    def _region(self, region: Region, attentions: Sequence[Attention]) -> RegionReport:
+        """Fuse a region, or say why not."""
+        try:
+            if self.training:
+                raise Decline(TRAINING, TRAINING_FIX)
+            return self._fuse(region)
+        except Decline as decline:
+            return _declined(decline, region.source)
+        except Exception as error:
+            if self.options.strict:
+                raise StrictError(f"{region.source}: internal error: {type(error).__name__}: {error}") from error
+            debug.failure(region.source, error)
+            text = f"internal error: {type(error).__name__}: {error}"
+            return _declined(Decline(text, "report this, with the region's code"), region.source)
+
+    def _fuse(self, region: Region) -> RegionReport:
+        clock = time.perf_counter()
+        copy = extract(region)
+        program, used = lower_with_inputs(copy.outputs, copy.inputs)
+        lowered = time.perf_counter()
+        _check_strides(program, copy.outputs)
+        schedule, passes = compile_program(program)
+        scheduled = time.perf_counter()
+        device = copy.outputs[0].meta["val"].device
+        language = runtime.language(self.options.target, device)
+        report = RegionReport(
+            True, source=region.source, kernels=kernel_reports(program, schedule, language), passes=passes
+        )
+        key = plan_key(program, self.options.fingerprint())
+        plan = Plan(key, self.options.target, self.options.strict, region.source, program, schedule, report)
+        runtime.register(plan, report, runtime.use_cache(self.options.cache_dir))
+        self._insert(region, [copy.origin[n] for n in used], key)
+        debug.timing(f"{region.source}: lowering", lowered - clock)
+        debug.timing(f"{region.source}: passes", scheduled - lowered)
+        debug.timing(f"{region.source}: report and cache", time.perf_counter() - scheduled)
+        return report
+
+    def _insert(self, region: Region, inputs: Sequence[fx.Node], key: str) -> None:
+        order = {node: i for i, node in enumerate(self.graph.nodes)}
+        starts = [*inputs, *_placeholders(self.graph)]
+        with self.graph.inserting_after(max(starts, key=order.__getitem__)):
+            call = self.graph.call_function(torch.ops.flashlight.fused.default, (list(inputs), key))
+        values = [o.meta["val"] for o in region.outputs]
+        _describe(call, region.first, values)
+        anchor = call
+        for i, output in enumerate(region.outputs):
+            with self.graph.inserting_after(anchor):
+                anchor = self.graph.call_function(operator.getitem, (call, i))
+            _describe(anchor, output, values[i])
+            output.replace_all_uses_with(anchor)
+        self.changed = True
+
+    def _enforce(self) -> None:
+        """strict: every region must have been fused."""
+        if not self.options.strict:
+            return
+        for report in self.report.regions:
+            if not report.fused:
+                fix = f"; {report.fix}" if report.fix else ""
+                raise StrictError(f"{report.source}: {report.name} is not fused: {report.reason}{fix}")
+
+
+def _describe(node: fx.Node, like: fx.Node, value: object) -> None:
+    """Metadata of a new node: what it computes, and where in the user's code it comes from."""
+    node.meta.update({k: like.meta[k] for k in _COPIED_META if k in like.meta})
+    node.meta["val"] = value
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return list(graph.find_nodes(op="placeholder"))
+
+
+def _input_index(node: fx.Node) -> int | None:
+    """Which input of the backend a placeholder is."""
+    return getattr(node.meta.get("desc"), "idx", None)
+
+
+def _declined(decline: Decline, source: str) -> RegionReport:
+    return RegionReport(False, decline.reason, decline.source or source, fix=decline.fix)
+
+
+def _check_strides(program: Program, outputs: Sequence[fx.Node]) -> None:
+    """The rest of the graph was traced with these strides."""
+    for tensor, node in zip(program.outputs, outputs, strict=True):
+        value = node.meta["val"]
+        strides = zip(tensor.shape, tensor.strides, value.stride(), strict=True)
+        if tensor.shape != tuple(value.shape) or any(s > 1 and a != b for s, a, b in strides):
+            raise FlashlightError(f"{tensor.name} has strides {tensor.strides}, traced as {tuple(value.stride())}")
+
+
+def _sort(graph: fx.Graph) -> None:
+    """Order the nodes so that arguments come first, otherwise as they are."""
+    from torch._inductor.pattern_matcher import stable_topological_sort
+
+    stable_topological_sort(graph)

@@ -1,0 +1,41 @@
+"""`flashlight.explain`: compile once, run once, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from flashlight.backend import compile_graph
+from flashlight.options import parse
+from flashlight.report import Report, record
+
+
+def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Report:
+    """The report of all graphs of one call, compiled without Inductor's caches."""
+    from torch._functorch import config
+
+    found = Report()
+    options = parse({"fx_graph_cache": False, "fx_graph_remote_cache": False})
+
+    def collect(report: Report) -> None:
+        found.regions += report.regions
+        found.untouched += [note for note in report.untouched if note not in found.untouched]
+
+    def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return compile_graph(gm, inputs, options, collect)
+
+    with config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False):
+        torch.compile(_original(fn), backend=backend, isolate_recompiles=True)(*args, **kwargs)
+    for number, region in enumerate(found.regions):
+        region.name = f"attention{number}"
+    record(found)
+    return found
+
+
+def _original(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What the user wrote, where `fn` is compiled already."""
+    module = getattr(fn, "_orig_mod", None)
+    return module if module is not None else getattr(fn, "_torchdynamo_orig_callable", fn)

@@ -1,0 +1,142 @@
+"""A region as a graph of its own, with sizes that are numbers.
+
+Symbolic sizes are specialised: `int(size)` adds a guard, so the compiled code is used for these sizes only and other
+sizes compile again.  Sizes that the user marked as dynamic, or that depend on data, decline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_unbacked_symbols
+
+from flashlight.errors import Decline
+from flashlight.lowering.source import source_line
+from flashlight.regions import Region
+
+
+@dataclass
+class Extract:
+    """Outputs and inputs in the copied graph; origin: copied input -> input in the joint graph."""
+
+    outputs: list[fx.Node]
+    inputs: list[fx.Node]
+    origin: dict[fx.Node, fx.Node]
+
+
+def extract(region: Region) -> Extract:
+    """Copy what the outputs need, down to the inputs.  Raises Decline where a size cannot be a number."""
+    graph = fx.Graph()
+    new: dict[fx.Node, fx.Node] = {}
+    for node in region.inputs:
+        new[node] = graph.placeholder(node.name)
+        _annotate(new[node], node)
+    boundary = set(region.inputs)
+    for node in _between(region.outputs, boundary):
+        args, kwargs = (_static(value, new) for value in (node.args, node.kwargs))
+        new[node] = graph.create_node("call_function", node.target, args, kwargs, node.name)
+        _annotate(new[node], node)
+    outputs = [new[n] for n in region.outputs]
+    return Extract(outputs, [new[n] for n in region.inputs], {new[n]: n for n in region.inputs})
+
+
+def _between(outputs: Sequence[fx.Node], boundary: set[fx.Node]) -> list[fx.Node]:
+    """Nodes from the inputs to the outputs, arguments first; sizes computed in the graph are none of them."""
+    done: dict[fx.Node, None] = {}
+    stack = [(node, False) for node in reversed(outputs)]
+    while stack:
+        node, ready = stack.pop()
+        if node in done or node in boundary or _is_number(node):
+            continue
+        if node.op != "call_function":
+            raise Decline(f"{node.name} is no input of the region", source=source_line(node) or None)
+        if ready:
+            done[node] = None
+        else:
+            stack.append((node, True))
+            stack += [(a, False) for a in node.all_input_nodes]
+    return list(done)
+
+
+def _is_number(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def _static(value: Any, new: dict[fx.Node, fx.Node]) -> Any:
+    """Arguments with nodes of the copy, and numbers for symbolic sizes."""
+
+    def convert(node: fx.Node) -> Any:
+        if node in new:
+            return new[node]
+        found = node.meta.get("val")
+        if isinstance(found, torch.SymInt):
+            return number(found, node)
+        if isinstance(found, int | float | bool):
+            return found
+        if isinstance(found, torch.SymFloat):
+            raise Decline(
+                "a number that is computed while the program runs enters the scores",
+                fix="make it a tensor, or a constant",
+                source=source_line(node) or None,
+            )
+        raise Decline(f"{node.name} is not a tensor", source=source_line(node) or None)
+
+    return fx.node.map_arg(value, convert)
+
+
+def _annotate(copy: fx.Node, node: fx.Node) -> None:
+    copy.meta.update(node.meta)
+    copy.meta["val"] = _static_value(node.meta.get("val"), node)
+
+
+def _static_value(value: Any, node: fx.Node) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_static_value(v, node) for v in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    if all(isinstance(s, int) for s in (*value.shape, *value.stride())):
+        return value
+    shape = [number(s, node) for s in value.shape]
+    stride = [number(s, node) for s in value.stride()]
+    mode = getattr(value, "fake_mode", None)
+    if mode is None:
+        return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
+    with mode:
+        return torch.empty_strided(shape, stride, dtype=value.dtype, device=value.device)
+
+
+def number(size: int | torch.SymInt, node: fx.Node) -> int:
+    """A size as a number, guarded.  Raises Decline where it is not known or must not be fixed."""
+    if isinstance(size, int):
+        return size
+    line = source_line(node) or None
+    if free_unbacked_symbols(size):
+        raise Decline(f"data-dependent shape: the size {size} is not known when compiling", source=line)
+    if _is_constrained(size):
+        raise Decline(
+            f"dynamic shape: the size {size} is marked as dynamic, and fused attention needs it when compiling",
+            fix="drop mark_dynamic, or compile with dynamic=False",
+            source=line,
+        )
+    try:
+        return int(size)
+    except GuardOnDataDependentSymNode as error:
+        raise Decline(f"data-dependent shape: {size} is not known when compiling", source=line) from error
+
+
+def _is_constrained(size: torch.SymInt) -> bool:
+    """Whether the user said, by mark_dynamic, that one of these symbols must stay symbolic."""
+    env = size.node.shape_env
+    wanted = size.node.expr.free_symbols
+    for tracked in getattr(env, "tracked_fakes", None) or ():
+        constraints = getattr(tracked.symbolic_context, "constraint_sizes", None)
+        if not constraints or not isinstance(tracked.fake, torch.Tensor):
+            continue
+        for s, constraint in zip(tracked.fake.shape, constraints, strict=False):
+            if constraint is not None and isinstance(s, torch.SymInt) and s.node.expr.free_symbols & wanted:
+                return True
+    return False

@@ -1,0 +1,249 @@
+"""Find the attention-like regions of a joint graph.
+
+    found = find_regions(graph, parameters, can_lower)
+    found.regions     to be fused, each convex, with its outputs and inputs
+    found.declined    what looks like attention and cannot be fused, with the reason
+    found.untouched   notes on what merely resembles it
+
+A component of the growth is attention-like when a contraction with values removes m or n from its quadratic values, with
+something between the two contractions that is not linear, and its seeds are not linear layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from flashlight.errors import Decline
+from flashlight.lowering.source import source_line
+from flashlight.regions import graph as g
+from flashlight.regions.absorb import epilogue, outputs, producers, statistics
+from flashlight.regions.grow import Component, Growth, Reason
+from flashlight.regions.notes import Note, notes
+from flashlight.regions.seeds import Sources, is_linear
+
+_EXPONENTIALS = frozenset({"exp", "exp2", *g.SOFTMAXES})
+_WIDE_INNER = 512
+"""Features per score from which scores smaller than their operands are not worth fusing."""
+
+
+@dataclass
+class Region:
+    """Part of a graph: everything between inputs and outputs, both in graph order."""
+
+    seeds: list[fx.Node]
+    outputs: list[fx.Node]
+    inputs: list[fx.Node]
+    nodes: set[fx.Node]
+    ends: list[fx.Node]
+
+    @property
+    def first(self) -> fx.Node:
+        return self.seeds[0]
+
+    @property
+    def source(self) -> str:
+        return source_of(self.seeds)
+
+
+@dataclass
+class Refusal:
+    """A component that looks like attention, and why it is not fused."""
+
+    seeds: list[fx.Node]
+    decline: Decline
+
+
+@dataclass
+class Found:
+    regions: list[Region] = field(default_factory=list)
+    declined: list[Refusal] = field(default_factory=list)
+    untouched: list[Note] = field(default_factory=list)
+
+
+def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reason) -> Found:
+    """All regions of a functional graph.  parameters: placeholders that hold parameters of a module."""
+    return _Finder(graph, Sources(set(parameters)), reason).run()
+
+
+def source_of(nodes: list[fx.Node]) -> str:
+    """The first source line that any of the nodes knows."""
+    return next((line for line in map(source_line, nodes) if line), "")
+
+
+class _Finder:
+    def __init__(self, graph: fx.Graph, sources: Sources, reason: Reason):
+        self.graph, self.sources = graph, sources
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self._reasons: dict[fx.Node, str | None] = {}
+        self._can_lower = reason
+        self.growth = Growth(graph.nodes, sources, self.reason)
+        self.found = Found()
+        self.claimed_ends: set[fx.Node] = set()
+        self.claimed_seeds: set[fx.Node] = set()
+        self.rejected: list[tuple[Component, str]] = []
+
+    def reason(self, node: fx.Node) -> str | None:
+        if node not in self._reasons:
+            self._reasons[node] = self._can_lower(node)
+        return self._reasons[node]
+
+    def run(self) -> Found:
+        candidates = self.growth.components()
+        ranked = sorted(candidates, key=lambda c: (not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]))
+        for component in ranked:
+            self._judge(component)
+        self.found.regions.sort(key=lambda r: self.order[r.first])
+        self.found.declined.sort(key=lambda r: self.order[r.seeds[0]])
+        taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
+        busy = bool(self.found.regions or self.found.declined)
+        self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy)
+        return self.found
+
+    # one component
+
+    def _judge(self, component: Component) -> None:
+        if any(s.node in self.claimed_ends for s in component.seeds):
+            return
+        ends = [e for e in component.ends if self._contracts(e, component)]
+        rejection = self._rejection(component, ends)
+        if rejection is not None:
+            self.rejected.append((component, rejection))
+            return
+        self.claimed_ends.update(ends)
+        self.claimed_seeds.update(s.node for s in component.seeds)
+        try:
+            self.found.regions.append(self._build(_without_tainted(component, ends)))
+        except Decline as decline:
+            self.found.declined.append(Refusal([s.node for s in component.seeds], decline))
+
+    def _contracts(self, end: fx.Node, component: Component) -> bool:
+        if end in self.claimed_seeds or end in self.claimed_ends or not self.growth.removes(end, component):
+            return False
+        return g.name_of(end) not in g.CONTRACTIONS or not is_linear(end, self.sources)
+
+    def _rejection(self, component: Component, ends: list[fx.Node]) -> str | None:
+        """Why a component is not attention at all; '' for what deserves no note."""
+        normalised = _has_exponential(component) and _has_statistic(component)
+        if not any(_is_map(q) for q in component.quadratic):
+            return "a plain chain of products: nothing happens to the product in between" if ends else ""
+        if _suspect(component) and not normalised:
+            return "linear layers around a map, not queries and keys"
+        if all(s.inner >= max(_WIDE_INNER, 4 * max(s.size)) for s in component.seeds):
+            return "products smaller than their operands: nothing quadratic to avoid"
+        if ends or (component.barriers and self._meets_values(component)):
+            return None
+        if normalised and not _suspect(component) and any(s.batched or not s.suspect for s in component.seeds):
+            return None
+        return ""
+
+    def _meets_values(self, component: Component) -> bool:
+        """Whether what a barrier made of the scores goes on into a contraction or leaves the graph."""
+        return any(s.batched for s in component.seeds)
+
+    def _build(self, component: Component) -> Region:
+        core, quadratic = self._core(component)
+        score = min((s.size[0] * s.size[1] for s in component.seeds), default=1)
+        trees = {n for s in component.seeds for n in s.interior} - core
+        core |= epilogue(core, quadratic, trees, self.reason)
+        absorbed, inputs = producers(core, trees, score, self.reason)
+        _check_inputs(inputs)
+        inside = core | trees
+        region = Region(
+            seeds=[s.node for s in component.seeds],
+            outputs=self._sorted(outputs(core, inside)),
+            inputs=self._sorted(inputs),
+            nodes=core | absorbed,
+            ends=component.ends,
+        )
+        self._check_convex(region, inside)
+        return region
+
+    def _core(self, component: Component) -> tuple[set[fx.Node], set[fx.Node]]:
+        quadratic = set(component.quadratic)
+        ends = set(component.ends)
+        return quadratic | ends | statistics(quadratic, ends), quadratic
+
+    def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
+        return sorted(nodes, key=self.order.__getitem__)
+
+    def _check_convex(self, region: Region, inside: set[fx.Node]) -> None:
+        """No path from an output through the rest of the graph back to an input."""
+        last = max((self.order[n] for n in region.inputs), default=-1)
+        goal = set(region.inputs)
+        stack = [u for n in region.outputs for u in n.users if u not in inside]
+        seen: set[fx.Node] = set()
+        while stack:
+            node = stack.pop()
+            if node in seen or self.order[node] > last:
+                continue
+            seen.add(node)
+            if node in goal:
+                raise Decline(
+                    f"{g.name_of(node) or node.name} outside the region needs one of its results and feeds another",
+                    source=source_line(node) or None,
+                )
+            stack += node.users
+
+
+def _without_tainted(component: Component, ends: list[fx.Node]) -> Component:
+    """The component without what depends on a barrier.  Raises Decline where no contraction with values is left."""
+    if not component.barriers:
+        _require_values(ends)
+        return component
+    if not [e for e in ends if e not in component.tainted]:
+        node, reason = component.barriers[0]
+        fix = "convert q and k to a floating-point type first" if "integer" in reason else None
+        raise Decline(reason, fix=fix, source=source_line(node) or None)
+    return Component(
+        component.seeds,
+        [n for n in component.quadratic if n not in component.tainted],
+        [n for n in component.ends if n not in component.tainted],
+    )
+
+
+def _require_values(ends: list[fx.Node]) -> None:
+    if not ends:
+        raise Decline(
+            "the normalised scores leave the graph before they meet the values",
+            fix="compute the weights and their product with the values in one compiled function, without a graph break",
+        )
+
+
+def _check_inputs(inputs: list[fx.Node]) -> None:
+    """What is kept in a type that kernels do not read is no input, even behind a cast."""
+    for node in inputs:
+        for seen in (node, *(g.tensors(node) if g.name_of(node) in g.CASTS else ())):
+            name = str(g.dtype(seen)).removeprefix("torch.")
+            if "float8" in name or "float4" in name:
+                raise Decline(
+                    f"{name} operands: the smallest type of fused attention is 16 bits wide",
+                    source=source_line(node) or None,
+                )
+
+
+def _suspect(component: Component) -> bool:
+    return all(s.suspect for s in component.seeds)
+
+
+def _has_exponential(component: Component) -> bool:
+    return any(g.name_of(q) in _EXPONENTIALS for q in component.quadratic)
+
+
+def _has_statistic(component: Component) -> bool:
+    """A row statistic, or an operation that contains one."""
+    if any(g.name_of(q) in g.SOFTMAXES for q in component.quadratic):
+        return True
+    return any(g.name_of(e) in g.REDUCTIONS for e in component.ends)
+
+
+def _is_map(node: fx.Node) -> bool:
+    """A function of the scores that is more than moving, rounding or scaling them."""
+    name = g.name_of(node)
+    if name in g.SOFTMAXES or name in g.NONLINEAR:
+        return True
+    if name not in g.POINTWISE or name in g.CASTS or g.is_scalar_map(node):
+        return False
+    return sum(isinstance(a, fx.Node) and g.numel(a) > 1 for a in node.args) > 1

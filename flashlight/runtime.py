@@ -1,0 +1,279 @@
+"""The custom op of fused regions: `flashlight::fused(Tensor[] inputs, str key) -> Tensor[]`.
+
+The key is the content hash of a :class:`Plan`, found in memory or in the disk cache: compiled code that Inductor took
+from its own cache, in a process where our pass never ran, still finds its kernels.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from flashlight.cache import Cache, CacheError
+from flashlight.errors import FlashlightError
+from flashlight.evaluate import evaluate_kernel, evaluate_program, new_output
+from flashlight.kernel import Kernel
+from flashlight.plan import Plan
+from flashlight.program import Tensor
+from flashlight.report import RegionReport
+
+Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+
+_library = torch.library.Library("flashlight", "FRAGMENT")
+_library.define(
+    "fused(Tensor[] inputs, str key) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
+)
+
+_lock = threading.RLock()
+_plans: dict[str, Plan] = {}
+_runners: dict[str, Run] = {}
+_reports: dict[str, list[RegionReport]] = {}
+_caches: dict[Path, Cache] = {}
+
+
+# ---------------------------------------------------------------- plans
+
+
+def use_cache(directory: str | None) -> Cache | None:
+    """The cache of a directory (None: the default one), also searched when a key is not in memory.
+
+    None where it cannot be used: then plans live in memory only, after a warning.
+    """
+    try:
+        cache = Cache(directory)
+    except CacheError as error:
+        warnings.warn(f"Flashlight keeps nothing on disk: {error}", stacklevel=2)
+        return None
+    with _lock:
+        return _caches.setdefault(cache.root, cache)
+
+
+def register(plan: Plan, report: RegionReport, cache: Cache | None) -> None:
+    """Make a plan known to the op; `report` is told when running it fails."""
+    with _lock:
+        _plans.setdefault(plan.key, plan)
+        _reports.setdefault(plan.key, []).append(report)
+    if cache is not None:
+        try:
+            cache.put(plan.key, plan.to_document())
+        except (CacheError, TypeError) as error:
+            warnings.warn(f"Flashlight could not write to its cache: {error}", stacklevel=2)
+
+
+def forget() -> None:
+    """Drop plans, kernels and reports of this process; the disk keeps what it has."""
+    with _lock:
+        for table in (_plans, _runners, _reports):
+            table.clear()
+
+
+def find_plan(key: str) -> Plan:
+    """The plan of a key.  Raises :class:`FlashlightError` where neither memory nor disk has it."""
+    with _lock:
+        plan = _plans.get(key)
+        if plan is None:
+            plan = _plans[key] = _load(key)
+    return plan
+
+
+def _load(key: str) -> Plan:
+    caches = list(_caches.values()) or [c for c in (use_cache(None),) if c is not None]
+    problem = "no entry"
+    for cache in caches:
+        document = cache.get(key)
+        if document is None:
+            continue
+        try:
+            plan = Plan.from_document(key, document)
+        except (ValueError, KeyError, TypeError, FlashlightError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            continue
+        _reports.setdefault(key, []).append(plan.report)
+        return plan
+    roots = ", ".join(str(c.root) for c in caches)
+    raise FlashlightError(
+        f"the kernel {key[:12]} of this compiled graph is gone from Flashlight's cache ({roots}; {problem}), while "
+        "Inductor's cache still refers to it: clear Inductor's cache (torch.compiler.config.force_disable_caches, "
+        "or remove $TORCHINDUCTOR_CACHE_DIR) and compile again"
+    )
+
+
+# ---------------------------------------------------------------- the op
+
+
+def fused(inputs: Sequence[torch.Tensor], key: str) -> list[torch.Tensor]:
+    """Run the region of this key; outputs in the order of its program."""
+    run = _runners.get(key)
+    if run is None:
+        run = _prepare(key)
+    return run(inputs)
+
+
+def _fake(inputs: Sequence[torch.Tensor], key: str) -> list[torch.Tensor]:
+    plan = find_plan(key)
+    return [
+        torch.empty_strided(t.shape, t.strides, dtype=t.dtype, device=inputs[0].device) for t in plan.program.outputs
+    ]
+
+
+_library.impl("fused", fused, "CompositeExplicitAutograd")
+torch.library.register_fake("flashlight::fused", _fake, lib=_library)
+
+
+def _prepare(key: str) -> Run:
+    plan = find_plan(key)
+    with _lock:
+        return _runners.setdefault(key, _first_run(plan))
+
+
+def _first_run(plan: Plan) -> Run:
+    """Run by the target; where that fails, now or later, by Inductor."""
+    run = _target_run(plan)
+
+    def guarded(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        given = _planned(plan, inputs)
+        try:
+            return run(given)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            _runners[plan.key] = replacement = _fall_back(plan, error)
+            return replacement(inputs)
+
+    return guarded
+
+
+def _planned(plan: Plan, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The inputs with the strides the kernels were made for."""
+    if len(inputs) != len(plan.program.inputs):
+        raise FlashlightError(f"region at {plan.source} takes {len(plan.program.inputs)} tensors, got {len(inputs)}")
+    return [_with_strides(x, t) for x, t in zip(inputs, plan.program.inputs, strict=True)]
+
+
+def _with_strides(x: torch.Tensor, t: Tensor) -> torch.Tensor:
+    if tuple(x.shape) != t.shape or x.dtype != t.dtype:
+        raise FlashlightError(f"{t.name} is {t.dtype}{list(t.shape)}, got {x.dtype}{list(x.shape)}")
+    if all(s <= 1 or a == b for s, a, b in zip(t.shape, x.stride(), t.strides, strict=True)):
+        return x
+    # a dimension planned with stride 0 repeats one value: copy that one
+    for dim, stride in enumerate(t.strides):
+        x = x.narrow(dim, 0, 1) if stride == 0 and x.shape[dim] > 1 else x
+    return torch.empty_strided(x.shape, t.strides, dtype=t.dtype, device=x.device).copy_(x).expand(t.shape)
+
+
+# ---------------------------------------------------------------- targets
+
+
+def _target_run(plan: Plan) -> Run:
+    """How the target of a plan computes it."""
+    names = [t.name for t in plan.program.inputs]
+    runners: dict[tuple[int, str], Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None]] = {}
+
+    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        tensors = dict(zip(names, inputs, strict=True))
+        device = inputs[0].device
+        if plan.target == "reference" or _has_empty(plan):
+            found = evaluate_program(plan.program, tensors)
+            return [found[t.name] for t in plan.program.outputs]
+        written = {t.name: new_output(t, device) for t in (*plan.program.outputs, *plan.schedule.temporaries)}
+        tensors.update((t.name, written[t.name]) for t in plan.schedule.temporaries)
+        for i, kernel in enumerate(plan.schedule.kernels):
+            place = (i, str(device))
+            if place not in runners:
+                runners[place] = _kernel_run(plan, kernel, device)
+            runners[place](tensors, written)
+        return [written[t.name] for t in plan.program.outputs]
+
+    return run
+
+
+def _has_empty(plan: Plan) -> bool:
+    """Whether some tensor has no elements: nothing to launch, an evaluation costs nothing."""
+    return any(t.numel == 0 for t in (*plan.program.inputs, *plan.program.outputs))
+
+
+def language(target: str, device: torch.device) -> str:
+    """What runs a region on a device: "reference", "evaluate", "triton" or "triton-interpret"."""
+    if target != "auto":
+        return target
+    return "triton" if device.type == "cuda" else "evaluate"
+
+
+def _kernel_run(
+    plan: Plan, kernel: Kernel, device: torch.device
+) -> Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None]:
+    found = language(plan.target, device)
+    if found == "evaluate":
+        return lambda tensors, outputs: evaluate_kernel(kernel, tensors, outputs)
+    from flashlight.codegen.triton import default_tiling, launch, print_kernel, run_interpreted
+
+    tk = print_kernel(kernel, default_tiling(kernel, architecture(device)), plan.program.origins)
+    if found == "triton-interpret":
+        return lambda tensors, outputs: run_interpreted(tk, kernel, tensors, outputs)
+    return lambda tensors, outputs: launch(tk, kernel, tensors, outputs)
+
+
+def architecture(device: torch.device) -> str:
+    """The name of a device's architecture, such as sm_90 or gfx942; sm_90 where there is no accelerator."""
+    if device.type != "cuda":
+        return "sm_90"
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+# ---------------------------------------------------------------- when it fails
+
+
+def _fall_back(plan: Plan, error: Exception) -> Run:
+    """Inductor's code for the same mathematics, after one warning.  Raises where the user asked for strictness."""
+    target = plan.target
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = f"the kernel failed to compile or run on target {target!r}: {type(error).__name__}: {first}"
+    with _lock:
+        for report in _reports.get(plan.key, ()):
+            report.fused, report.reason = False, reason
+    if plan.strict:
+        raise FlashlightError(f"{plan.source}: {reason}") from error
+    warnings.warn(f"Flashlight: {plan.source}: {reason}; Inductor runs this region instead", stacklevel=3)
+    return _by_inductor(plan)
+
+
+def _by_inductor(plan: Plan) -> Run:
+    """The program as a graph that Inductor compiles; evaluated as it stands where even that fails."""
+    names = [t.name for t in plan.program.inputs]
+
+    def evaluated(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        found = evaluate_program(plan.program, dict(zip(names, inputs, strict=True)))
+        return [found[t.name] for t in plan.program.outputs]
+
+    compiled: list[Callable[..., list[torch.Tensor]]] = []
+
+    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        with _lock:
+            if not compiled:
+                compiled.append(_compile(evaluated, inputs))
+        try:
+            return list(compiled[0](*inputs))
+        except Exception:
+            compiled[0] = evaluated
+            return evaluated(*inputs)
+
+    return run
+
+
+def _compile(fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tensor]) -> Callable[..., list[torch.Tensor]]:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    try:
+        graph = make_fx(fn, tracing_mode="fake")(*inputs)
+        return torch.compile(graph, backend="inductor", dynamic=False)
+    except Exception:
+        return fn
+
