@@ -18,7 +18,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from flashlight import debug, runtime
 from flashlight.errors import Decline, FlashlightError
-from flashlight.extract import extract
+from flashlight.extract import extract, is_symbolic
 from flashlight.lowering import can_lower, lower_with_inputs
 from flashlight.options import Options
 from flashlight.passes.pipeline import compile_program
@@ -70,7 +70,7 @@ class _GraphCapture:
 
     def run(self) -> None:
         attentions = [] if self.training else decompose(self.graph, self.options.sdpa == "fuse")
-        found = find_regions(self.graph, self.parameters, can_lower)
+        found = find_regions(self.graph, self.parameters, _reason)
         outcomes: list[tuple[fx.Node, RegionReport]] = [(r.seeds[0], self._refused(r)) for r in found.declined]
         outcomes += [(r.first, self._region(r, attentions)) for r in found.regions]
         order = {node: i for i, node in enumerate(self.graph.nodes)}
@@ -154,6 +154,11 @@ class _GraphCapture:
             if not report.fused:
                 fix = f"; {report.fix}" if report.fix else ""
                 raise StrictError(f"{report.source}: {report.name} is not fused: {report.reason}{fix}")
+
+
+def _reason(node: fx.Node) -> str | None:
+    """Why a node cannot be lowered.  Asking about symbolic sizes would guard them: then lowering the copy tells."""
+    return None if any(map(is_symbolic, (node, *node.all_input_nodes))) else can_lower(node)
 
 
 def _describe(node: fx.Node, like: fx.Node, value: object) -> None:

@@ -44,6 +44,14 @@ def extract(region: Region) -> Extract:
     return Extract(outputs, [new[n] for n in region.inputs], {new[n]: n for n in region.inputs})
 
 
+def is_symbolic(node: fx.Node) -> bool:
+    """Whether a size of the value is a symbol, or the value itself."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    sizes = [s for v in values for s in (v.shape if isinstance(v, torch.Tensor) else (v,))]
+    return any(isinstance(s, torch.SymInt | torch.SymFloat | torch.SymBool) for s in sizes)
+
+
 def _between(outputs: Sequence[fx.Node], boundary: set[fx.Node]) -> list[fx.Node]:
     """Nodes from the inputs to the outputs, arguments first; sizes computed in the graph are none of them."""
     done: dict[fx.Node, None] = {}

@@ -245,7 +245,7 @@ def _fold_logic(fn: str, args: tuple[Node, ...]) -> Node | None:
     if fn == "WHERE":
         if isinstance(value_of(args[0]), bool):
             return args[1] if value_of(args[0]) else args[2]
-        return args[1] if args[1] is args[2] else None
+        return args[1] if args[1] is args[2] else _fold_choice(*args)
     if fn in ("AND", "OR"):
         for x, y in (args, args[::-1]):
             if isinstance(value_of(x), bool):
@@ -259,6 +259,17 @@ def _fold_logic(fn: str, args: tuple[Node, ...]) -> Node | None:
             return x.args[0]
         if x.kind == "Map" and FNS[x.attr[0]].negation and x.args[0].dtype != "float" != x.args[1].dtype:
             return Map(str(FNS[x.attr[0]].negation), *x.args)
+    return None
+
+
+def _fold_choice(condition: Node, yes: Node, no: Node) -> Node | None:
+    """A choice of truth values with a constant among them is logic: where(c, True, x) = c | x."""
+    if yes.dtype != "bool" or no.dtype != "bool":
+        return None
+    if yes.kind == "Const":
+        return Map("OR", condition, no) if value_of(yes) else Map("AND", Map("NOT", condition), no)
+    if no.kind == "Const":
+        return Map("OR", Map("NOT", condition), yes) if value_of(no) else Map("AND", condition, yes)
     return None
 
 

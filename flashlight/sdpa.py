@@ -48,7 +48,7 @@ def decompose(graph: fx.Graph, maskless: bool) -> list[Attention]:
         mask = _mask(node)
         if result is None or (mask is None and not maskless) or not _is_plain(node):
             continue
-        with graph.inserting_after(result):
+        with graph.inserting_before(result.next):
             plain = _inline(graph, node, result, mask)
         result.replace_all_uses_with(plain, delete_user_cb=lambda user, p=plain: user is not p)
         found.append(Attention(node, result, plain))

@@ -1,7 +1,25 @@
-"""Kernels as readable Triton."""
+"""Kernels as readable Triton: printed, tiled, interpreted, launched and timed.
 
-from flashlight.codegen.triton.launch import launch, run_interpreted
+    tiling = default_tiling(kernel, "sm_90")
+    printed = print_kernel(kernel, tiling)
+    run_interpreted(printed, kernel, tensors, outputs)        # CPU tensors
+    launch(printed, kernel, tensors, outputs)                 # a device
+
+All that depends on the target is in the tiling; the source is the same for every GPU that uses this tiling.
+"""
+
+from flashlight.codegen.triton.launch import launch, run_interpreted, tune
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
-from flashlight.codegen.triton.tiling import Tiling
+from flashlight.codegen.triton.tiling import Tiling, candidates, default_tiling, estimate
 
-__all__ = ["Tiling", "TritonKernel", "launch", "print_kernel", "run_interpreted"]
+__all__ = [
+    "Tiling",
+    "TritonKernel",
+    "candidates",
+    "default_tiling",
+    "estimate",
+    "launch",
+    "print_kernel",
+    "run_interpreted",
+    "tune",
+]

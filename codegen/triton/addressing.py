@@ -8,6 +8,8 @@ spans 2^31 elements or more.
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from flashlight.codegen.triton.state import State, Value, block_name, broken, spread, strip
@@ -33,7 +35,7 @@ TYPES: dict[torch.dtype, str] = {
 
 def pointer_name(tensor: str) -> str:
     """The argument that points to a tensor."""
-    return f"{tensor}_ptr"
+    return re.sub(r"\W", "_", tensor) + "_ptr"
 
 
 # ---------------------------------------------------------------- positions
@@ -175,9 +177,7 @@ def _base(state: State, t: Tensor, scalar: Expr, wide: bool) -> str:
     start = pointer_name(t.name)
     if not scalar.terms and not scalar.const:
         return start
-    text = f"{start} + {expression(state, scalar, (), wide)}"
-    if scalar.gathers:  # loaded numbers: their scope is not that of their axes alone
-        return f"({text})"
+    text = f"{start} + {strip(expression(state, scalar, (), wide))}"
     return state.remember((t.name, scalar), scalar.axes, lambda: Value(state.define(f"{t.name}_base", text))).text
 
 
@@ -243,18 +243,15 @@ def starts(state: State) -> int:
     counts = [(a, a.size) for a in state.kernel.grid]
     counts += [(a, -(-a.size // state.layout.blocks[a])) for a in state.kernel.tile]
     active = [a for a, n in counts if n > 1]
-    total, rest = 1, ""
+    program = state.names("program")
     if active:
-        rest = state.names("program")
-        state.line(f"{rest} = tl.program_id(0)")
+        state.line(f"{program} = tl.program_id(0)")
+    inner = 1
     for axis, n in reversed(counts):
-        last = axis is active[0] if active else False
-        number = "0" if n <= 1 else rest if last else f"{rest} % {n}"
-        _start(state, axis, number)
-        if n > 1 and not last:
-            state.line(f"{rest} = {rest} // {n}")
-        total *= n
-    return total
+        divided = program if inner == 1 else f"{program} // {inner}"
+        _start(state, axis, "0" if n <= 1 else divided if axis is active[0] else f"{divided} % {n}")
+        inner *= n
+    return inner
 
 
 def _start(state: State, axis: Axis, number: str) -> None:
@@ -266,6 +263,6 @@ def _start(state: State, axis: Axis, number: str) -> None:
         return
     block = block_name(axis)
     name = state.names(axis.name)
-    first = "" if number == "0" else f"({number}) * {block} + " if "%" in number else f"{number} * {block} + "
+    first = "" if number == "0" else f"({number}) * {block} + " if " " in number else f"{number} * {block} + "
     state.line(f"{name} = {first}tl.arange(0, {block})")
     state.top.values["position", axis] = Value(name, (axis,))

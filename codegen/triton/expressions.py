@@ -15,13 +15,16 @@ from flashlight.ops import FNS
 from flashlight.program import Node, value_of
 
 HINTS = {
-    "EXP": "weight", "EXP2": "weight", "WHERE": "masked", "TANH": "bent", "SIGMOID": "gate", "AND": "keep", "OR": "keep",
-    "LT": "keep", "LE": "keep", "GT": "keep", "GE": "keep", "EQ": "same", "NE": "other", "NOT": "drop", "DIV": "ratio",
-    "SUB": "difference", "MUL": "product", "ADD": "total",
+    "EXP": "weight", "EXP2": "weight", "WHERE": "masked", "TANH": "bent", "SIGMOID": "gate", "NOT": "drop",
+    "AND": "keep", "OR": "keep", "LT": "keep", "LE": "keep", "GT": "keep", "GE": "keep", "EQ": "same", "NE": "other",
+    "DIV": "ratio", "SUB": "difference", "MUL": "product", "ADD": "added",
 }  # fmt: skip
 """What a variable for the result of a function is called."""
 
 INTEGER_HELPERS = {"_floordiv": "_floordiv_int", "_remainder": "_remainder_int", "_sign": "_sign_int"}
+
+DEPTH = 24
+"""Expressions nested deeper than this are taken apart."""
 
 UNROLLED_POWERS = 4
 """x**n is written as a product up to this n."""
@@ -34,6 +37,7 @@ def render(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
     if node.kind == "Index":
         return expression(state, node.attr[0], dims)
     if node.kind in ("Map", "Cast") and node not in state.scope.values and _inlines(state, node):
+        settle(state, node)
         mark = len(state.inlined)
         text = pointwise(state, node, dims)
         if len(text) <= INLINE:
@@ -42,6 +46,24 @@ def render(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
             return text
         del state.inlined[mark:]
     return spread(state.value(node), dims)
+
+
+def settle(state: State, root: Node) -> None:
+    """Give every so many-th node of a long chain a variable, from the bottom up, so that rendering stays shallow."""
+    depth: dict[Node, int] = {}
+    stack = [(root, False)]
+    while stack:
+        node, done = stack.pop()
+        if node in depth or node in state.scope.settled or node.kind not in ("Map", "Cast"):
+            continue
+        if not done:
+            stack.append((node, True))
+            stack += [(a, False) for a in node.args]
+            continue
+        depth[node] = 1 + max((depth.get(a, 0) for a in node.args), default=0)
+        if depth[node] % DEPTH == 0:
+            state.value(node)
+    state.scope.settled |= depth.keys()
 
 
 def _inlines(state: State, node: Node) -> bool:
@@ -59,6 +81,7 @@ def variable(state: State, node: Node) -> Value:
         return Value(text if text.isidentifier() else state.define("offset", text, node), dims)
     text = pointwise(state, node, dims)
     hint = HINTS.get(node.attr[0], str(node.attr[0]).lower()) if node.kind == "Map" else "rounded"
+    hint = state.hints.get(node, hint)
     return Value(state.define(hint, text, node), dims)
 
 
@@ -83,7 +106,8 @@ def pointwise(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
         args = _exact_constants(node, args)
     if not template.startswith("("):
         args = [strip(a) for a in args]
-    return template.format(*args)
+    text = template.format(*args)
+    return f"tl.cast({text}, {state.compute})" if "_pow(" in template else text
 
 
 def _exact_constants(node: Node, args: list[str]) -> list[str]:

@@ -56,8 +56,8 @@ def _pow(x, y):
     whole = tl.floor(b) == b
     odd = whole & (tl.floor(b * 0.5) * 2.0 != b)
     signed = tl.where(odd, -size, size)
-    signed = tl.where(whole | (tl.abs(a) == float("inf")), signed, float("nan"))
-    size = tl.where(a < 0.0, signed, size)
+    signed = tl.where(whole | (a == 0.0) | (tl.abs(a) == float("inf")), signed, float("nan"))
+    size = tl.where((a < 0.0) | (1.0 / a == float("-inf")), signed, size)
     one = (b == 0.0) | (a == 1.0) | ((a == -1.0) & (tl.abs(b) == float("inf")))
     return tl.where(one, 1.0, size)
 ''',

@@ -50,11 +50,13 @@ def run(source: str, name: str, grid: tuple[int, ...], arguments: Sequence[objec
 @contextmanager
 def _interpreting() -> Iterator[None]:
     """Triton's language with interpreted library functions and exact conversions."""
+    import triton.experimental.gluon  # noqa: F401 - it reads the standard library when first imported
     import triton.language as tl
     from triton.runtime import JITFunction
     from triton.runtime import interpreter as ti
 
     changes: list[tuple[object, str, object]] = []
+    library_function = tl.sum.fn
 
     def put(owner: object, name: str, value: object) -> None:
         changes.append((owner, name, vars(owner).get(name, _MISSING)))
@@ -67,9 +69,11 @@ def _interpreting() -> Iterator[None]:
     put(ti, "_convert_float", _convert_float(ti._convert_float, tl))
     put(ti.InterpreterBuilder, "create_dot", _create_dot(ti, tl))
     put(ti.ReduceOps, "generic_reduce", _generic_reduce(ti.ReduceOps.generic_reduce))
+    language = ti._patch_lang(library_function)
     try:
         yield
     finally:
+        language.restore()
         for owner, name, value in reversed(changes):
             if value is _MISSING:
                 delattr(owner, name)
@@ -109,9 +113,7 @@ def _create_dot(ti: Any, tl: Any) -> Any:
     """Products of bfloat16 through float32; the interpreter would multiply their bit patterns."""
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
-        sides = [
-            self.cast_impl(x, tl.float32).data if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b)
-        ]
+        sides = [self.cast_impl(x, tl.float32).data if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b)]
         return ti.TensorHandle(np.matmul(*sides, dtype=d.data.dtype) + d.data, d.dtype.scalar)
 
     return create_dot

@@ -40,3 +40,22 @@ def launch(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors)
     if all(tk.grid):
         arguments = _arguments(tk, kernel, tensors, outputs)
         _loaded(tk.source, tk.name)[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages)
+
+
+def tune(kernel: Kernel, candidates: Sequence[Tiling], tensors: Tensors, outputs: Tensors) -> Tiling:
+    """The fastest of the candidates on the device of the tensors, each timed once; outputs are overwritten.
+
+    A candidate that does not compile or launch is passed over; with none left, or nothing to choose, the first stands.
+    """
+    from triton.testing import do_bench
+
+    best: tuple[float, Tiling] | None = None
+    for tiling in candidates if len(candidates) > 1 else ():
+        tk = print_kernel(kernel, tiling)
+        try:
+            time = do_bench(functools.partial(launch, tk, kernel, tensors, outputs), return_mode="median")
+        except Exception:  # out of resources, or a compiler that fails: another candidate will do
+            continue
+        if isinstance(time, float) and (best is None or time < best[0]):
+            best = time, tiling
+    return best[1] if best else candidates[0]

@@ -20,6 +20,9 @@ from flashlight.program import Map, Node, postorder
 MIN_DOT = 16
 """Matrix instructions want every dimension at least this large."""
 
+LARGEST_TILE = 16384
+"""Elements of a tile that is built only to be collapsed."""
+
 MOST_FACTORS = 6
 """Products of more factors are not split into two sides."""
 
@@ -57,10 +60,17 @@ def is_product_sum(node: Node) -> bool:
 
 
 def factors(node: Node) -> list[Node]:
-    """The factors of a product, nested products flattened."""
-    if node.kind == "Map" and node.attr[0] == "MUL" and node.dtype == "float":
-        return [f for a in node.args for f in factors(a)]
-    return [node]
+    """The factors of a product, nested products flattened as long as they are few."""
+    found = [node]
+    while True:
+        open_ = [_is_product(f) for f in found]
+        if not any(open_) or len(found) > MOST_FACTORS:
+            return found
+        found = [a for f, nested in zip(found, open_, strict=True) for a in (f.args if nested else (f,))]
+
+
+def _is_product(node: Node) -> bool:
+    return node.kind == "Map" and node.attr[0] == "MUL" and node.dtype == "float"
 
 
 def product(nodes: Iterable[Node]) -> Node | None:
@@ -109,17 +119,23 @@ def _pair(left: Node, right: Node, rest: Node | None, k: Axis, dims: Dims) -> Co
 class Layout:
     """Block sizes and the canonical order of the axes of one kernel."""
 
-    def __init__(self, kernel: Kernel, blocks: Mapping[Axis, int]):
-        self.kernel = kernel
+    def __init__(self, kernel: Kernel, blocks: Mapping[Axis, int], dots: bool = True):
+        self.kernel, self.dots = kernel, dots
         self.grid = frozenset(kernel.grid)
         self.swept = tuple(dict.fromkeys(s.axis for s in kernel.sweeps))
         self.blocked = (*kernel.tile, *self.swept)
         nodes = postorder(all_nodes(kernel))
         found = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
         self.batch = frozenset(a for c in found for a in c.batch if a not in self.blocked)
+        self.heads = self.batch.union(*map(self._score_axes, nodes))
         self.blocks = {a: power_of_two(a.size) for n in nodes for a in axes_of(n) if a not in self.grid}
         self.blocks.update(blocks)
         self._pad(c for c in found if self.usable(c))
+
+    def _score_axes(self, node: Node) -> frozenset[Axis]:
+        """Whole axes of a reduction's result that also depends on a tile axis and a swept axis."""
+        scores = node.kind == "Reduce" and node.free & set(self.kernel.tile) and node.free & set(self.swept)
+        return node.free - self.grid - set(self.blocked) if scores else frozenset()
 
     def _static_dims(self, node: Node) -> frozenset[Axis]:
         return node.free - self.grid
@@ -134,7 +150,7 @@ class Layout:
 
     def usable(self, c: Contraction) -> bool:
         """Whether matrix instructions pay: groups of a few heads or points are not worth padding."""
-        return all(
+        return self.dots and all(
             any(a in self.blocked or a not in self.batch for a in group) or self.size(group) >= MIN_DOT
             for group in c.groups
         )
@@ -149,14 +165,14 @@ class Layout:
             return 1, self.kernel.tile.index(axis), ""
         if axis in self.swept:
             return 2, self.swept.index(axis), ""
-        return (0 if axis in self.batch else 3), 0, axis.key
+        return (0 if axis in self.heads else 3), 0, axis.key
 
     def sort(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         return tuple(sorted(axes, key=self.rank))
 
     def ragged(self, axis: Axis) -> bool:
         """Whether the last block of the axis goes beyond its end."""
-        return axis.size % self.blocks[axis] != 0
+        return axis.size % self.blocks[axis] != 0 or axis.size == 0
 
 
 def all_nodes(kernel: Kernel) -> list[Node]:

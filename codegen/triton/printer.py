@@ -39,16 +39,15 @@ class TritonKernel:
     grid: tuple[int, ...]
 
 
-def print_kernel(
-    kernel: Kernel, tiling: Tiling, origins: Mapping[Node, str] | None = None, precision: str | None = None
-) -> TritonKernel:
+def print_kernel(kernel: Kernel, tiling: Tiling, origins: Mapping[Node, str] | None = None) -> TritonKernel:
     """The Triton source of a kernel at this tiling, with the user's lines (`origins`) as comments.
 
-    precision: of float32 matrix products, "ieee", "tf32" or "tf32x3"; the default is what torch is set to.
+    Where the tiling leaves the precision of float32 products open, torch.get_float32_matmul_precision() decides.
     """
-    layout = Layout(kernel, tiling.blocks)
-    precision = precision or PRECISIONS[torch.get_float32_matmul_precision()]
+    layout = Layout(kernel, tiling.blocks, tiling.dots)
+    precision = tiling.precision or PRECISIONS[torch.get_float32_matmul_precision()]
     state = State(kernel, layout, origins or {}, precision)
+    state.peel = tiling.peel
     tensors = (*kernel.inputs, *kernel.outputs)
     signature = {addressing.pointer_name(t.name): f"*{addressing.TYPES[t.dtype]}" for t in tensors}
     constants = {block_name(a): layout.blocks[a] for a in dict.fromkeys(layout.blocked)}
@@ -71,9 +70,7 @@ def print_kernel(
         addressing.store(state, s, text, axes)
     name = re.sub(r"\W", "_", kernel.name)
     source = _module(name, [*signature], [*constants], state)
-    return TritonKernel(
-        source, name, signature, constants, tiling.num_warps, tiling.num_stages, (programs,)
-    )
+    return TritonKernel(source, name, signature, constants, tiling.num_warps, tiling.num_stages, (programs,))
 
 
 def _carry(state: State, node: Node) -> Value:
@@ -102,7 +99,4 @@ def _module(name: str, pointers: list[str], constants: list[str], state: State) 
     if len(head) > 100:
         head = f"def {name}(\n" + "".join(f"{INDENT}{a},\n" for a in arguments) + "):"
     body = "\n".join(INDENT + line.replace("\n", "\n" + INDENT) for line in state.top.lines or ["pass"])
-    return (
-        "import triton\nimport triton.language as tl\n"
-        f"{helper_text(state.helpers)}\n\n@triton.jit\n{head}\n{body}\n"
-    )
+    return f"import triton\nimport triton.language as tl\n{helper_text(state.helpers)}\n\n@triton.jit\n{head}\n{body}\n"

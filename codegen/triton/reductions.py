@@ -3,6 +3,8 @@
     score = tl.dot(q, tl.trans(k))                        both sides have axes of their own
     total = tl.sum(q[None, :] * k, 1)                     a small tile
     for c in range(12): total = total + (...)             a tile that would not fit in registers
+
+What lies beyond the end of a ragged axis counts as the identity of the reduction.
 """
 
 from __future__ import annotations
@@ -11,21 +13,20 @@ import math
 
 import torch
 
-from flashlight.codegen.triton.addressing import all_inside, expression, inside, position, raw_load
+from flashlight.codegen.triton.addressing import inside, raw_load
 from flashlight.codegen.triton.expressions import number, render, triton_dtype
-from flashlight.codegen.triton.layout import Contraction
+from flashlight.codegen.triton.layout import LARGEST_TILE, Contraction
 from flashlight.codegen.triton.state import INDENT, Scope, State, Value, spread, strip
-from flashlight.index import Axis, of
+from flashlight.index import Axis
 from flashlight.ops import MONOIDS
-from flashlight.program import Map, Node
-
-LARGEST_TILE = 16384
-"""Elements of a tile that is built only to be collapsed."""
+from flashlight.program import Node
 
 COMBINE = {
     "SUM": "{0} + {1}", "PROD": "{0} * {1}", "MAX": "tl.maximum({0}, {1})", "MIN": "tl.minimum({0}, {1})",
     "ANY": "{0} | {1}",
 }  # fmt: skip
+
+HINTS = {"SUM": "summed", "PROD": "multiplied", "MAX": "largest", "MIN": "smallest", "ANY": "seen"}
 
 PAIRS = {"MAX": "_maximum", "MIN": "_minimum"}
 
@@ -40,7 +41,7 @@ def reduction(state: State, node: Node) -> Value:
     if found is not None:
         return Value(state.define("score" if len(dims) > 1 else "dot", dot(state, node, found), node), dims)
     if state.layout.size({*dims, axis}) <= LARGEST_TILE:
-        return Value(state.define(op.lower(), collapsed(state, node), node), dims)
+        return Value(state.define(HINTS[op], collapsed(state, node), node), dims)
     return _serial(state, node, dims)
 
 
@@ -52,7 +53,7 @@ def repeated(state: State, node: Node, count: int | str) -> str:
         return f"{body} * {count}"
     if op == "PROD":
         state.helpers.add("_pow")
-        return f"_pow({body}, {count})"
+        return f"tl.cast(_pow({body}, {count}), {state.compute})"
     return body
 
 
@@ -63,7 +64,12 @@ def masked(state: State, text: str, axis: Axis, dims: tuple[Axis, ...], op: str,
         return text
     if kind == "bool":
         return f"({spread(mask, dims)} & {text})"
-    return f"tl.where({spread(mask, dims)}, {strip(text)}, {identity(op, kind)})"
+    guarded = f"tl.where({spread(mask, dims)}, {strip(text)}, {identity(op, kind)})"
+    if not text.isidentifier():
+        return guarded
+    return state.remember(
+        ("masked", text, op), frozenset({axis}), lambda: Value(state.define(f"{text}_in", guarded), dims)
+    ).text
 
 
 def identity(op: str, kind: str) -> str:
@@ -91,15 +97,14 @@ def collapsed(state: State, node: Node, exact: bool = True) -> str:
         text = strip(text)
     elif not text.startswith("("):
         text = f"({text})"
-    return f"({MONOIDS[op].triton.format(text, dims.index(axis))})" if op == "ANY" else MONOIDS[op].triton.format(
-        text, dims.index(axis)
-    )
+    text = MONOIDS[op].triton.format(text, dims.index(axis))
+    return f"({text})" if op == "ANY" else text
 
 
 def _serial(state: State, node: Node, dims: tuple[Axis, ...]) -> Value:
     """Accumulate over the positions of an axis, one at a time."""
     op, axis, _ = node.attr
-    name = state.names(op.lower())
+    name = state.names(HINTS[op])
     state.comment(node)
     state.line(f"{name} = {filled(state, op, node.dtype, dims)}")
     index = state.names(axis.name)
@@ -168,9 +173,7 @@ def _loaded_type(state: State, node: Node) -> torch.dtype | None:
     return state.kernel.tensor(node.attr[0]).dtype if node.kind == "Load" else None
 
 
-def _matrix(
-    state: State, node: Node, k: Axis, dtype: torch.dtype | None, groups: tuple[tuple[Axis, ...], ...]
-) -> str:
+def _matrix(state: State, node: Node, k: Axis, dtype: torch.dtype | None, groups: tuple[tuple[Axis, ...], ...]) -> str:
     """One side of a product: rounded, zero beyond the end of k, its dimensions grouped into (batch, rows, columns)."""
     dims = state.dims(node)
     if dtype is not None and _loaded_type(state, node) is dtype:
@@ -214,5 +217,3 @@ def _finite(node: Node) -> bool:
     if node.kind == "Cast" or (node.kind == "Map" and node.attr[0] in ("MUL", "ADD", "SUB", "NEG", "SIN", "COS")):
         return all(_finite(a) for a in node.args)
     return False
-
-

@@ -43,6 +43,7 @@ class Scope:
     values: dict[object, Value] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     ragged: bool = False
+    settled: set[Node] = field(default_factory=set)
     origin: str = ""
 
     def chain(self) -> Iterator[Scope]:
@@ -78,6 +79,7 @@ class State:
         self.names = Names({"tl", "triton", "range", "float", kernel.name})
         self.top = Scope()
         self.scope = self.top
+        self.peel = True
         self.helpers: set[str] = set()
         roots = all_nodes(kernel)
         nodes = postorder(roots)
@@ -86,6 +88,7 @@ class State:
         self.compute = "tl.float64" if kernel.double else "tl.float32"
         self.handlers: dict[str, Callable[[State, Node], Value]] = {}
         self.inlined: list[str] = []
+        self.hints: dict[Node, str] = {}
         self._carries: dict[Node, frozenset[Node]] = {}
 
     # ------------------------------------------------------------ where a value lives

@@ -27,7 +27,7 @@ from flashlight.kernel import Carry, Kernel, Rescale, Sweep, carry_nodes
 from flashlight.program import Carry as make_carry
 from flashlight.program import Map, Node, Store, is_const, postorder, transform
 
-INFINITE = "tl.abs({0}) == float(\"inf\")"
+INFINITE = 'tl.abs({0}) == float("inf")'
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,17 @@ class Phase:
     start: int
     stop: int
     loop: bool
-    count: int | None
-    """Valid positions of a partial block."""
+    ragged: bool
+    """Whether its blocks need masks."""
 
 
-def phases(axis: Axis, block: int) -> list[Phase]:
-    """The whole blocks, then the partial one."""
+def phases(axis: Axis, block: int, peel: bool) -> list[Phase]:
+    """The whole blocks, then the partial one; without peeling one loop with masks for all."""
     whole = axis.size // block * block
-    out = [Phase(0, whole, whole > block, None)] if whole else []
-    return out + ([Phase(whole, axis.size, False, axis.size - whole)] if axis.size > whole else [])
+    if not peel and whole < axis.size:
+        return [Phase(0, axis.size, axis.size > block, True)]
+    out = [Phase(0, whole, whole > block, False)] if whole else []
+    return out + ([Phase(whole, axis.size, False, True)] if axis.size > whole else [])
 
 
 class SweepPrinter:
@@ -54,13 +56,12 @@ class SweepPrinter:
     def __init__(self, state: State, sweep: Sweep):
         self.state, self.sweep = state, sweep
         self.nodes = {c.node: c for c in sweep.carries}
-        self.shifted = {
-            n for c in sweep.carries if c.rescale for n in _depends(c.rescale) if n in self.nodes
-        }
+        self.shifted = {n for c in sweep.carries if c.rescale for n in _depends(c.rescale) if n in self.nodes}
         used = {n for c in sweep.carries for n in (*carry_nodes(c.body), *_depends(c.rescale))}
         used |= {n for s in sweep.stores for n in carry_nodes(s.value)}
         self.used = used & self.nodes.keys()
         self.names: dict[Node, str] = {}
+        self.start = "0"
         self.exact = {c.node for c in sweep.carries if not nan_shows(c, state.kernel)}
 
     def emit(self) -> None:
@@ -69,7 +70,7 @@ class SweepPrinter:
         for c in self.sweep.carries:
             name = self.names[c.node] = state.names(c.name)
             state.line(f"{name} = {filled(state, c.op, c.body.dtype, state.dims_of(c.axes))}")
-        for phase in phases(self.sweep.axis, state.layout.blocks[self.sweep.axis]):
+        for phase in phases(self.sweep.axis, state.layout.blocks[self.sweep.axis], state.peel):
             self._phase(phase)
         self._finish()
 
@@ -77,10 +78,10 @@ class SweepPrinter:
 
     def _phase(self, phase: Phase) -> None:
         state, axis = self.state, self.sweep.axis
-        scope = Scope(state.scope, frozenset({axis}), ragged=phase.count is not None)
+        scope = Scope(state.scope, frozenset({axis}), ragged=phase.ragged)
         scope.carries = {n: Value("") for n in self.nodes}
-        start = state.names(f"{axis.name}_start") if phase.loop else str(phase.start)
-        name = state.names(axis.name if phase.count is None else f"{axis.name}_tail")
+        start = self.start = state.names(f"{axis.name}_start") if phase.loop else str(phase.start)
+        name = state.names(f"{axis.name}_tail" if phase.ragged and phase.start else axis.name)
         with state.inside(scope):
             prefix = f"{start} + " if start != "0" else ""
             state.line(f"{name} = {prefix}tl.arange(0, {block_name(axis)})")
@@ -115,7 +116,8 @@ class SweepPrinter:
     def _step(self, c: Carry, before: str, phase: Phase) -> str:
         state, node = self.state, c.step
         if self.sweep.axis not in c.body.free:
-            count = phase.count if phase.count is not None else block_name(self.sweep.axis)
+            block = block_name(self.sweep.axis)
+            count = block if not phase.ragged else f"tl.minimum({block}, {self.sweep.axis.size} - {self.start})"
             return COMBINE[c.op].format(before, repeated(state, node, count))
         found = state.contraction(node)
         if found is not None:
@@ -149,6 +151,7 @@ class SweepPrinter:
         factor = correction(c, {n: _old(n) for n in self.nodes}, {})
         if factor is None:
             return name
+        state.hints[factor] = "scale" if c.op == "SUM" else "shift"
         if c.op != "SUM":
             moved = f"{name} + {render(state, factor, dims)}"
             return f"tl.where({INFINITE.format(name)}, {name}, {moved})"
@@ -192,8 +195,8 @@ class SweepPrinter:
             factor = correction(c, {n: _old(n) for n in differs}, {})
             if factor is None:
                 continue
-            sign = "*" if c.op == "SUM" else "+"
-            text = f"{name} {sign} {render(state, factor, dims)}"
+            sign, state.hints[factor] = ("*", "scale") if c.op == "SUM" else ("+", "shift")
+            text = f"{name} {sign} {spread(state.value(factor), dims)}"
             if c.node in self.shifted:
                 self._bind(_old(c.node), Value(name, dims))
                 differs.add(c.node)
@@ -285,10 +288,8 @@ def nan_shows(c: Carry, kernel: Kernel) -> bool:
     sums = {k.node for k in kernel.carries if k.op == "SUM" and c.body in postorder([k.body])}
     stores = [*kernel.stores, *[s for w in kernel.sweeps for s in w.stores]]
     return all(
-        c.node not in carry_nodes(s.value) or not sums.isdisjoint(carry_nodes(s.value)) or c.body in postorder([s.value])
+        c.node not in carry_nodes(s.value)
+        or not sums.isdisjoint(carry_nodes(s.value))
+        or c.body in postorder([s.value])
         for s in stores
-    ) and all(
-        c.node not in carry_nodes(k.body) or c.body in postorder([k.body]) for k in kernel.carries
-    )
-
-
+    ) and all(c.node not in carry_nodes(k.body) or c.body in postorder([k.body]) for k in kernel.carries)

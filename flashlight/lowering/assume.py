@@ -93,7 +93,7 @@ class _Assume:
         self.memo: dict[tuple[Node, Facts], Node] = {}
 
     def __call__(self, root: Node) -> Node:
-        stack = [(root, (), self._steps(root, ()))]
+        stack: list[tuple[Node, Facts, _Steps]] = [(root, (), self._steps(root, ()))]
         result: Node | None = None
         while stack:
             node, facts, steps = stack[-1]
@@ -101,9 +101,10 @@ class _Assume:
                 wanted, given = steps.send(result)  # type: ignore[arg-type]
             except StopIteration as stop:
                 stack.pop()
-                result = self.memo[node, facts] = stop.value
+                value: Node = stop.value
+                result = self.memo[node, facts] = value
                 if node in self.origins:
-                    self.origins.setdefault(result, self.origins[node])
+                    self.origins.setdefault(value, self.origins[node])
             else:
                 relevant = tuple(f for f in given if f.axes & wanted.free)
                 result = self.memo.get((wanted, relevant))
@@ -120,7 +121,7 @@ class _Assume:
             return rebuild(node, [(yield node.args[0], outer)])
         args: list[Node] = []
         for a in node.args:
-            args.append((yield a, facts))
+            args.append((yield a, facts))  # noqa: PERF401 (no yield in a comprehension)
         if node.kind in ("Load", "Index"):
             gathered = dict(zip(node.args, args, strict=True))
             exprs = node.attr[1] if node.kind == "Load" else node.attr

@@ -1,15 +1,14 @@
 """Tensors made from nothing: their elements are constants or positions.
 
-    arange(2, 20, 3) at (i,)  ->  2 + 3*i
-    full([4, 4], -inf)        ->  -inf
-    tril(x, k) at (i, j)      ->  where(j - i <= k, x[i, j], 0)
+arange(2, 20, 3) at (i,)  ->  2 + 3*i
+full([4, 4], -inf)        ->  -inf
+tril(x, k) at (i, j)      ->  where(j - i <= k, x[i, j], 0)
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from flashlight.errors import Decline
@@ -17,6 +16,7 @@ from flashlight.index import Expr
 from flashlight.lowering.engine import Lowering
 from flashlight.lowering.kinds import constant, convert
 from flashlight.lowering.registry import Position, Steps, arguments, overloads, parts, rule
+from flashlight.lowering.views import source
 from flashlight.program import Const, Index, Map, Node
 
 
@@ -28,8 +28,17 @@ def _filled(value: Any, ctx: Lowering, node: fx.Node) -> Steps | Node:
     return constant(value, ctx.kind(node))
 
 
-@rule(*overloads("aten.full.default", "aten.full_like.default", "aten.new_full.default", "prims.full.default",
-                 "prims.full_like.default", "aten.fill.Scalar", "aten.fill.Tensor"))
+@rule(
+    *overloads(
+        "aten.full.default",
+        "aten.full_like.default",
+        "aten.new_full.default",
+        "prims.full.default",
+        "prims.full_like.default",
+        "aten.fill.Scalar",
+        "aten.fill.Tensor",
+    )
+)
 def full(ctx: Lowering, node: fx.Node, index: Position) -> Steps | Node:
     given = ctx.arguments(node)
     return _filled(given["fill_value"] if "fill_value" in given else given["value"], ctx, node)
@@ -40,9 +49,19 @@ def scalar(ctx: Lowering, node: fx.Node, index: Position) -> Steps | Node:
     return _filled(node.args[0], ctx, node)
 
 
-@rule(*overloads("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default",
-                 "aten.empty.memory_format", "aten.empty_like.default", "aten.empty_strided.default",
-                 "aten.new_empty.default", "aten.new_empty_strided.default", "aten.empty_permuted.default"))
+@rule(
+    *overloads(
+        "aten.zeros.default",
+        "aten.zeros_like.default",
+        "aten.new_zeros.default",
+        "aten.empty.memory_format",
+        "aten.empty_like.default",
+        "aten.empty_strided.default",
+        "aten.new_empty.default",
+        "aten.new_empty_strided.default",
+        "aten.empty_permuted.default",
+    )
+)
 def zeros(ctx: Lowering, node: fx.Node, index: Position) -> Node:
     """Zeros, which is also as good as anything for what was never written."""
     return constant(0, ctx.kind(node))
@@ -93,4 +112,4 @@ def _in_training(node: fx.Node, which: int) -> str | None:
 @parts(*overloads("aten.native_dropout.default"), check=_in_training)
 def dropout(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
     """Outside training: the input, and a mask that is true everywhere."""
-    return Const(True) if which else (yield node.args[0], index)
+    return Const(True) if which else (yield source(node), index)

@@ -41,8 +41,8 @@ from flashlight.lowering.registry import (
 )
 from flashlight.lowering.source import source_line
 from flashlight.lowering.support import decline
-from flashlight.ops import MONOIDS, Kind
 from flashlight.naming import canonical_inputs
+from flashlight.ops import MONOIDS, Kind
 from flashlight.program import Const, Load, Map, Node, Program, Reduce, Store, Tensor, postorder, value_of
 
 MAX_PIECES = 8
@@ -65,8 +65,10 @@ class _Frame:
 class Lowering:
     """State of one lowering.  Rules use the methods of the second half."""
 
-    def __init__(self, inputs: dict[fx.Node, str], double: bool):
-        self.inputs, self.double = inputs, double
+    def __init__(self, inputs: dict[fx.Node, str]):
+        self.inputs = inputs
+        self.double = False
+        """Whether the Program computes in float64."""
         self.memo: dict[tuple[fx.Node, Position], tuple[Node, frozenset[Cut]]] = {}
         self.origins: dict[Node, str] = {}
         self.frames: list[_Frame] = []
@@ -134,15 +136,19 @@ class Lowering:
             parent, which = node.args
             assert isinstance(parent, fx.Node) and isinstance(which, int)
             if parent in self.expansions:
-                return self._forward(self.expansions[parent].outputs[which], index)
+                return self._forward(self.expansions[parent], which, index)
             return PARTS[parent.target].rule(self, parent, which, index)
         if node in self.expansions:
-            return self._forward(self.expansions[node].outputs[0], index)
+            return self._forward(self.expansions[node], 0, index)
         if node.op == "get_attr":
             return self._attribute(node)
         return RULES[node.target].rule(self, node, index)
 
-    def _forward(self, node: fx.Node, index: Position) -> Steps:
+    def _forward(self, expansion: Expansion, which: int, index: Position) -> Steps:
+        """One result of an operation that was decomposed."""
+        node = expansion.outputs[which]
+        if node is None:
+            raise InternalError(f"result {which} of a decomposition was never computed")
         return (yield node, index)
 
     def _attribute(self, node: fx.Node) -> Node:
@@ -349,11 +355,11 @@ def _lower(
 ) -> tuple[Program, list[fx.Node]]:
     """The Program, and the inputs that its values still depend on."""
     names = dict.fromkeys(boundary, "unused") | {node: f"in{i}" for i, node in enumerate(used)}
+    ctx = Lowering(names)
+    ctx.prepare(outputs)
     tensors = {node: _tensor(names[node], node) for node in used}
     targets = [_tensor(f"out{i}", node) for i, node in enumerate(outputs)]
-    double = any(t.dtype is torch.float64 for t in [*tensors.values(), *targets])
-    ctx = Lowering(names, double)
-    ctx.prepare(outputs)
+    ctx.double = any(t.dtype is torch.float64 for t in [*tensors.values(), *targets])
     values = use_conditions([ctx.value(n, _free_index(n)) for n in outputs], ctx.origins)
     places = zip(targets, outputs, values, strict=True)
     stores = [Store(t.name, _free_index(n), value) for t, n, value in places]

@@ -1,9 +1,9 @@
 """Positions read from tensors: a value goes into the index.
 
-    x[rows] at (i, j)           ->  x[@rows[i], j]       (@: a gathered value; negative ones count from the end)
-    x[arange(8) + 1] at (i,)    ->  x[i + 1]             (a value that is a position stays index arithmetic)
-    embedding(table, ids)       ->  table[@ids[i], j]
-    scatter(x, 1, i, 7.)        ->  where(any[b1](i[r, b1] == c), 7., x[r, c])
+x[rows] at (i, j)           ->  x[@rows[i], j]       (@: a gathered value; negative ones count from the end)
+x[arange(8) + 1] at (i,)    ->  x[i + 1]             (a value that is a position stays index arithmetic)
+embedding(table, ids)       ->  table[@ids[i], j]
+scatter(x, 1, i, 7.)        ->  where(any[b1](i[r, b1] == c), 7., x[r, c])
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def position(ctx: Lowering, tensor: fx.Node, at: Position, size: int, wraps: boo
 def _no_masks(node: fx.Node) -> str | None:
     for i in arguments(node)["indices"]:
         if i is not None and static_dtype(i) in (torch.bool, torch.uint8):
-            return "indexing by a boolean mask makes a tensor whose size depends on its values"
+            return "indexing by a boolean mask makes a tensor of data-dependent size"
     return None
 
 

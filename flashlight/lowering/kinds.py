@@ -62,7 +62,7 @@ def convert(kind: Kind, node: Node) -> Node:
     """Cast between kinds; int -> float -> int is the identity where every integer has a float."""
     if kind == "int" and node.kind == "Cast" and node.attr[0] == "float" and node.args[0].dtype == "int":
         lo, hi = int_range(node.args[0])
-        if -_EXACT_FLOAT <= lo and hi <= _EXACT_FLOAT:
+        if lo >= -_EXACT_FLOAT and hi <= _EXACT_FLOAT:
             return node.args[0]
     return Cast(kind, node)
 

@@ -50,7 +50,7 @@ def assemble(ctx: Lowering, index: Position, dim: int, pieces: Sequence[Piece]) 
     live = [p for p in pieces if p.start < p.stop and p.start <= hi and lo < p.stop] or list(pieces[-1:])
     values: list[Node] = []
     for p in live:
-        values.append((yield from p.value(replaced(index, dim, e - p.start))))
+        values.append((yield from p.value(replaced(index, dim, e - p.start))))  # noqa: PERF401 (no yield in one)
     out = values[-1]
     for p, value in zip(reversed(live[:-1]), reversed(values[:-1]), strict=True):
         ctx.cut(e, p.stop)
@@ -102,11 +102,16 @@ def pad(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
         side = 2 * (len(shape) - 1 - dim)
         before, after = widths[side], widths[side + 1]
         end = before + shape[dim]
-        return assemble(ctx, at, dim, [
-            Piece(0, before, functools.partial(give, fill)),
-            Piece(before, end, functools.partial(inner, left[1:])),
-            Piece(end, end + after, functools.partial(give, fill)),
-        ])
+        return assemble(
+            ctx,
+            at,
+            dim,
+            [
+                Piece(0, before, functools.partial(give, fill)),
+                Piece(before, end, functools.partial(inner, left[1:])),
+                Piece(end, end + after, functools.partial(give, fill)),
+            ],
+        )
 
     padded = [d for d in range(len(shape)) if 2 * (len(shape) - 1 - d) < len(widths)]
     return inner(tuple(d for d in padded if any(widths[2 * (len(shape) - 1 - d) :][:2])), index)

@@ -1,9 +1,9 @@
 """Pointwise operations: the index stays, sizes of one broadcast, kinds are made explicit.
 
-    add(x, y, alpha=2) at (i, j), y of size 1 in front   ->  x[i, j] + y[0, j] * 2
-    mul(mask, x)                                         ->  float(mask) * x
-    pow(x, 3)                                            ->  x * (x * x)
-    clamp(n - m, -3, 3) + 3                              ->  integers, exactly as torch computes them
+add(x, y, alpha=2) at (i, j), y of size 1 in front   ->  x[i, j] + y[0, j] * 2
+mul(mask, x)                                         ->  float(mask) * x
+pow(x, 3)                                            ->  x * (x * x)
+clamp(n - m, -3, 3) + 3                              ->  integers, exactly as torch computes them
 """
 
 from __future__ import annotations
@@ -31,14 +31,8 @@ def operands(ctx: Lowering, args: Any, index: Position, kind: Kind | None) -> Op
     """Several arguments at once."""
     out: list[Node] = []
     for a in args:
-        out.append((yield from ctx.operand(a, index, kind)))
+        out.append((yield from ctx.operand(a, index, kind)))  # noqa: PERF401 (no yield in a comprehension)
     return out
-
-
-def joint_kind(*nodes: Node) -> Kind:
-    """The kind PyTorch's promotion gives."""
-    kinds = {n.dtype for n in nodes}
-    return "float" if "float" in kinds else "int" if "int" in kinds else "bool"
 
 
 def apply(fn: str, kind: Kind, *args: Node) -> Node:
@@ -57,8 +51,19 @@ def names(*shorts: str, kinds: str = "aten") -> list[Any]:
 # ---------------------------------------------------------------- arithmetic
 
 _BOOLEAN = {"ADD": "OR", "MUL": "AND", "MAXIMUM": "OR", "MINIMUM": "AND"}
-_ARITHMETIC = {"mul": "MUL", "multiply": "MUL", "maximum": "MAXIMUM", "minimum": "MINIMUM", "neg": "NEG",
-               "negative": "NEG", "abs": "ABS", "sign": "SIGN", "sgn": "SIGN", "relu": "RELU", "remainder": "REM"}
+_ARITHMETIC = {
+    "mul": "MUL",
+    "multiply": "MUL",
+    "maximum": "MAXIMUM",
+    "minimum": "MINIMUM",
+    "neg": "NEG",
+    "negative": "NEG",
+    "abs": "ABS",
+    "sign": "SIGN",
+    "sgn": "SIGN",
+    "relu": "RELU",
+    "remainder": "REM",
+}
 
 
 def _arithmetic(fn: str) -> None:
@@ -116,7 +121,7 @@ def divide(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return quotient(*(yield from operands(ctx, node.args[:2], index, None)))
 
 
-@rule(*overloads("aten.div.Tensor_mode", "aten.div.Scalar_mode", "aten.floor_divide.default", "aten.floor_divide.Scalar"))
+@rule(*overloads("aten.div.Tensor_mode", "aten.div.Scalar_mode"), *names("floor_divide"))
 def divide_rounded(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """Division rounded down, or towards zero."""
     kind = ctx.kind(node)
@@ -164,8 +169,18 @@ def add_product(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return Map("ADD", x, _scaled(term, ctx.arguments(node)["value"], kind))
 
 
-@rule(*overloads("aten.clamp.default", "aten.clamp.Tensor", "aten.clamp_min.default", "aten.clamp_min.Tensor",
-                 "aten.clamp_max.default", "aten.clamp_max.Tensor", "aten.clip.default", "aten.hardtanh.default"))
+@rule(
+    *overloads(
+        "aten.clamp.default",
+        "aten.clamp.Tensor",
+        "aten.clamp_min.default",
+        "aten.clamp_min.Tensor",
+        "aten.clamp_max.default",
+        "aten.clamp_max.Tensor",
+        "aten.clip.default",
+        "aten.hardtanh.default",
+    )
+)
 def clamp(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """minimum(maximum(x, low), high), with scalar or tensor bounds, either one absent."""
     kind = ctx.kind(node)
@@ -180,9 +195,26 @@ def clamp(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 # ---------------------------------------------------------------- functions of one float
 
-_FLOAT = {"exp": "EXP", "exp2": "EXP2", "expm1": "EXPM1", "log": "LOG", "log2": "LOG2", "log1p": "LOG1P", "sqrt": "SQRT",
-          "rsqrt": "RSQRT", "reciprocal": "RECIP", "sin": "SIN", "cos": "COS", "tanh": "TANH", "sigmoid": "SIGMOID",
-          "erf": "ERF", "special_expm1": "EXPM1", "special_erf": "ERF", "special_expit": "SIGMOID", "special_exp2": "EXP2"}
+_FLOAT = {
+    "exp": "EXP",
+    "exp2": "EXP2",
+    "expm1": "EXPM1",
+    "log": "LOG",
+    "log2": "LOG2",
+    "log1p": "LOG1P",
+    "sqrt": "SQRT",
+    "rsqrt": "RSQRT",
+    "reciprocal": "RECIP",
+    "sin": "SIN",
+    "cos": "COS",
+    "tanh": "TANH",
+    "sigmoid": "SIGMOID",
+    "erf": "ERF",
+    "special_expm1": "EXPM1",
+    "special_erf": "ERF",
+    "special_expit": "SIGMOID",
+    "special_exp2": "EXP2",
+}
 _ROUNDING = {"floor": "FLOOR", "ceil": "CEIL", "trunc": "TRUNC", "fix": "TRUNC", "round": "ROUND"}
 
 
@@ -290,80 +322,6 @@ def _constant_power(x: Node, n: float, kind: Kind) -> Node | None:
         return None
     whole = whole_power(x, abs(int(n)))
     return whole if n > 0 else Map("RECIP", whole)
-
-
-# ---------------------------------------------------------------- comparison, logic, choice
-
-
-def _comparison(fn: str, short: str) -> None:
-    def lower_comparison(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-        x, y = yield from operands(ctx, node.args, index, None)
-        kind = joint_kind(x, y)
-        if kind == "bool" and fn not in ("EQ", "NE"):
-            kind = "int"
-        return Map(fn, convert(kind, x), convert(kind, y))
-
-    rule(*names(short, kinds="both"))(lower_comparison)
-
-
-for _fn in ("LT", "LE", "GT", "GE", "EQ", "NE"):
-    _comparison(_fn, _fn.lower())
-
-
-def _logic(fn: str) -> None:
-    def lower_logical(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-        return Map(fn, *(yield from operands(ctx, node.args, index, "bool")))
-
-    def lower_bits(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-        kind = ctx.kind(node)
-        args = yield from operands(ctx, node.args, index, kind)
-        if kind == "bool":
-            return Map(fn, *args)
-        if fn == "NOT":
-            return wrap_int(Map("SUB", Map("NEG", args[0]), Const(1)), static_dtype(node))
-        return int_map(f"BIT{fn}", *args)
-
-    rule(*names(f"logical_{fn.lower()}"))(lower_logical)
-    rule(*names(f"bitwise_{fn.lower()}", f"__{fn.lower()}__", kinds="both"))(lower_bits)
-
-
-for _fn in ("AND", "OR", "XOR", "NOT"):
-    _logic(_fn)
-
-
-def _shift(fn: str, shorts: list[str]) -> None:
-    def lower_shift(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-        args = yield from operands(ctx, node.args, index, "int")
-        return wrap_int(int_map(fn, *args), static_dtype(node))
-
-    rule(*names(*shorts, kinds="both"))(lower_shift)
-
-
-_shift("SHL", ["bitwise_left_shift", "__lshift__", "shift_left"])
-_shift("SHR", ["bitwise_right_shift", "__rshift__", "shift_right_arithmetic"])
-
-
-@rule(*overloads("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar",
-                 "prims.where.default"))
-def where(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    kind = ctx.kind(node)
-    condition = yield from ctx.operand(node.args[0], index, "bool")
-    yes, no = yield from operands(ctx, node.args[1:3], index, kind)
-    return Map("WHERE", condition, yes, no)
-
-
-@rule(*overloads("aten.masked_fill.Scalar", "aten.masked_fill.Tensor"))
-def masked_fill(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """where(mask, value, x)"""
-    kind = ctx.kind(node)
-    x, value = yield from operands(ctx, (node.args[0], node.args[2]), index, kind)
-    return Map("WHERE", (yield from ctx.operand(node.args[1], index, "bool")), value, x)
-
-
-@rule(*names("isnan", "isinf"))
-def is_special(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    x = yield from ctx.operand(node.args[0], index)
-    return Map("ISNAN" if "isnan" in str(node.target) else "ISINF", x) if x.dtype == "float" else Const(False)
 
 
 # ---------------------------------------------------------------- activations and casts

@@ -1,9 +1,9 @@
 """Reductions: each reduced dimension becomes a bound axis.
 
-    sum(x, [1, 2]) at (i,)    ->  sum[b2](sum[b1](x[i, b2, b1]))
-    mean(x, [1]) at (i,)      ->  sum[b1](x[i, b1]) / n
-    softmax(x, 1) at (i, j)   ->  exp(x[i, j] - max) / sum[b1](exp(x[i, b1] - max)),  max = max[b1](x[i, b1])
-    var(x, [1]) at (i,)       ->  sum[b2]((x[i, b2] - mean)^2) / (n - correction), mean as above
+sum(x, [1, 2]) at (i,)    ->  sum[b2](sum[b1](x[i, b2, b1]))
+mean(x, [1]) at (i,)      ->  sum[b1](x[i, b1]) / n
+softmax(x, 1) at (i, j)   ->  exp(x[i, j] - max) / sum[b1](exp(x[i, b1] - max)),  max = max[b1](x[i, b1])
+var(x, [1]) at (i,)       ->  sum[b2]((x[i, b2] - mean)^2) / (n - correction), mean as above
 """
 
 from __future__ import annotations
@@ -233,8 +233,10 @@ def logsumexp(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return Map("ADD", Map("LOG", denominator), m)
 
 
-@rule(*overloads("aten._softmax.default", "aten.softmax.int", "aten._safe_softmax.default", "aten.special_softmax.int"),
-      levels=twice)
+@rule(
+    *overloads("aten._softmax.default", "aten.softmax.int", "aten._safe_softmax.default", "aten.special_softmax.int"),
+    levels=twice,
+)
 def softmax(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """A row of -inf is NaN, except in the safe form, where it is 0."""
     m, denominator = yield from exponentials(ctx, node, index, guard=False)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
 import torch
+import torch._inductor.inductor_prims  # defines prims.fma and others
 from torch import fx
 
 from flashlight.errors import Decline
@@ -34,8 +35,8 @@ Position = tuple[Expr, ...]
 
 Request = tuple[fx.Node, Position]
 Steps = Generator[Request, Node, Node]
-Rule = Callable[["Lowering", fx.Node, Position], Union[Steps, Node]]
-PartRule = Callable[["Lowering", fx.Node, int, Position], Union[Steps, Node]]
+Rule = Callable[["Lowering", fx.Node, Position], Steps | Node]
+PartRule = Callable[["Lowering", fx.Node, int, Position], Steps | Node]
 Op = Union["torch._ops.OpOverload", Callable[..., Any]]
 
 

@@ -22,42 +22,38 @@ class Reason(NamedTuple):
 
 
 _WHOLE = "{op} along an axis needs all of it at once"
-_SIZE = "{op} makes a tensor whose size depends on its values"
+_SIZE = "{op} makes a tensor of data-dependent size"
 _MASK = "use torch.where with the condition instead"
 _PREFIX = "{op} is a running total: every element depends on those before it"
-_RANDOM = "{op} draws random numbers"
-_COMPLEX = "{op} works on complex numbers"
 _ROTATE = "write the rotation with cos and sin of real tensors"
-_WRITES = "{op} writes to positions that are computed"
 
-_TEXTS: dict[str, tuple[str, str | None]] = {
-    **dict.fromkeys(
-        "topk sort msort kthvalue median nanmedian mode quantile unique_consecutive histc".split(), (_WHOLE, None)
+_REASONS: tuple[tuple[str, Reason], ...] = (
+    ("topk sort msort kthvalue median nanmedian mode quantile unique_consecutive histc", Reason(_WHOLE)),
+    ("argsort argmax argmin", Reason(_WHOLE, "compute the indices outside and pass them in")),
+    ("cumsum cumprod cummax cummin logcumsumexp", Reason(_PREFIX, "compute it outside and pass it in")),
+    ("nonzero nonzero_static argwhere unique unique2 _unique _unique2 bincount", Reason(_SIZE)),
+    ("masked_select masked_scatter", Reason(_SIZE, _MASK)),
+    (
+        "rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal uniform "
+        "normal_functional exponential inductor_random inductor_randint inductor_seed inductor_seeds "
+        "inductor_lookup_seed inductor_rand_eager_offset inductor_rand_eager_offsets philox_rand",
+        Reason("{op} draws random numbers", "for dropout, call model.eval() or set its probability to 0"),
     ),
-    **dict.fromkeys("argsort argmax argmin".split(), (_WHOLE, "compute the indices outside and pass them in")),
-    **dict.fromkeys("cumsum cumprod cummax cummin logcumsumexp".split(), (_PREFIX, "compute it outside and pass it in")),
-    **dict.fromkeys("nonzero nonzero_static argwhere unique unique2 _unique _unique2 bincount".split(), (_SIZE, None)),
-    **dict.fromkeys("masked_select masked_scatter".split(), (_SIZE, _MASK)),
-    **dict.fromkeys(
-        "rand randn randint rand_like randn_like randint_like bernoulli multinomial normal uniform normal_functional "
-        "randperm exponential inductor_random inductor_randint inductor_seed inductor_seeds "
-        "inductor_lookup_seed philox_rand inductor_rand_eager_offset inductor_rand_eager_offsets".split(),
-        (_RANDOM, "for dropout, call model.eval() or set its probability to 0"),
+    ("view_as_complex view_as_real complex polar angle real imag", Reason("{op} works on complex numbers", _ROTATE)),
+    ("_fft_r2c _fft_c2c _fft_c2r fft_r2c fft_c2c fft_c2r", Reason("{op} is a Fourier transform")),
+    (
+        "index_put _unsafe_index_put _index_put_impl _unsafe_masked_index_put_accumulate put index_add index_copy "
+        "index_fill index_reduce scatter_add scatter_reduce as_strided_scatter embedding_dense_backward",
+        Reason("{op} writes to positions that are computed", "build the tensor with torch.where or torch.cat"),
     ),
-    **dict.fromkeys("view_as_complex view_as_real complex polar angle conj _conj real imag".split(), (_COMPLEX, _ROTATE)),
-    **dict.fromkeys("_fft_r2c _fft_c2c _fft_c2r fft_r2c fft_c2c fft_c2r".split(), ("{op} is a Fourier transform", None)),
-    **dict.fromkeys(
-        "index_put _unsafe_index_put _unsafe_masked_index_put_accumulate scatter_add scatter_reduce index_add index_copy "
-        "index_fill put as_strided_scatter embedding_dense_backward _index_put_impl index_reduce".split(),
-        (_WRITES, "build the tensor with torch.where or torch.cat"),
-    ),
-    **dict.fromkeys(
-        "_local_scalar_dense item".split(),
-        ("a tensor value is read as a Python number (.item())", "keep it as a tensor"),
-    ),
-    **dict.fromkeys("searchsorted bucketize".split(), ("{op} searches a table", "compare with the edges and add up")),
-    **dict.fromkeys("convolution _convolution".split(), ("{op} is left to PyTorch", None)),
-}
+    ("_local_scalar_dense item", Reason("a tensor value is read as a Python number (.item())", "keep it as a tensor")),
+    ("searchsorted bucketize", Reason("{op} searches a table", "compare with the edges and add up")),
+    ("convolution _convolution", Reason("{op} is left to PyTorch")),
+)
+
+_KNOWN: dict[str, Reason] = {name: why for names, why in _REASONS for name in names.split()}
+
+_NAMES = {"topk": "top-k"}
 
 _ATTENTION = Reason(
     "scaled_dot_product_attention was left to PyTorch's own kernel",
@@ -108,8 +104,8 @@ def _known(node: fx.Node) -> Reason | None:
     if node.target in RULES or node.target in PARTS or not isinstance(node.target, torch._ops.OpOverload):
         return None
     namespace, _, short = target_name(node.target).partition(".")
-    text = _TEXTS.get(short) if namespace in ("aten", "prims", "inductor_prims") else None
-    return None if text is None else Reason(text[0].format(op=short.lstrip("_")), text[1])
+    why = _KNOWN.get(short) if namespace in ("aten", "prims") else None
+    return None if why is None else why._replace(text=why.text.format(op=_NAMES.get(short, short.lstrip("_"))))
 
 
 def _by_values(node: fx.Node) -> Reason | None:

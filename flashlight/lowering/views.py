@@ -1,9 +1,9 @@
 """Views and copies: only the index changes.
 
-    permute(x, [1, 0]) at (i, j)        ->  x[j, i]
-    expand(x, [4, -1]) at (i, j)        ->  x[0, j]           (x of size 1 in front)
-    view(x, [6]) at (i,)                ->  x[i // 3, i % 3]  (x of shape [2, 3])
-    slice(x, 0, 2, 10, 2) at (i,)       ->  x[2 + 2*i]
+permute(x, [1, 0]) at (i, j)        ->  x[j, i]
+expand(x, [4, -1]) at (i, j)        ->  x[0, j]           (x of size 1 in front)
+view(x, [6]) at (i,)                ->  x[i // 3, i % 3]  (x of shape [2, 3])
+slice(x, 0, 2, 10, 2) at (i,)       ->  x[2 + 2*i]
 """
 
 from __future__ import annotations
@@ -75,17 +75,37 @@ def clipped(bound: int | None, size: int, default: int) -> int:
     return min(max(bound + size if bound < 0 else bound, 0), size)
 
 
-@view("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
-      "aten.lift_fresh_copy.default", "aten.lift_fresh.default", "aten.lift.default", "aten.positive.default",
-      "prims.clone.default", "prims.view_of.default", "prims.device_put.default",
-      "prims.inductor_force_stride_order.default", "aten._conj.default", "aten.conj.default")
+@view(
+    "aten.clone.default",
+    "aten.alias.default",
+    "aten.detach.default",
+    "aten.contiguous.default",
+    "aten.lift_fresh_copy.default",
+    "aten.lift_fresh.default",
+    "aten.lift.default",
+    "aten.positive.default",
+    "prims.clone.default",
+    "prims.view_of.default",
+    "prims.device_put.default",
+    "prims.inductor_force_stride_order.default",
+    "aten._conj.default",
+    "aten.conj.default",
+)
 def same(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     return index
 
 
-@view("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten._reshape_alias.default",
-      "aten.flatten.using_ints", "aten.unflatten.int",
-      "prims.reshape.default", "prims.collapse_view.default", "prims.split_dim.default")
+@view(
+    "aten.view.default",
+    "aten.reshape.default",
+    "aten._unsafe_view.default",
+    "aten._reshape_alias.default",
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "prims.reshape.default",
+    "prims.collapse_view.default",
+    "prims.split_dim.default",
+)
 def reshape(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     return view_index(index, ctx.shape(node), ctx.shape(source(node)))
 
@@ -252,7 +272,8 @@ def _strides_fit(node: fx.Node) -> str | None:
     numbers = [*given["size"], *given["stride"], given["storage_offset"] or 0]
     if not all(isinstance(n, int) for n in numbers):
         return "as_strided with strides that are only known at run time"
-    last = (given["storage_offset"] or 0) + sum((n - 1) * s for n, s in zip(given["size"], given["stride"], strict=True))
+    steps = zip(given["size"], given["stride"], strict=True)
+    last = (given["storage_offset"] or 0) + sum((n - 1) * stride for n, stride in steps)
     return None if last < origin.numel() or 0 in given["size"] else "as_strided reaches outside its tensor"
 
 
@@ -274,9 +295,17 @@ rule(*with_copies("aten.as_strided.default"), check=_strides_fit)(_as_strided)
 # ---------------------------------------------------------------- several views at once
 
 
-@parts(*with_copies("aten.split.Tensor", "aten.split_with_sizes.default", "aten.unsafe_split.Tensor", "aten.chunk.default",
-                  "aten.unsafe_chunk.default",
-                  "aten.tensor_split.sections"))
+@parts(
+    *with_copies(
+        "aten.split.Tensor",
+        "aten.split_with_sizes.default",
+        "aten.unsafe_split.Tensor",
+        "aten.unsafe_split_with_sizes.default",
+        "aten.chunk.default",
+        "aten.unsafe_chunk.default",
+        "aten.tensor_split.sections",
+    )
+)
 def split(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
     dim = dims(ctx.arguments(node)["dim"], len(index))[0]
     before = sum(int(piece.shape[dim]) for piece in node.meta["val"][:which])

@@ -82,7 +82,7 @@ def find_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) ->
         return _matrix_seed(node, name, sources)
     if name == "sum" and g.dtype(node) is not None:
         return _sum_seed(node, sources, quadratic)
-    if name == "mul" and any(word in str(node.meta.get("original_aten")) for word in ("bmm", "mm", "matmul")):
+    if name == "mul" and _was_product(node):
         return _outer_seed(node, sources)
     return None
 
@@ -143,6 +143,12 @@ def _sum_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) ->
     rows, keys = (tuple(_after(i, gone, node, size) for i in sorted(dims)) for dims in pair)
     inner = math.prod(size[i] for i in gone)
     return Seed(node, rows, keys, inner, tuple(leaves), tuple(interior), batched=True)
+
+
+def _was_product(node: fx.Node) -> bool:
+    """Whether a multiplication stands for a product of matrices in what the user wrote."""
+    origin = f"{node.meta.get('original_aten')} {node.meta.get('source_fn_stack')}"
+    return any(word in origin for word in ("aten.mm", "aten.bmm", "aten.matmul", "einsum"))
 
 
 def _outer_seed(node: fx.Node, sources: Sources) -> Seed | None:

@@ -78,10 +78,7 @@ class Case:
 
     def outputs(self) -> dict[str, torch.Tensor]:
         """Outputs filled with a number that no kernel writes."""
-        return {
-            t.name: torch.empty_strided(t.shape, t.strides, dtype=t.dtype).fill_(7)
-            for t in self.kernel.outputs
-        }
+        return {t.name: torch.empty_strided(t.shape, t.strides, dtype=t.dtype).fill_(7) for t in self.kernel.outputs}
 
 
 @dataclass
@@ -324,7 +321,7 @@ def returned_weights() -> Case:
 
 def talking_heads(heads: int = 4, m: int = 17, n: int = 23, d: int = 8, block: int = 16) -> Case:
     """Heads are mixed before and after the softmax; all of them are held in one program."""
-    B, H, G, I, M, X, D, E = (
+    B, H, G, R, M, X, D, E = (
         Axis(*a) for a in (("b", 2), ("h", heads), ("g", heads), ("i", heads), ("m", m), ("n", n), ("d", d), ("e", d))
     )
     q, k, v = tensor("q", 2, heads, m, d), tensor("k", 2, heads, n, d), tensor("v", 2, heads, n, d)
@@ -333,11 +330,11 @@ def talking_heads(heads: int = 4, m: int = 17, n: int = 23, d: int = 8, block: i
     mixed = Reduce("SUM", H, mul(at(before, G, H), score))
     top, total = online(X, mixed, {})
     share = Map("DIV", exp(sub(mixed, top.node)), total.node)
-    again = Reduce("SUM", G, mul(at(after, I, G), share))
-    acc = carry("acc", "SUM", X, mul(again, at(v, B, I, X, E)))
+    again = Reduce("SUM", G, mul(at(after, R, G), share))
+    acc = carry("acc", "SUM", X, mul(again, at(v, B, R, X, E)))
     kernel = Kernel(
-        "talking", (q, k, v, before, after), (o,), (B,), (M,), (H, G, I, E, D),
-        (Sweep(X, (top, total)), Sweep(X, (acc,))), (put(o, acc.node, B, I, M, E),),
+        "talking", (q, k, v, before, after), (o,), (B,), (M,), (H, G, R, E, D),
+        (Sweep(X, (top, total)), Sweep(X, (acc,))), (put(o, acc.node, B, R, M, E),),
     )  # fmt: skip
     return Case(kernel, {M: block, X: block})
 
@@ -345,8 +342,7 @@ def talking_heads(heads: int = 4, m: int = 17, n: int = 23, d: int = 8, block: i
 def points(heads: int = 2, m: int = 21, n: int = 19, p: int = 4, block: int = 16) -> Case:
     """Invariant point attention: scores from squared distances, three aggregations."""
     H, M, X, P, C, D, E, R = (
-        Axis(*a)
-        for a in (("h", heads), ("m", m), ("n", n), ("p", p), ("c", 3), ("d", 16), ("e", 16), ("r", p))
+        Axis(*a) for a in (("h", heads), ("m", m), ("n", n), ("p", p), ("c", 3), ("d", 16), ("e", 16), ("r", p))
     )
     q, k, v = tensor("q", heads, m, 16), tensor("k", heads, n, 16), tensor("v", heads, n, 16)
     qp, kp, vp = (tensor(t, heads, s, p, 3) for t, s in (("qp", m), ("kp", n), ("vp", n)))
@@ -384,23 +380,23 @@ def head_mean() -> Case:
 def keys_first() -> Case:
     """Gridded over keys, swept over queries: as the gradient of v is."""
     N, M, D, E = Axis("n", 37), Axis("m", 29), Axis("d", 16), Axis("e", 24)
-    q, k, do, l = tensor("q", 29, 16), tensor("k", 37, 16), tensor("do", 29, 24), tensor("l", 29)
+    q, k, do, lse = tensor("q", 29, 16), tensor("k", 37, 16), tensor("do", 29, 24), tensor("l", 29)
     dv = tensor("dv", 37, 24)
-    weight = exp(sub(Reduce("SUM", D, mul(at(q, M, D), at(k, N, D))), at(l, M)))
+    weight = exp(sub(Reduce("SUM", D, mul(at(q, M, D), at(k, N, D))), at(lse, M)))
     acc = carry("acc", "SUM", M, mul(weight, at(do, M, E)))
-    kernel = Kernel("dv", (q, k, do, l), (dv,), (), (N,), (E, D), (Sweep(M, (acc,)),), (put(dv, acc.node, N, E),))
+    kernel = Kernel("dv", (q, k, do, lse), (dv,), (), (N,), (E, D), (Sweep(M, (acc,)),), (put(dv, acc.node, N, E),))
     return Case(kernel, {N: 16, M: 16}, tolerance=1e-4)
 
 
 def two_tiles() -> Case:
     """Two tile axes (rows and columns of a window) share the products."""
-    I, J, X, D, E = Axis("i", 5), Axis("j", 6), Axis("n", 23), Axis("d", 16), Axis("e", 16)
+    R, C, X, D, E = Axis("i", 5), Axis("j", 6), Axis("n", 23), Axis("d", 16), Axis("e", 16)
     q, k, v, o = tensor("q", 5, 6, 16), tensor("k", 23, 16), tensor("v", 23, 16), tensor("o", 5, 6, 16)
-    score = Reduce("SUM", D, mul(at(q, I, J, D), at(k, X, D)))
+    score = Reduce("SUM", D, mul(at(q, R, C, D), at(k, X, D)))
     top, total, acc = online(X, score, {"acc": at(v, X, E)})
-    out = put(o, Map("DIV", acc.node, total.node), I, J, E)
-    kernel = Kernel("window", (q, k, v), (o,), (), (I, J), (E, D), (Sweep(X, (top, total, acc)),), (out,))
-    return Case(kernel, {I: 4, J: 8, X: 16})
+    out = put(o, Map("DIV", acc.node, total.node), R, C, E)
+    kernel = Kernel("window", (q, k, v), (o,), (), (R, C), (E, D), (Sweep(X, (top, total, acc)),), (out,))
+    return Case(kernel, {R: 4, C: 8, X: 16})
 
 
 def gated() -> Case:
@@ -415,7 +411,7 @@ def gated() -> Case:
 def decode() -> Case:
     """One query: no tile axis reaches the scores."""
     B, H, M, X, D, E = Axis("b", 2), Axis("h", 2), Axis("m", 1), Axis("n", 53), Axis("d", 16), Axis("e", 16)
-    q, k, v, o = tensor("q", 2, 2, 1, 16), tensor("k", 2, 2, 53, 16), tensor("v", 2, 2, 53, 16), tensor("o", 2, 2, 1, 16)
+    q, k, v, o = (tensor(t, 2, 2, n, 16) for t, n in (("q", 1), ("k", 53), ("v", 53), ("o", 1)))
     score = Reduce("SUM", D, mul(at(q, B, H, M, D), at(k, B, H, X, D)))
     top, total, acc = online(X, score, {"acc": at(v, B, H, X, E)})
     out = put(o, Map("DIV", acc.node, total.node), B, H, M, E)

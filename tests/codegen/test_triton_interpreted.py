@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 
-from flashlight.codegen.triton import Tiling, print_kernel, run_interpreted
+from flashlight.codegen.offline import compile_source
+from flashlight.codegen.triton import Tiling, addressing, default_tiling, print_kernel, reductions, run_interpreted
 from flashlight.evaluate import evaluate_kernel
+from flashlight.index import Axis
+from flashlight.kernel import Kernel
+from flashlight.passes.pipeline import compile_program
+from flashlight.program import Cast, Const, Map, Program
+from tests.dsl import random_inputs
+from tests.passes.random_programs import programs
 
 from . import kernels
 
 
-def check(case: kernels.Case) -> None:
+def check(case: kernels.Case, **options: bool) -> None:
     tensors, expected, got = case.tensors(), case.outputs(), case.outputs()
     evaluate_kernel(case.kernel, tensors, expected, 16)
-    printed = print_kernel(case.kernel, Tiling(case.blocks, 4, 2))
+    printed = print_kernel(case.kernel, Tiling(case.blocks, 4, 2, **options))
     run_interpreted(printed, case.kernel, tensors, got)
     for name, want in expected.items():
         torch.testing.assert_close(
@@ -26,3 +34,75 @@ def check(case: kernels.Case) -> None:
 @pytest.mark.parametrize("name", kernels.CASES)
 def test_same_as_evaluated(name: str):
     check(kernels.CASES[name]())
+
+
+@pytest.mark.parametrize("name", ["softmax", "softmax one block", "any and product", "returned weights", "points"])
+def test_one_masked_loop(name: str):
+    """The partial block at the end of a sweep is part of the loop."""
+    check(kernels.CASES[name](), peel=False)
+
+
+FUNCTIONS = [
+    "EXP", "EXP2", "EXPM1", "LOG", "LOG2", "LOG1P", "SQRT", "RSQRT", "POW", "SIN", "COS", "TANH", "SIGMOID", "ERF",
+    "ABS", "RELU", "SIGN", "FLOOR", "CEIL", "TRUNC", "ROUND", "REM", "FLOORDIV", "RECIP", "NEG",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("fn", FUNCTIONS)
+def test_functions(fn: str, dtype: torch.dtype):
+    check(kernels.functions(fn, dtype))
+
+
+@pytest.mark.parametrize("name", ["talking heads", "points", "head mean", "gather bias", "two tiles"])
+def test_serial_loops(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Every reduction that no matrix product does runs over one position at a time."""
+    monkeypatch.setattr(reductions, "LARGEST_TILE", 0)
+    check(kernels.CASES[name]())
+
+
+@pytest.mark.parametrize("name", ["softmax", "causal", "softmax bf16", "points", "two tiles", "keys first"])
+def test_without_matrix_products(name: str):
+    check(kernels.CASES[name](), dots=False)
+
+
+@pytest.mark.parametrize("name", ["softmax", "grouped", "gather bias", "shifted bias", "points", "returned weights"])
+def test_wide_offsets(name: str, monkeypatch: pytest.MonkeyPatch):
+    """All offsets in 64 bits, as for tensors that span 2^31 elements; it compiles, too."""
+    monkeypatch.setattr(addressing, "LARGE", 16)
+    check(case := kernels.CASES[name]())
+    tk = print_kernel(case.kernel, Tiling(case.blocks, 4, 2))
+    assert "tl.int64" in tk.source
+    compile_source(tk.source, tk.name, tk.signature, tk.constants, "sm_90")
+
+
+def test_long_chains_and_other_types():
+    """Six hundred functions in a row; truth values and whole numbers as outputs."""
+    m = Axis("m", 40)
+    a, o = kernels.tensor("a", 40), kernels.tensor("o", 40)
+    keep, whole = kernels.tensor("keep", 40, dtype=torch.bool), kernels.tensor("whole", 40, dtype=torch.int64)
+    x = value = kernels.at(a, m)
+    for i in range(600):
+        value = Map("COS" if i % 2 else "SIN", Map("ADD", value, Const(0.01 * i)))
+    stores = (
+        kernels.put(o, value, m),
+        kernels.put(keep, Map("GT", x, Const(0.0)), m),
+        kernels.put(whole, Cast("int", Map("MUL", x, Const(10.0))), m),
+    )
+    check(kernels.Case(Kernel("chain", (a,), (o, keep, whole), (), (m,), (), (), stores), {m: 16}))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(program=programs())
+def test_random_programs(program: Program):
+    """Kernels as the passes schedule them, with the tiling they would get."""
+    schedule, _ = compile_program(program)
+    env = random_inputs(program)
+    for kernel in schedule.kernels:
+        empty = {t.name: torch.empty_strided(t.shape, t.strides, dtype=t.dtype) for t in kernel.outputs}
+        want, got = empty, {name: t.clone() for name, t in empty.items()}
+        evaluate_kernel(kernel, env, want, 16)
+        run_interpreted(print_kernel(kernel, default_tiling(kernel)), kernel, env, got)
+        for name, value in want.items():
+            torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-4, equal_nan=True)
+        env |= want

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.decomposition import select_decomp_table
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -27,8 +28,8 @@ class Captured:
 
     @property
     def inputs(self) -> list[fx.Node]:
-        constants = [n for n in self.graph.nodes if n.op == "get_attr"]
-        return [n for n in self.graph.nodes if n.op == "placeholder"] + constants
+        """Placeholders, and constants that are not single numbers."""
+        return [n for n in self.graph.nodes if n.op == "placeholder" or (n.op == "get_attr" and n in self.values)]
 
     @property
     def outputs(self) -> list[fx.Node]:
@@ -78,16 +79,51 @@ def capture(fn: Callable[..., Any], args: Sequence[Tensor], grad: bool = False) 
     graph = box["graph"]
     graph._kept_alive = box["module"]
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    return Captured(graph, dict(zip(placeholders, box["args"], strict=False)))
+    values = dict(zip(placeholders, box["args"], strict=False))
+    generator = torch.Generator().manual_seed(1)
+    for n in placeholders[len(values) :]:  # the gradients that enter the backward part
+        meta = n.meta["val"]
+        values[n] = torch.randn(meta.shape, generator=generator, dtype=torch.float64).to(meta.dtype)
+    return Captured(graph, {n: t.detach() for n, t in values.items()})
 
 
-def trace(fn: Callable[..., Any], args: Sequence[Tensor]) -> Captured:
-    """The functional aten graph before any of Inductor's decompositions."""
-    module = make_fx(torch.func.functionalize(fn, remove="mutations_and_views"), tracing_mode="fake")(*args)
+def _functional(fn: Callable[..., Any], args: Sequence[Tensor], table: dict[Any, Any] | None) -> fx.GraphModule:
+    functional = torch.func.functionalize(fn, remove="mutations")
+    return make_fx(functional, decomposition_table=table, tracing_mode="fake")(*args)
+
+
+def trace(fn: Callable[..., Any], args: Sequence[Tensor], table: dict[Any, Any] | None = None) -> Captured:
+    """The functional aten graph before any of Inductor's decompositions (or after those of a table)."""
+    module = _functional(fn, args, table)
+    if any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in module.graph.nodes):
+        module = _functional(module, args, table)  # decompositions may write in place
     module.graph._kept_alive = module
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    values = dict(zip(placeholders, args, strict=True))
+    constants = {n: getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    values = dict(zip(placeholders, args, strict=True)) | {n: t for n, t in constants.items() if t.dim()}
     return Captured(module.graph, values)
+
+
+def decomposed(fn: Callable[..., Any], args: Sequence[Tensor]) -> Captured:
+    """The functional aten graph after Inductor's decompositions."""
+    return trace(fn, args, select_decomp_table())
+
+
+def both(fn: Callable[..., Any], *args: Tensor, tol: float = 1e-10) -> Program:
+    """Check a function before and after Inductor's decompositions."""
+    check(fn, *args, how=decomposed, tol=tol)
+    return check(fn, *args, tol=tol)
+
+
+def check_graph(captured: Captured, tol: float = 1e-10) -> Program:
+    """Every output of a graph, against running the graph itself."""
+    given = [captured.values[n] for n in captured.graph.nodes if n.op == "placeholder"]
+    with torch.no_grad():
+        expected = leaves(fx.Interpreter(captured.graph.owning_module).run(*given))
+    program, found = captured.run()
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=tol, atol=tol, equal_nan=True)
+    return program
 
 
 def leaves(value: Any) -> list[Tensor]:

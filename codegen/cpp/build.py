@@ -1,0 +1,196 @@
+"""Compile a printed kernel with the C++ compiler that Inductor uses, load it, and call it.
+
+A built library is named by a hash of its source, our headers, the compiler and the flags, so it is shared by processes
+and never confused with one for another instruction set.  Writing is atomic: compile beside, then rename.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flashlight.codegen.cpp.isa import FLAGS, Isa, runs_here
+from flashlight.errors import FlashlightError
+from flashlight.kernel import Kernel
+
+HERE = Path(__file__).parent
+HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_contract.h")
+COMMON_FLAGS = (
+    "-O3", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+    "-fno-semantic-interposition", "-Wno-psabi", "-Wno-ignored-attributes",
+)  # fmt: skip
+
+
+class CompilerError(FlashlightError):
+    """No C++ compiler, or it rejected a kernel: the message says which, and what it said."""
+
+
+@dataclass(frozen=True)
+class CppKernel:
+    """One translation unit.  digest covers the source, our headers, the instruction set and the flags."""
+
+    name: str
+    source: str
+    isa: Isa
+
+    @functools.cached_property
+    def digest(self) -> str:
+        parts = [self.source, headers_digest(), self.isa, *COMMON_FLAGS, *FLAGS[self.isa]]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def headers_digest() -> str:
+    return hashlib.sha256(b"\0".join((HERE / h).read_bytes() for h in HEADERS)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A loaded kernel.  Calling it runs the kernel: tensors' addresses in the kernel's order, then threads."""
+
+    path: Path
+    entry: ctypes._NamedFuncPointer
+
+    def __call__(self, addresses: ctypes.Array[ctypes.c_void_p], threads: int) -> None:
+        if self.entry(addresses, threads):
+            raise MemoryError(f"no memory for the scratch of {self.path.name} on {threads} threads")
+
+
+def compiler() -> str:
+    """Command of the C++ compiler that Inductor would use.  Raises CompilerError when there is none."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        found = get_cpp_compiler()
+    except Exception:  # Inductor raises its own error when it finds none; the private name may also move
+        found = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    if not found or not shutil.which(found):
+        tried = os.environ.get("CXX") or "g++"
+        raise CompilerError(
+            f"no C++ compiler: {tried!r} is not on PATH. Install g++ or clang++, or set CXX or "
+            "torch._inductor.config.cpp.cxx; until then CPU tensors take the reference evaluator."
+        )
+    return shutil.which(found) or found
+
+
+@functools.cache
+def _version(command: str, mtime: float) -> str | None:
+    """First line of --version, or None when the command does not run."""
+    try:
+        run = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.partition("\n")[0]
+
+
+def available() -> str | None:
+    """None when kernels can be compiled here, else the reason why not."""
+    try:
+        command = compiler()
+    except CompilerError as e:
+        return str(e)
+    if _version(command, Path(command).stat().st_mtime) is None:
+        return f"the C++ compiler {command!r} does not run; CPU tensors take the reference evaluator."
+    return None
+
+
+_LOADED: dict[Path, Built] = {}
+_LOCK = threading.Lock()
+
+
+def library_path(kernel: CppKernel, cache_dir: Path) -> Path:
+    """Where the built kernel is, or will be."""
+    command = compiler()
+    version = _version(command, Path(command).stat().st_mtime)
+    key = hashlib.sha256(f"{kernel.digest}\0{version}".encode()).hexdigest()[:32]
+    return cache_dir / f"{kernel.isa}-{key}.so"
+
+
+def build(kernel: CppKernel, cache_dir: Path) -> Built:
+    """The loaded kernel, compiled first if the cache has none.  Raises CompilerError."""
+    if not runs_here(kernel.isa):
+        raise CompilerError(f"{kernel.name} is compiled for {kernel.isa}, which this processor cannot run")
+    path = library_path(kernel, cache_dir)
+    with _LOCK:
+        found = _LOADED.get(path)
+    if found is not None:
+        return found
+    if not path.exists():
+        _compile(kernel, path)
+    try:
+        built = _load(kernel, path)
+    except (OSError, AttributeError):  # half a file, or one for another system
+        _compile(kernel, path)
+        built = _load(kernel, path)
+    with _LOCK:
+        return _LOADED.setdefault(path, built)
+
+
+def build_all(kernels: Sequence[CppKernel], cache_dir: Path) -> list[Built]:
+    """Several kernels, compiled in parallel."""
+    if len(kernels) == 1:
+        return [build(kernels[0], cache_dir)]
+    with ThreadPoolExecutor(max(1, min(len(kernels), os.cpu_count() or 1))) as pool:
+        return list(pool.map(lambda k: build(k, cache_dir), kernels))
+
+
+def _load(kernel: CppKernel, path: Path) -> Built:
+    entry = getattr(ctypes.CDLL(str(path)), kernel.name)
+    entry.restype, entry.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_long]
+    return Built(path, entry)
+
+
+def _compile(kernel: CppKernel, path: Path) -> None:
+    """Compile into a file beside `path`, then rename: no process ever sees half a library."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = path.with_suffix(".cpp")
+    _write(source, kernel.source)
+    handle, part = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(handle)
+    command = [compiler(), *COMMON_FLAGS, *FLAGS[kernel.isa], f"-I{HERE}", str(source), "-o", part, "-lm"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise CompilerError(f"compiling {kernel.name} failed\n{' '.join(command)}\n{run.stderr[:8000]}")
+        Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    handle, part = tempfile.mkstemp(suffix=".part", dir=path.parent)
+    with os.fdopen(handle, "w") as f:
+        f.write(text)
+    Path(part).replace(path)
+
+
+def run(
+    built: Built, kernel: Kernel, tensors: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor], threads: int
+) -> None:
+    """Run the kernel into `outputs`.  Tensors must have the layout that the kernel describes."""
+    found = [tensors[t.name] for t in kernel.inputs] + [outputs[t.name] for t in kernel.outputs]
+    for t, have in zip(kernel.inputs + kernel.outputs, found, strict=True):
+        _check(t.name, t.shape, t.strides, t.dtype, have)
+    built((ctypes.c_void_p * len(found))(*[t.data_ptr() for t in found]), max(1, threads))
+
+
+def _check(name: str, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, have: torch.Tensor) -> None:
+    same = tuple(have.shape) == shape and have.dtype is dtype and have.device.type == "cpu"
+    steps = zip(shape, strides, have.stride(), strict=False)
+    if not same or any(n > 1 and a != b for n, a, b in steps):
+        raise ValueError(
+            f"{name}: the kernel was made for {dtype}{list(shape)} with strides {list(strides)}, "
+            f"got {have.dtype}{list(have.shape)} with strides {list(have.stride())}"
+        )

@@ -1,0 +1,413 @@
+"""Values as C++ statements: each is placed in the outermost loop that it depends on, and computed there once.
+
+    for (long x = ...)  {            <- one Scope a loop
+      const F v3 = exp(v2 - v1);     <- values are named where they stand
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.cpp.functions import COMPARISONS, IDENTITY, LOGIC, call, combine
+from flashlight.codegen.cpp.names import Names, int_literal, real_literal
+from flashlight.index import Axis, Expr, FloorDiv, Gather
+from flashlight.ops import FNS
+from flashlight.program import Node, value_of
+
+LANES = {"float": "F", "bool": "B"}
+SCALARS = {"float": "real", "int": "long", "bool": "bool"}
+C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "f16",
+           torch.bool: "bool", torch.int64: "int64_t", torch.int32: "int32_t", torch.int16: "int16_t",
+           torch.int8: "int8_t", torch.uint8: "uint8_t"}  # fmt: skip
+_INT_LANES = {torch.int64: "J"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """C++ text and its type: F I J B for lanes, real long bool for scalars."""
+
+    text: str
+    type: str
+
+    @property
+    def lanes(self) -> bool:
+        return self.type in ("F", "I", "J", "B")
+
+
+@dataclass
+class Scope:
+    """The statements of one loop body; `after` follows the loop inside it."""
+
+    axis: Axis | None
+    head: str = ""
+    lines: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    names: dict[object, Value] = field(default_factory=dict)
+
+
+class Emitter:
+    """Emits values into nested scopes.
+
+    lane:   the axis whose positions are lanes here (None: everything is scalar)
+    places: C++ name of each axis; `at` gives the text of values that are in memory
+    """
+
+    def __init__(
+        self, facts: Facts, names: Names, places: Mapping[Axis, str], lane: Axis | None,
+        known: Callable[[Node], Value | None], origins: Mapping[Node, str], live: str = "live",
+    ):  # fmt: skip
+        self.facts, self.new, self.places, self.lane = facts, names, places, lane
+        self.known, self.origins, self.live = known, origins, live
+        self.double = facts.kernel.double
+        self.carries_are_lanes = lane == facts.lane
+        self.scopes = [Scope(None)]
+        self.mode = ""
+        """Distinguishes values that are computed twice, before and after a carry moves."""
+
+    # ------------------------------------------------------------ scopes
+
+    def open(self, axis: Axis, head: str) -> None:
+        self.scopes.append(Scope(axis, head))
+
+    def line(self, text: str) -> None:
+        self.scopes[-1].lines.append(text)
+
+    def depth(self, node: Node) -> int:
+        return next((i for i in range(len(self.scopes) - 1, 0, -1) if self.scopes[i].axis in node.free), 0)
+
+    def close(self) -> list[str]:
+        """All lines, loops nested."""
+        inner: list[str] = []
+        for scope in reversed(self.scopes):
+            body = [*scope.lines, *inner, *scope.after]
+            inner = [f"{scope.head} {{", *[f"  {t}" for t in body], "}"] if scope.head else body
+        return inner
+
+    # ------------------------------------------------------------ values
+
+    def value(self, root: Node) -> Value:
+        """The value, computed in the right scope."""
+        for node in self._pending(root):
+            self._define(node)
+        return self._find(root) or self._define(root)
+
+    def _find(self, node: Node) -> Value | None:
+        return self.scopes[self.depth(node)].names.get((self.mode, node))
+
+    def _pending(self, root: Node) -> list[Node]:
+        """What is not computed yet, arguments first; bodies of reductions wait for their loop."""
+        out: list[Node] = []
+        seen: set[Node] = set()
+        stack = [(root, False)]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                out.append(node)
+            elif node not in seen and self._find(node) is None:
+                seen.add(node)
+                stack.append((node, True))
+                if node.kind != "Reduce" and self.known(node) is None:
+                    stack += [(a, False) for a in node.args]
+        return out
+
+    def _define(self, node: Node) -> Value:
+        found = self._find(node)
+        if found is not None:
+            return found
+        depth = self.depth(node)
+        value = self.known(node)
+        if value is None:
+            value = self._reduce(node, depth) if node.kind == "Reduce" else self._inner(node)
+        if not value.text.isidentifier() and node.kind != "Const":
+            name = self.new("v1")
+            origin = f"  // {self.origins[node]}" if node in self.origins else ""
+            self.scopes[depth].lines.append(f"const {value.type} {name} = {_bare(value.text)};{origin}")
+            value = Value(name, value.type)
+        self.scopes[depth].names[(self.mode, node)] = value
+        return value
+
+    def _inner(self, n: Node) -> Value:
+        if n.kind == "Const":
+            return self._const(n)
+        if n.kind == "Index":
+            return self.expr(n.attr[0])
+        if n.kind == "Load":
+            return self._load(n)
+        if n.kind == "Cast":
+            return self._cast(n)
+        if n.kind == "Map":
+            return self._map(n)
+        raise ValueError(f"no value is known for {n.kind} {n.attr}")
+
+    def _const(self, n: Node) -> Value:
+        v = value_of(n)
+        if isinstance(v, bool):
+            return Value("true" if v else "false", "bool")
+        if isinstance(v, int):
+            return Value(int_literal(v), "long")
+        assert v is not None
+        return Value(real_literal(v, self.double), "real")
+
+    def _reduce(self, n: Node, depth: int) -> Value:
+        """A loop of its own inside the scope of its free axes."""
+        op, axis, _ = n.attr
+        saved, self.scopes = self.scopes, self.scopes[: depth + 1]
+        lanes = self._is_lanes(n)
+        kind = ("J" if n.dtype == "int" else LANES[n.dtype]) if lanes else SCALARS[n.dtype]
+        total = self.new("sum" if op == "SUM" else "acc")
+        start = IDENTITY[op, n.dtype]
+        a = self.places[axis]
+        self.scopes.append(Scope(axis, f"for (long {a} = 0; {a} < {axis.size}; ++{a})"))
+        body = self.lift(self.value(n.args[0]), kind)
+        self.line(f"{total} = {combine(op, total, body, n.dtype)};")
+        loop = self.scopes.pop()
+        home = self.scopes[-1]
+        home.lines.append(f"{kind} {total} = {f'all<{kind}>({start})' if lanes else start};")
+        home.lines += [f"{loop.head} {{", *[f"  {t}" for t in loop.lines], "}"]
+        self.scopes = saved
+        return Value(total, kind)
+
+    def _is_lanes(self, n: Node) -> bool:
+        return self.lane in n.free or (self.carries_are_lanes and self.facts.has_carry(n))
+
+    # ------------------------------------------------------------ functions
+
+    def lift(self, v: Value, to: str) -> str:
+        """The value as type `to`: scalars are spread over the lanes, narrow integers widened."""
+        if v.type == to:
+            return v.text
+        if not v.lanes and to in ("F", "I", "J", "B"):
+            return f"all<{to}>({v.text})"
+        if v.type == "I" and to == "J":
+            return f"wide({v.text})"
+        if to == "I" and v.type == "J":
+            return f"convert<I>({v.text})"
+        raise ValueError(f"{v.type} as {to}")
+
+    def as_kind(self, v: Value, kind: str) -> Value:
+        """Change of kind, float, int or bool, as torch does it."""
+        have = {"F": "float", "real": "float", "B": "bool", "bool": "bool"}.get(v.type, "int")
+        if have == kind:
+            return v
+        if kind == "float":
+            return Value(f"to_real({v.text if v.type != 'bool' else f'long({v.text})'})", "F" if v.lanes else "real")
+        if kind == "int":
+            if v.type == "bool":
+                return Value(f"long({v.text})", "long")
+            return Value(f"to_int({v.text})", "J" if v.lanes else "long")
+        return Value(f"({v.text} != {self.zero(v)})", "B" if v.lanes else "bool")
+
+    def zero(self, v: Value) -> str:
+        return f"all<{v.type}>(0)" if v.lanes else "0"
+
+    def _cast(self, n: Node) -> Value:
+        v = self.value(n.args[0])
+        to = n.attr[0]
+        if isinstance(to, str):
+            return self.as_kind(v, to)
+        if v.type not in ("F", "real") or (to is torch.float64) or (to is torch.float32 and not self.double):
+            return v
+        return Value(f"rounded<{C_TYPES[to]}>({v.text})", v.type)
+
+    def _map(self, n: Node) -> Value:
+        fn, spec = n.attr[0], FNS[n.attr[0]]
+        args = [self.value(a) for a in n.args]
+        special = self._special(fn, n, args)
+        if special is not None:
+            return special
+        if fn == "WHERE":
+            return self._where(n, args)
+        if fn in LOGIC:
+            args = [self.as_kind(a, "bool") for a in args]
+        elif spec.result == "float":
+            args = [self.as_kind(a, "float") for a in args]
+        elif spec.result == "same":
+            args = [self.as_kind(a, n.dtype) for a in args]
+        kind = self._common(n, args)
+        texts = [self.lift(a, kind) for a in args] if kind else [a.text for a in args]
+        result = "B" if kind and n.dtype == "bool" else kind or SCALARS[n.dtype]
+        return Value(call(fn, texts), result)
+
+    def _common(self, n: Node, args: list[Value]) -> str | None:
+        """The vector type that all arguments take, or None when they are scalars."""
+        if not any(a.lanes for a in args):
+            return None
+        if any(a.type in ("F", "real") for a in args):
+            return "F"
+        if all(a.type in ("B", "bool") for a in args):
+            return "B"
+        narrow = not any(self.facts.wide(m) for m in (n, *n.args))
+        return "I" if narrow and not any(a.type == "J" for a in args) else "J"
+
+    def _where(self, n: Node, args: list[Value]) -> Value:
+        cond, x, y = self.as_kind(args[0], "bool"), self.as_kind(args[1], n.dtype), self.as_kind(args[2], n.dtype)
+        if not any(a.lanes for a in (cond, x, y)):
+            return Value(f"({cond.text} ? {x.text} : {y.text})", SCALARS[n.dtype])
+        to = LANES.get(n.dtype) or ("J" if self.facts.wide(n) or "J" in (x.type, y.type) else "I")
+        return Value(f"where({cond.text}, {self.lift(x, to)}, {self.lift(y, to)})", to)
+
+    def _special(self, fn: str, n: Node, args: list[Value]) -> Value | None:
+        """Divisions and powers by a constant, and conditions that are one comparison."""
+        last = value_of(n.args[-1]) if n.args else None
+        if fn == "DIV" and isinstance(last, float) and n.args[0].dtype == "float" and last and abs(1 / last) > 1e-30:
+            by = real_literal(1 / last, self.double)
+            return self._times(args[0], Value(by, "real"))
+        if fn == "POW" and isinstance(last, int | float) and args[0].type in ("F", "real"):
+            x = args[0].text
+            text = {2.0: f"({x} * {x})", 1.0: x, 0.5: f"sqrt({x})", -1.0: f"recip({x})", 3.0: f"({x} * {x} * {x})",
+                    -0.5: f"rsqrt({x})", 4.0: f"(({x} * {x}) * ({x} * {x}))"}.get(float(last))  # fmt: skip
+            return Value(text, args[0].type) if text else None
+        if fn in COMPARISONS and all(a.type in ("B", "bool") for a in args) and fn in ("EQ", "NE"):
+            to = "B" if any(a.lanes for a in args) else "bool"
+            x, y = (self.lift(a, to) for a in args)
+            return Value(f"({x} ^ {y})" if fn == "NE" else f"(!({x} ^ {y}))", to)
+        return None
+
+    def _times(self, x: Value, y: Value) -> Value:
+        if not x.lanes and not y.lanes:
+            return Value(f"({x.text} * {y.text})", "real")
+        return Value(f"({self.lift(x, 'F')} * {self.lift(y, 'F')})", "F")
+
+    # ------------------------------------------------------------ positions and loads
+
+    def expr_lanes(self, e: Expr) -> bool:
+        return any(self._atom_lanes(a) for a, _ in e.terms)
+
+    def _atom_lanes(self, atom: object) -> bool:
+        if isinstance(atom, Axis):
+            return atom == self.lane
+        if isinstance(atom, Gather):
+            return self._is_lanes(atom.node)
+        return self.expr_lanes(atom.arg)  # type: ignore[attr-defined]
+
+    def expr(self, e: Expr) -> Value:
+        """A position: long, or I or J when it differs between lanes."""
+        if not self.expr_lanes(e):
+            return Value(self.scalar_expr(e), "long")
+        reach = abs(e.const) + sum(abs(c) * max(map(abs, a.range)) for a, c in e.terms)
+        to = "I" if reach < 2**31 else "J"
+        fixed = Expr([(a, c) for a, c in e.terms if not self._atom_lanes(a)], e.const)
+        parts = []
+        for atom, c in e.terms:
+            if self._atom_lanes(atom):
+                text = self.lift(self._atom(atom), to)
+                parts.append(text if c == 1 else f"({text} * all<{to}>({c}))")
+        if fixed.terms or fixed.const:
+            parts.append(f"all<{to}>({self.scalar_expr(fixed)})")
+        return Value(parts[0] if len(parts) == 1 else f"({' + '.join(parts)})", to)
+
+    def scalar_expr(self, e: Expr) -> str:
+        parts = []
+        for atom, c in e.terms:
+            text = self._atom(atom).text
+            parts.append(text if c == 1 else f"{text} * {c}")
+        if e.const or not parts:
+            parts.append(str(e.const))
+        return parts[0] if len(parts) == 1 and len(e.terms) == 1 and e.terms[0][1] == 1 else f"({' + '.join(parts)})"
+
+    def _atom(self, atom: object) -> Value:
+        if isinstance(atom, Axis):
+            if atom == self.lane:
+                return Value(f"{self.places[atom]}_lanes", "I")
+            return Value(self.places[atom], "long")
+        if isinstance(atom, Gather):
+            v = self.value(atom.node)
+            bounds = (atom.lo, atom.hi)
+            if not v.lanes:
+                return Value(f"clamp({v.text}, {bounds[0]}L, {bounds[1]}L)", "long")
+            text = f"clamp({v.text}, all<{v.type}>({bounds[0]}), all<{v.type}>({bounds[1]}))"
+            narrow = v.type == "J" and max(map(abs, bounds)) < 2**31
+            return Value(f"convert<I>({text})", "I") if narrow else Value(text, v.type)
+        arg = self.expr(atom.arg)  # type: ignore[attr-defined]
+        by, name = atom.by, "floor_div" if isinstance(atom, FloorDiv) else "floor_mod"  # type: ignore[attr-defined]
+        if not arg.lanes and atom.arg.range[0] >= 0:  # type: ignore[attr-defined]
+            return Value(f"({arg.text} {'/' if name == 'floor_div' else '%'} {by})", "long")
+        return Value(f"{name}({arg.text}, {by})", arg.type)
+
+    def address(self, index: tuple[Expr, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> Address:
+        """Where an element is; indices that may leave the tensor are clamped."""
+        base, lanes_step, vectors = Expr(), 0, []
+        clamped: list[str] = []
+        for e, size, step in zip(index, shape, strides, strict=True):
+            inside = e.range[0] >= 0 and e.range[1] < size
+            if not self.expr_lanes(e):
+                if inside:
+                    base = base + e * step
+                else:
+                    clamped.append(f"clamp({self.scalar_expr(e)}, 0L, {max(size - 1, 0)}L) * {step}")
+                continue
+            plain = inside and all(a == self.lane or not self._atom_lanes(a) for a, _ in e.terms)
+            if plain and self.lane is not None:
+                c = e.coefficient(self.lane)
+                lanes_step += c * step
+                base = base + (e - Expr([(self.lane, c)])) * step
+            else:
+                vectors.append((e, size, step, inside))
+        text = " + ".join([self.scalar_expr(base), *clamped])
+        if not vectors:
+            return Address(text, lanes_step, None)
+        return Address(text, lanes_step, self._vector_offset(vectors, lanes_step))
+
+    def _vector_offset(self, parts: list[tuple[Expr, int, int, bool]], lanes_step: int) -> str:
+        values = []
+        for e, size, step, inside in parts:
+            v = self.expr(e)
+            text = v.text if inside else f"clamp({v.text}, all<{v.type}>(0), all<{v.type}>({max(size - 1, 0)}))"
+            values.append((Value(text, v.type), step, size))
+        if lanes_step:
+            values.append((Value(f"{self.places[self.lane]}_lanes", "I"), lanes_step, self.lane.size))  # type: ignore[index,union-attr]
+        reach = sum(abs(step) * size for _, step, size in values)
+        to = "I" if reach < 2**31 and all(v.type == "I" for v, _, _ in values) else "J"
+        return " + ".join(f"{self.lift(v, to)} * all<{to}>({step})" for v, step, _ in values)
+
+    def _load(self, n: Node) -> Value:
+        t = self.facts.tensors[n.attr[0]]
+        lanes = self._is_lanes(n)
+        kind = {"float": "F", "bool": "B"}.get(n.dtype) or _INT_LANES.get(t.dtype, "I")
+        if t.numel == 0:
+            return Value(f"all<{kind}>(0)", kind) if lanes else Value(f"{SCALARS[n.dtype]}(0)", SCALARS[n.dtype])
+        at = self.address(n.attr[1], t.shape, t.strides)
+        name = self.places_of(t.name)
+        if at.vector is not None:
+            return Value(f"gather({name} + {at.base}, {at.vector})", kind)
+        if not lanes:
+            return Value(f"get({name}[{_bare(at.base)}])", SCALARS[n.dtype])
+        assert self.lane is not None
+        first = self.first(self.lane)
+        if at.step == 1:
+            return Value(f"load({name} + {at.base} + {first}, {self.live})", kind)
+        return Value(f"load_strided({name} + {at.base} + {first} * {at.step}, {at.step}, {self.live})", kind)
+
+    def places_of(self, tensor: str) -> str:
+        return self.tensor_names[tensor]
+
+    tensor_names: Mapping[str, str] = {}
+
+    def first(self, axis: Axis) -> str:
+        """Position of lane 0."""
+        return self.places[axis]
+
+
+@dataclass(frozen=True)
+class Address:
+    """base in elements (with the lanes at position 0), elements from lane to lane, or an offset for each lane."""
+
+    base: str
+    step: int
+    vector: str | None
+
+
+def _bare(text: str) -> str:
+    """Without parentheses around the whole."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    level = 0
+    for i, ch in enumerate(text):
+        level += (ch == "(") - (ch == ")")
+        if level == 0 and i < len(text) - 1:
+            return text
+    return text[1:-1]

@@ -1,0 +1,144 @@
+"""Facts about a kernel's nodes that the C++ plan rests on: which lanes, which loops, how dear, how wide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from flashlight.index import Axis, Expr, Gather, const
+from flashlight.kernel import Kernel
+from flashlight.program import Node, Tensor, postorder, value_of
+
+Span = tuple[float, float]
+
+CHEAP = 4
+"""Vector instructions below which a value is recomputed rather than kept in memory."""
+
+_COSTS = {"EXP": 14, "EXP2": 12, "EXPM1": 16, "TANH": 24, "SIGMOID": 20, "LOG": 16, "LOG2": 16, "LOG1P": 24, "SIN": 24,
+          "COS": 24, "ERF": 200, "POW": 200, "DIV": 4, "RECIP": 4, "SQRT": 6, "RSQRT": 8, "REM": 100, "FLOORDIV": 100,
+          "TRUNCDIV": 50}  # fmt: skip
+_INT32 = (-(2.0**31), 2.0**31 - 1)
+_UNBOUNDED = (-(2.0**63), 2.0**63)
+
+
+class Facts:
+    """lane: the axis whose positions are vector lanes.  loops: axes that are loops inside a task, outermost first."""
+
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
+        self.lane: Axis | None = kernel.tile[0] if kernel.tile else None
+        self.second: Axis | None = kernel.tile[1] if len(kernel.tile) > 1 else None
+        self.tensors: dict[str, Tensor] = {t.name: t for t in kernel.inputs + kernel.outputs}
+        self.in_memory: Callable[[Node], bool] = lambda _: False
+        """Reductions that the micro-kernel computes: reading one costs one instruction."""
+        self._carry: dict[Node, bool] = {}
+        self._cost: dict[Node, float] = {}
+        self._span: dict[Node, Span] = {}
+        rank = [*kernel.whole, *kernel.tile[1:], *[s.axis for s in kernel.sweeps]]
+        self._rank = {a: i for i, a in enumerate(rank)}
+
+    def ordered(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
+        """The loop axes among these, in nesting order: whole axes, then blocked ones, the swept axis innermost."""
+        return tuple(sorted({a for a in axes if a in self._rank}, key=self._rank.__getitem__))
+
+    def has_carry(self, node: Node) -> bool:
+        return self._fill(self._carry, node, lambda n: n.kind == "Carry" or any(self._carry[a] for a in n.args))
+
+    def lanes(self, node: Node) -> bool:
+        """Whether the value differs between lanes (carries are kept a lane each)."""
+        return self.lane in node.free or self.has_carry(node)
+
+    def cost(self, node: Node) -> float:
+        """Vector instructions to compute the value once, contractions being in memory already."""
+        return self._fill(self._cost, node, self._own_cost)
+
+    def _own_cost(self, n: Node) -> float:
+        below = sum(self._cost[a] for a in n.args)
+        if n.kind == "Load":
+            return below + (1 if self.lane not in n.free else 1 if self.stride(n, self.lane) == 1 else 16)
+        if n.kind == "Reduce":
+            return 1 if self.in_memory(n) else n.attr[1].size * (below + 1)
+        if n.kind == "Cast":
+            return below + (24 if not isinstance(n.attr[0], str) else 1)
+        if n.kind == "Map":
+            if n.attr[0] == "POW" and value_of(n.args[1]) is not None:
+                return below + 4
+            own = _COSTS.get(n.attr[0], 1)
+            return below + (1 if own == 4 and n.args[-1].kind == "Const" else own)
+        return below + (1 if n.kind in ("Index", "Carry") else 0)
+
+    def linear(self, node: Node) -> Expr:
+        """Offset in elements of a Load, as one expression."""
+        total = const(0)
+        for e, step in zip(node.attr[1], self.tensors[node.attr[0]].strides, strict=True):
+            total = total + e * step
+        return total
+
+    def inside(self, node: Node) -> bool:
+        """Whether every index of a Load is inside the tensor, whatever the axes."""
+        shape = self.tensors[node.attr[0]].shape
+        return all(0 <= e.range[0] and e.range[1] < s for e, s in zip(node.attr[1], shape, strict=True))
+
+    def stride(self, node: Node, axis: Axis | None) -> int | None:
+        """Elements between neighbours along `axis` in a Load that is affine in it and inside; 0 when it is free of it."""
+        return affine(self.linear(node), axis) if axis is not None and self.inside(node) else None
+
+    def wide(self, node: Node) -> bool:
+        """Whether an integer value may need 64 bits."""
+        lo, hi = self._fill(self._span, node, self._own_span)
+        return lo < _INT32[0] or hi > _INT32[1]
+
+    def _own_span(self, n: Node) -> Span:
+        if n.dtype == "bool":
+            return 0, 1
+        if n.kind == "Const":
+            v = value_of(n)
+            return (float(v), float(v)) if v is not None and n.dtype == "int" else _UNBOUNDED
+        if n.kind == "Index":
+            return n.attr[0].range
+        if n.kind == "Load":
+            size = self.tensors[n.attr[0]].dtype.itemsize
+            return _UNBOUNDED if size == 8 else (-(2.0 ** (8 * size - 1)), 2.0 ** (8 * size) - 1 if size < 4 else _INT32[1])
+        if n.kind == "Cast" and n.args[0].dtype != "float":
+            return self._span[n.args[0]]
+        if n.kind == "Map":
+            return _span_of(n.attr[0], [self._span[a] for a in n.args])
+        return _UNBOUNDED
+
+    def _fill(self, table: dict, node: Node, rule) -> object:  # noqa: ANN001
+        if node not in table:
+            for n in postorder([node]):
+                if n not in table:
+                    table[n] = rule(n)
+        return table[node]
+
+
+def _span_of(fn: str, s: list[Span]) -> Span:
+    if fn == "ADD":
+        return s[0][0] + s[1][0], s[0][1] + s[1][1]
+    if fn == "SUB":
+        return s[0][0] - s[1][1], s[0][1] - s[1][0]
+    if fn == "MUL":
+        ends = [a * b for a in s[0] for b in s[1]]
+        return min(ends), max(ends)
+    if fn == "NEG":
+        return -s[0][1], -s[0][0]
+    if fn in ("MAXIMUM", "MINIMUM", "WHERE"):
+        return min(x[0] for x in s[-2:]), max(x[1] for x in s[-2:])
+    if fn == "ABS":
+        top = max(abs(s[0][0]), abs(s[0][1]))
+        return 0, top
+    if fn in ("FLOORDIV", "TRUNCDIV", "REM"):
+        top = max(abs(e) for x in s for e in x)
+        return -top, top
+    return _UNBOUNDED
+
+
+def affine(e: Expr, axis: Axis) -> int | None:
+    """The coefficient of axis in e, or None where it is inside a division, a remainder or a gathered value."""
+    found = 0
+    for atom, c in e.terms:
+        if atom == axis:
+            found = c
+        elif axis in (atom.node.free if isinstance(atom, Gather) else () if isinstance(atom, Axis) else atom.arg.axes):
+            return None
+    return found

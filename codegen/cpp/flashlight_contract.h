@@ -1,0 +1,132 @@
+// Contractions: out[r][lane] (+)= sum over k of s[r, k] * l[k][lane].
+//
+// The rows of s are broadcast from memory and the W lanes of l are one packed row, so neither operand needs a horizontal
+// sum.  RS and KS are the strides of s in elements, LS of l and OS of out in elements.  A micro-kernel keeps R rows of W
+// lanes in registers and must not be inlined: the compiler would spill its accumulators.
+#pragma once
+
+namespace fl {
+
+#if FL_512
+constexpr int ROWS = 8;
+#elif FL_256
+constexpr int ROWS = 4;
+#else
+constexpr int ROWS = 2;
+#endif
+
+template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void micro(const real* s, const real* l, real* out, long count) {
+  vf acc[R][2];
+  FL_UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = vf{};
+  for (long k = 0; k < count; k++) {
+    vf b0 = *(const vf*)(l + k * LS), b1 = *(const vf*)(l + k * LS + V);
+    FL_UNROLL for (int i = 0; i < R; i++) {
+      vf a = splat<F>(s[i * RS + k * KS]);
+      acc[i][0] = fma(a, b0, acc[i][0]);
+      acc[i][1] = fma(a, b1, acc[i][1]);
+    }
+  }
+  FL_UNROLL for (int i = 0; i < R; i++) {
+    vf* o = (vf*)(out + i * OS);
+    vf* p = (vf*)(out + i * OS + V);
+    *o = ADD ? *o + acc[i][0] : acc[i][0];
+    *p = ADD ? *p + acc[i][1] : acc[i][1];
+  }
+}
+template <long RS, long KS, long LS, long OS, bool ADD> FL_INLINE void contract(const real* s, const real* l, real* out, long rows, long count) {
+  long r = 0;
+  for (; r + ROWS <= rows; r += ROWS) micro<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
+  if (ROWS > 4 && r + 4 <= rows) micro<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), r += 4;
+  for (; r < rows; r++) micro<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
+}
+
+#if defined(__AVX512BF16__) && FL_BITS >= 256 && !defined(FL_DOUBLE)
+// The same on bfloat16: a pair of neighbours along k is one 32-bit element of s and of l; count is in pairs.
+FL_INLINE vf dot(vf acc, vi s, vi l) {
+#if FL_512
+  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)s, (__m512bh)l);
+#else
+  return (vf)_mm256_dpbf16_ps((__m256)acc, (__m256bh)s, (__m256bh)l);
+#endif
+}
+template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void micro_pairs(const bf16* s, const int32_t* l, real* out, long count) {
+  vf acc[R][2];
+  FL_UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = vf{};
+  for (long k = 0; k < count; k++) {
+    vi b0 = *(const vi*)(l + k * LS), b1 = *(const vi*)(l + k * LS + V);
+    FL_UNROLL for (int i = 0; i < R; i++) {
+      int32_t pair;
+      memcpy(&pair, s + i * RS + k * KS, 4);
+#if FL_512
+      vi a = (vi)_mm512_set1_epi32(pair);
+#else
+      vi a = (vi)_mm256_set1_epi32(pair);
+#endif
+      acc[i][0] = dot(acc[i][0], a, b0);
+      acc[i][1] = dot(acc[i][1], a, b1);
+    }
+  }
+  FL_UNROLL for (int i = 0; i < R; i++) {
+    vf* o = (vf*)(out + i * OS);
+    vf* p = (vf*)(out + i * OS + V);
+    *o = ADD ? *o + acc[i][0] : acc[i][0];
+    *p = ADD ? *p + acc[i][1] : acc[i][1];
+  }
+}
+template <long RS, long KS, long LS, long OS, bool ADD> FL_INLINE void contract_pairs(const bf16* s, const int32_t* l, real* out, long rows, long count) {
+  long r = 0;
+  for (; r + ROWS <= rows; r += ROWS) micro_pairs<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
+  if (ROWS > 4 && r + 4 <= rows) micro_pairs<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), r += 4;
+  for (; r < rows; r++) micro_pairs<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
+}
+
+// Two rows of floats as one row of pairs: the first in the low half.
+FL_INLINE vi pair(vf lo, vf hi) {
+#if FL_512
+  __m512i x = (__m512i)_mm512_cvtne2ps_pbh((__m512)hi, (__m512)lo);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return (vi)_mm512_permutexvar_epi16(order, x);
+#else
+  __m256i x = (__m256i)_mm256_cvtne2ps_pbh((__m256)hi, (__m256)lo);
+  const __m256i order = _mm256_set_epi16(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
+  return (vi)_mm256_permutexvar_epi16(order, x);
+#endif
+}
+FL_INLINE I pair(F lo, F hi) { return {pair(lo.a, hi.a), pair(lo.b, hi.b)}; }
+
+// Rows of floats, step elements apart, into rows of pairs; in place when out and x are the same memory.
+FL_INLINE void pair_rows(int32_t* out, const real* x, long step, long count) {
+  long k = 0;
+  for (; k + 1 < count; k += 2) put<I>(out + k / 2 * W, pair(row<F>(x + k * step), row<F>(x + (k + 1) * step)));
+  if (k < count) put<I>(out + k / 2 * W, pair(row<F>(x + k * step), all<F>(0)));
+}
+
+// s[k][r] with neighbouring r, two rows at a time, interleaved: out[k/2 * step + r*2 + k%2]; an odd last row pairs with 0.
+template <class T> FL_NOINLINE void interleave(bf16* out, const T* s, long stride, long count, long width, long step) {
+  for (long k = 0; k < count; k += 2) {
+    const T *p = s + k * stride, *q = k + 1 < count ? p + stride : nullptr;
+    bf16* o = out + k / 2 * step;
+    long r = 0;
+    if constexpr (std::is_same<T, bf16>::value) for (; q && r + 16 <= width; r += 16) {
+      __m256i a = _mm256_loadu_si256((const __m256i*)(p + r)), b = _mm256_loadu_si256((const __m256i*)(q + r));
+      __m256i lo = _mm256_unpacklo_epi16(a, b), hi = _mm256_unpackhi_epi16(a, b);
+      _mm256_storeu_si256((__m256i*)(o + 2 * r), _mm256_permute2x128_si256(lo, hi, 0x20));
+      _mm256_storeu_si256((__m256i*)(o + 2 * r + 16), _mm256_permute2x128_si256(lo, hi, 0x31));
+    }
+    for (; r < width; r++) o[2 * r] = narrow<bf16>(get(p[r])), o[2 * r + 1] = q ? narrow<bf16>(get(q[r])) : bf16{0};
+  }
+}
+template <class T> FL_NOINLINE void interleave_strided(bf16* out, const T* s, long rs, long ks, long count, long width, long step) {
+  for (long k = 0; k < count; k++) for (long r = 0; r < width; r++) out[k / 2 * step + 2 * r + k % 2] = narrow<bf16>(get(s[r * rs + k * ks]));
+  if (count & 1) for (long r = 0; r < width; r++) out[count / 2 * step + 2 * r + 1] = bf16{0};
+}
+// out[r*step + k] = s[r*rs + k*ks] rounded; an odd last element pairs with 0
+template <class T> FL_NOINLINE void round_rows(bf16* out, const T* s, long rs, long ks, long rows, long count, long step) {
+  for (long r = 0; r < rows; r++) {
+    for (long k = 0; k < count; k++) out[r * step + k] = narrow<bf16>(get(s[r * rs + k * ks]));
+    if (count & 1) out[r * step + count] = bf16{0};
+  }
+}
+#endif
+
+}  // namespace fl

@@ -1,0 +1,85 @@
+"""What the processor can do: vector widths, compiler flags and cache sizes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Isa = Literal["avx512bf16", "avx512", "avx2", "portable"]
+ISAS: tuple[Isa, ...] = ("avx512bf16", "avx512", "avx2", "portable")
+"""From the most to the least able; each can run everything to its right."""
+
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512")
+FLAGS: dict[Isa, tuple[str, ...]] = {
+    "avx512bf16": (*_AVX512, "-mavx512bf16"),
+    "avx512": _AVX512,
+    "avx2": _AVX2,
+    "portable": (),
+}
+"""Explicit instruction sets: what a cache entry was compiled for does not depend on where it was compiled."""
+
+_NEEDS: dict[Isa, frozenset[str]] = {
+    "avx512bf16": frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16", "avx2", "fma", "f16c"}),
+    "avx512": frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma", "f16c"}),
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "portable": frozenset(),
+}
+VECTOR_BITS: dict[Isa, int] = {"avx512bf16": 512, "avx512": 512, "avx2": 256, "portable": 128}
+
+
+@functools.cache
+def _cpu_flags() -> frozenset[str]:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return frozenset()
+    try:
+        found = re.search(r"^flags\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return frozenset(found.group(1).split())
+    return _flags_from_torch()
+
+
+def _flags_from_torch() -> frozenset[str]:
+    """Where /proc does not exist: what torch saw."""
+    import torch
+
+    level = torch.backends.cpu.get_cpu_capability()
+    return _NEEDS["avx512"] if level == "AVX512" else _NEEDS["avx2"] if level in ("AVX2", "AVX512") else frozenset()
+
+
+def detect_isa() -> Isa:
+    """The best instruction set of this machine."""
+    return next(isa for isa in ISAS if _NEEDS[isa] <= _cpu_flags())
+
+
+def runs_here(isa: Isa) -> bool:
+    """Whether code for `isa` may be run on this machine."""
+    return _NEEDS[isa] <= _cpu_flags()
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Bytes of data cache that one core has to itself."""
+
+    l1: int = 32 * 1024
+    l2: int = 512 * 1024
+
+
+@functools.cache
+def caches() -> Caches:
+    """From the system, or modest defaults where it does not say."""
+    found = []
+    for name, default in (("SC_LEVEL1_DCACHE_SIZE", Caches.l1), ("SC_LEVEL2_CACHE_SIZE", Caches.l2)):
+        try:
+            size = os.sysconf(name)
+        except (ValueError, OSError, AttributeError):
+            size = 0
+        found.append(size if size > 0 else default)
+    return Caches(*found)

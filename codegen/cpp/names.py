@@ -1,0 +1,48 @@
+"""C++ names and literals."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_KEYWORDS = """alignas alignof and asm auto bool break case catch char class const continue default delete do double else
+enum explicit export extern false float for friend goto if inline int long mutable namespace new not operator or private
+protected public register return short signed sizeof static struct switch template this throw true try typedef typename
+union unsigned using virtual void volatile while xor"""
+_OURS = """fl real mask inf nan F I J B V W BYTES vf vb vi vj lanes bf16 f16 abs all any bits_as bounded ceil clamp contract
+contract_pairs convert cos dot each element erf exp exp2 expm1 fabs finite floor fma from_array gather get interleave isinf
+isnan lane0 larger load log log1p log2 lower main magnitude maximum memcpy memset micro minimum narrow nearest pack pair
+pair_rows positions pow power2 put recip relu rem round rounded round_rows row rsqrt scale scatter sigmoid sign signs sin
+smaller splat sqrt store stored tanh threads to_array to_int to_real transpose16 trunc truncdiv unpack where wide widen
+p w t g live first last task tasks panel tensors ROUND BIAS ROWS LOG2E"""
+
+
+class Names:
+    """Hands out C++ identifiers, each once."""
+
+    def __init__(self) -> None:
+        self.taken = set(_KEYWORDS.split()) | set(_OURS.split())
+
+    def __call__(self, wanted: str) -> str:
+        base = re.sub(r"\W", "_", wanted)
+        if not base or base[0].isdigit() or base.startswith("_"):
+            base = f"a{base}"
+        name, i = base, 1
+        while name in self.taken:
+            i += 1
+            name = f"{base}_{i}"
+        self.taken.add(name)
+        return name
+
+
+def real_literal(value: float, double: bool) -> str:
+    """A floating constant in the kernel's type."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value) or (not double and abs(value) > 3.4028235677973366e38):
+        return "inf" if value > 0 else "-inf"
+    return repr(value) if double else f"{value!r}f"
+
+
+def int_literal(value: int) -> str:
+    return f"{value}L" if abs(value) < 2**63 else "INT64_MIN"

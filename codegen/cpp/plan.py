@@ -1,0 +1,397 @@
+"""The plan of a C++ kernel: what is kept in memory, at which level, and in which order it is computed.
+
+Every value of a kernel is a function of (loops..., swept axis x, lane).  By what it depends on it belongs to one of
+
+    tile     neither x nor the lane: once a task              prologue  the lane only: once a panel of W lanes
+    shared   x only: once a block of x, for all panels        start     the lane and finished carries: once a sweep
+    block    x and the lane, or a carry of this sweep: once a block and panel
+
+A *stage* computes one value into a buffer, a carry or an output; all other values are fused into the stages that use
+them.  A value gets a stage of its own when it is a contraction, when its memory layout has to be turned, when it can
+move to a level that runs less often, or when several loops would compute it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flashlight.codegen.cpp.facts import CHEAP, Facts, affine
+from flashlight.codegen.cpp.products import Product, find_product
+from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.index import Axis
+from flashlight.kernel import Carry, Kernel, Sweep
+from flashlight.program import Node, Store, postorder
+
+LEVELS = ("tile", "prologue", "shared", "start", "block")
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Scratch memory [axes..., lanes].  kind: "real", "int", "long", "bool" or "pair" (two bfloat16)."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    lanes: bool
+    kind: str
+    level: str
+    paired: Axis | None = None
+    home: Buffer | None = None
+    """The buffer whose memory this one takes over."""
+
+
+@dataclass(eq=False)
+class Stage:
+    """One computation.  kind: map, pack, contract, pairs, operand, carry, product (a carry by contraction), store, unpack.
+
+    axes are its loops; roots the values it evaluates; deps the stages it reads.
+    """
+
+    kind: str
+    node: Node
+    level: str
+    axes: tuple[Axis, ...]
+    roots: tuple[Node, ...] = ()
+    out: Buffer | None = None
+    carry: Carry | None = None
+    store: Store | None = None
+    product: Product | None = None
+    along: Axis | None = None
+    deps: list[Stage] = field(default_factory=list)
+    carries: list[Node] = field(default_factory=list)
+
+
+Nest = list[Stage]
+Key = tuple[Node, str, Axis | None]
+
+
+@dataclass
+class SweepPlan:
+    """What a sweep runs at each level; `nests` are the fused loops of the block level."""
+
+    sweep: Sweep | None
+    shared: list[Nest]
+    start: list[Nest]
+    block: list[Nest]
+
+
+@dataclass
+class Plan:
+    """The whole kernel."""
+
+    kernel: Kernel
+    facts: Facts
+    tiling: Tiling
+    tile: list[Nest]
+    prologue: list[Nest]
+    sweeps: list[SweepPlan]
+    epilogue: SweepPlan
+    stages: dict[Key, Stage]
+    read_old: set[Node]
+
+
+class Planner:
+    """Plans one kernel.  `forced` values get buffers because several loops use them."""
+
+    def __init__(self, kernel: Kernel, tiling: Tiling, pairs: bool, forced: frozenset[tuple[int, Node]] = frozenset()):
+        self.kernel, self.tiling, self.pairs, self.forced = kernel, tiling, pairs, forced
+        self.facts = Facts(kernel)
+        self.facts.in_memory = lambda n: self.facts.lanes(n) and find_product(n, self.facts, None, pairs) is not None
+        self.kept: dict[Key, Stage] = {}
+        """Stages that outlive a sweep."""
+        self.made: dict[Key, Stage] = {}
+        self.index = 0
+        self.sweep: Sweep | None = None
+        self.own: frozenset[Node] = frozenset()
+        self.uses: dict[Node, set[Stage]] = {}
+        self.names: dict[str, int] = {}
+        self.found: set[tuple[int, Node]] = set()
+
+    def plan(self) -> Plan:
+        sweeps = []
+        for self.index, sweep in enumerate(self.kernel.sweeps):
+            self._enter(sweep)
+            targets = [self._carry_stage(c) for c in sweep.carries] + [self._store_stage(s) for s in sweep.stores]
+            sweeps.append(self._collect(targets))
+        self.index += 1
+        self._enter(None)
+        epilogue = self._collect([self._store_stage(s) for s in self.kernel.stores])
+        tile = self._order([s for s in self.kept.values() if s.level == "tile"], "tile")
+        prologue = self._order([s for s in self.kept.values() if s.level == "prologue"], "prologue")
+        old = {n for c in self.kernel.carries if c.rescale
+               for n in postorder([c.rescale.exponent, c.rescale.factor]) if n.kind == "Carry"}  # fmt: skip
+        return Plan(self.kernel, self.facts, self.tiling, tile, prologue, sweeps, epilogue, {**self.kept}, old)
+
+    def _enter(self, sweep: Sweep | None) -> None:
+        self.sweep = sweep
+        self.own = frozenset(c.node for c in sweep.carries) if sweep else frozenset()
+        self.made, self.uses = {}, {}
+
+    def _collect(self, targets: list[Stage]) -> SweepPlan:
+        for t in targets:
+            self._expand(t)
+        self._note_shared()
+        plan = SweepPlan(self.sweep, *[self._order(targets, level) for level in ("shared", "start", "block")])
+        return plan
+
+    # ------------------------------------------------------------ levels
+
+    def level(self, node: Node) -> str:
+        moving = self.sweep is not None and (self.sweep.axis in node.free or self._own_below(node))
+        if not self.facts.lanes(node):
+            return "shared" if moving else "tile"
+        if moving or self.sweep is None:
+            return "block"
+        return "start" if self.facts.has_carry(node) else "prologue"
+
+    def _own_below(self, node: Node) -> bool:
+        return self.facts.has_carry(node) and any(n in self.own for n in postorder([node]))
+
+    def extent(self, axis: Axis) -> int:
+        return self.tiling.extent(axis)
+
+    # ------------------------------------------------------------ targets
+
+    def _carry_stage(self, c: Carry) -> Stage:
+        assert self.sweep is not None
+        product = find_product(c.step, self.facts, self.sweep.axis, self.pairs)
+        axes = self.facts.ordered({*c.body.free, self.sweep.axis, *c.axes})
+        if product is not None and self.facts.lanes(c.step):
+            return Stage("product", c.step, "block", axes, carry=c, product=product)
+        return Stage("carry", c.step, "block", axes, (c.body,), carry=c)
+
+    def _store_stage(self, s: Store) -> Stage:
+        axes = self.facts.ordered({*s.axes, *s.value.free})
+        along = self._unpack_axis(s, axes)
+        if along is not None:
+            return Stage("unpack", s.value, "block", axes, store=s, along=along)
+        return Stage("store", s.value, "block", axes, (s.value,), store=s)
+
+    def _unpack_axis(self, s: Store, axes: Sequence[Axis]) -> Axis | None:
+        """The loop axis along which the output is contiguous, when the lanes are not."""
+        lane = self.facts.lane
+        if lane is None or self.facts.lane not in s.axes:
+            return None
+        offset = sum((e * k for e, k in zip(s.index, self.facts.tensors[s.tensor].strides, strict=True)), start=_ZERO)
+        step = affine(offset, lane)
+        if step is None or step == 1:
+            return None
+        return next((a for a in reversed(axes) if affine(offset, a) == 1), None)
+
+    # ------------------------------------------------------------ cutting values into stages
+
+    def _expand(self, stage: Stage) -> None:
+        """Find what the stage reads, making stages for it."""
+        if stage.product is not None:
+            stage.deps = self._operands(stage.product, stage)
+            return
+        if stage.kind == "unpack":
+            stage.deps = [self._stage("map", stage.node, self.level_or_block(stage.node))]
+            return
+        if stage.kind in ("pairs", "operand", "pack"):
+            return
+        roots = stage.roots or (stage.node,)
+        for root in roots:
+            self._walk(root, stage, stage.axes, top=stage.kind == "map")
+
+    def level_or_block(self, node: Node) -> str:
+        return self.level(node) if self.facts.lanes(node) else "block"
+
+    def _walk(self, root: Node, stage: Stage, nest: tuple[Axis, ...], top: bool) -> None:
+        stack = [(root, nest, top)]
+        seen: set[tuple[Node, tuple[Axis, ...]]] = set()
+        while stack:
+            node, loops, is_top = stack.pop()
+            if (node, loops) in seen:
+                continue
+            seen.add((node, loops))
+            cut = None if is_top else self._cut(node, stage, loops)
+            if cut is not None:
+                if cut not in stage.deps:
+                    stage.deps.append(cut)
+                continue
+            if node in self.own and node not in stage.carries:
+                stage.carries.append(node)
+            if stage.level == "block":
+                self.uses.setdefault(node, set()).add(stage)
+            inner = (*loops, node.attr[1]) if node.kind == "Reduce" else loops
+            stack += [(a, inner, False) for a in node.args]
+
+    def _cut(self, node: Node, stage: Stage, loops: tuple[Axis, ...]) -> Stage | None:
+        """The stage that keeps this value, or None when it is computed where it is used."""
+        level = self.level(node)
+        if node.kind in ("Const", "Index", "Carry"):
+            return None
+        lanes = self.facts.lanes(node)
+        for key in ((node, "pack", None), (node, "contract", None), (node, "map", None)):
+            if key in self.kept or key in self.made:
+                return self.kept.get(key) or self.made[key]
+        if node.kind == "Reduce" and lanes:
+            product = find_product(node, self.facts, None, self.pairs)
+            if product is not None:
+                return self._stage("contract", node, level, product)
+        if node.kind == "Load" and lanes and self._packed(node) is not None:
+            return self._stage("pack", node, level)
+        if (self.index, node) in self.forced and level == "block":
+            return self._stage("map", node, level)
+        cost, again = self.facts.cost(node), self._again(node, loops)
+        if level != stage.level and cost > (2 if again > 1 else 6 if not lanes else 16):
+            return self._stage("map", node, level)
+        return self._stage("map", node, level) if again > 1 and cost > CHEAP else None
+
+    def _again(self, node: Node, loops: tuple[Axis, ...]) -> int:
+        """How often the loops would compute the value again: those outside of its own that it does not depend on."""
+        mine = [i for i, a in enumerate(loops) if a in node.free]
+        deepest = mine[-1] if mine else -1
+        again = 1
+        for i, a in enumerate(loops[: deepest + 1]):
+            again *= 1 if i in mine else self.extent(a)
+        return again
+
+    def _packed(self, node: Node) -> Axis | None:
+        """The loop axis along which a strided Load is contiguous."""
+        step = self.facts.stride(node, self.facts.lane)
+        if step is None or step in (0, 1) or node.dtype != "float" and node.args:
+            return None
+        axes = self.facts.ordered(node.free)
+        return next((a for a in reversed(axes) if self.facts.stride(node, a) == 1), None)
+
+    def _stage(self, kind: str, node: Node, level: str, product: Product | None = None, along: Axis | None = None) -> Stage:
+        key = (node, kind, along)
+        table = self.kept if level in ("tile", "prologue") else self.made
+        found = self.kept.get(key) or self.made.get(key)
+        if found is not None:
+            return found
+        axes = self.facts.ordered(node.free)
+        stage = Stage(kind, node, level, axes, (node,) if kind == "map" else (), product=product, along=along)
+        if kind == "pack":
+            stage.along = self._packed(node)
+        lanes = self.facts.lanes(node) or level in ("block", "start", "prologue")
+        kind_of = {"float": "real", "bool": "bool"}.get(node.dtype) or ("long" if self.facts.wide(node) or not lanes else "int")
+        stage.out = Buffer(self._name(level), axes, lanes, kind_of, level)
+        table[key] = stage
+        self._expand(stage)
+        return stage
+
+    def _name(self, level: str) -> str:
+        letter = {"tile": "g", "prologue": "q", "shared": "k", "start": "r", "block": "s"}[level]
+        self.names[letter] = self.names.get(letter, -1) + 1
+        return f"{letter}{self.names[letter]}"
+
+    def _operands(self, product: Product, stage: Stage) -> list[Stage]:
+        """Stages of both sides of a contraction: the lanes always packed, the scalars unless they can be read in place."""
+        lane_side = self._kept(product.lanes)
+        deps = [lane_side]
+        if product.pairs:
+            deps = [self._pairs(lane_side, product)]
+        if not product.direct(self.facts):
+            deps.append(self._scalar_side(product))
+        return deps
+
+    def _kept(self, node: Node) -> Stage:
+        level = self.level(node)
+        cut = self._cut(node, Stage("contract", node, level, ()), self.facts.ordered(node.free))
+        return cut or self._stage("map", node, level)
+
+    def _pairs(self, source: Stage, product: Product) -> Stage:
+        key = (product.lanes, "pairs", product.inner)
+        table = self.kept if source.level in ("tile", "prologue") else self.made
+        if key not in table:
+            assert source.out is not None
+            axes = (*[a for a in source.out.axes if a != product.inner], product.inner)
+            out = Buffer(self._name(source.level), axes, True, "pair", source.level, paired=product.inner)
+            table[key] = Stage("pairs", product.lanes, source.level, source.axes, out=out, along=product.inner, deps=[source])
+        return table[key]
+
+    def _scalar_side(self, product: Product) -> Stage:
+        """s in scratch: [batch..., row, inner] or, when the swept axis is summed, [batch..., inner, row]."""
+        node, level = product.scalars, self.level(product.scalars)
+        moving = self.sweep.axis if self.sweep else None
+        pair = (product.row, product.inner) if product.inner != moving else (product.inner, product.row)
+        axes = (*[a for a in self.facts.ordered(node.free) if a not in pair], *pair)
+        source: Stage | None = None
+        if product.pairs and not product.readable(self.facts):
+            source = self._laid_out(node, level, axes)
+        if not product.pairs:
+            return self._laid_out(node, level, axes)
+        key = (node, "operand", product.inner)
+        table = self.kept if level == "tile" else self.made
+        if key not in table:
+            out = Buffer(self._name(level), axes, False, "pair", level, paired=product.inner)
+            deps = [source] if source else []
+            table[key] = Stage("operand", node, level, axes, out=out, product=product, along=product.inner, deps=deps)
+        return table[key]
+
+    def _laid_out(self, node: Node, level: str, axes: tuple[Axis, ...]) -> Stage:
+        """A map stage with its axes in this order (the first use decides)."""
+        stage = self._stage("map", node, level)
+        assert stage.out is not None
+        if set(stage.out.axes) == set(axes) and not stage.out.lanes:
+            stage.axes = stage.out.axes = axes
+        return stage
+
+    # ------------------------------------------------------------ sharing and order
+
+    def _note_shared(self) -> None:
+        """Dear values that several loops compute: the topmost of them are forced into buffers on the next attempt."""
+        shared = {n for n, by in self.uses.items() if len(by) > 1 and self.facts.cost(n) > CHEAP and n.kind != "Carry"}
+        below = {a for n in shared for a in n.args}
+        tops = {n for n in shared if n not in below or any(len(self.uses[n]) > len(self.uses[p]) for p in shared if n in p.args)}
+        self.found |= {(self.index, n) for n in tops if self.level(n) == "block"}
+
+    def _order(self, targets: Sequence[Stage], level: str) -> list[Nest]:
+        """Stages of a level, dependencies first, fused into as few loops as the dependencies allow."""
+        order: list[Stage] = []
+        seen: set[Stage] = set()
+        carriers = {t.carry.node: t for t in targets if t.carry is not None}
+
+        def visit(s: Stage) -> None:
+            if s in seen:
+                return
+            seen.add(s)
+            for d in [*s.deps, *[carriers[c] for c in s.carries]]:
+                visit(d)
+            order.append(s)
+
+        for t in targets:
+            visit(t)
+        nests: list[Nest] = []
+        place: dict[Stage, int] = {}
+        for s in (x for x in order if x.level == level):
+            first = 0
+            for d in s.deps:
+                if d in place:
+                    fused = d.kind == "map" and s.kind in _POINTWISE and d.axes == s.axes
+                    first = max(first, place[d] + (not fused))
+            first = max([first, *[place[carriers[c]] + 1 for c in s.carries]])
+            spot = next(
+                (i for i in range(first, len(nests)) if s.kind in _POINTWISE and self._fits(s, nests[i])), None
+            )
+            if spot is None:
+                nests.append([])
+                spot = len(nests) - 1
+            nests[spot].append(s)
+            place[s] = spot
+        return nests
+
+    def _fits(self, s: Stage, nest: Nest) -> bool:
+        lead = nest[0]
+        same_lanes = lead.level not in ("tile", "shared")
+        return lead.kind in _POINTWISE and lead.axes == s.axes and same_lanes
+
+
+_POINTWISE = ("map", "carry", "store")
+
+
+def make_plan(kernel: Kernel, tiling: Tiling, pairs: bool) -> Plan:
+    """Plan until no loop computes again what another has."""
+    forced: frozenset[tuple[int, Node]] = frozenset()
+    while True:
+        planner = Planner(kernel, tiling, pairs, forced)
+        plan = planner.plan()
+        if planner.found <= forced:
+            return plan
+        forced |= planner.found
+
+
+from flashlight.index import ZERO as _ZERO  # noqa: E402

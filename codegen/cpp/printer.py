@@ -1,0 +1,221 @@
+"""Kernel to C++: one translation unit, a short function for each level of the plan.
+
+    setup     once a task              prologue  once a panel           sweepN_start   once a sweep and panel
+    sweepN_shared  once a block of the swept axis                       sweepN_block   once a block and panel
+    sweepN_finish  once a sweep and panel                               epilogue       once a panel
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from flashlight.codegen.cpp.build import CppKernel
+from flashlight.codegen.cpp.emit import C_TYPES
+from flashlight.codegen.cpp.isa import Isa
+from flashlight.codegen.cpp.memory import PANEL_LEVELS, Memory
+from flashlight.codegen.cpp.names import Names
+from flashlight.codegen.cpp.plan import Buffer, Plan, make_plan
+from flashlight.codegen.cpp.stages import StagePrinter
+from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.index import Axis
+from flashlight.kernel import Kernel
+from flashlight.program import Node
+from flashlight.text import kernel_text
+
+
+def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node, str] | None = None) -> CppKernel:
+    """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments."""
+    pairs = isa == "avx512bf16" and tiling.bits >= 256
+    plan = make_plan(kernel, tiling, pairs)
+    printer = _Printer(plan, origins or {})
+    return CppKernel(printer.entry, printer.text(), isa)
+
+
+class _Printer:
+    def __init__(self, plan: Plan, origins: Mapping[Node, str]):
+        self.plan, self.kernel, self.tiling = plan, plan.kernel, plan.tiling
+        k = plan.kernel
+        self.names = Names()
+        self.entry = self.names(k.name)
+        self.tensors = {t.name: self.names(t.name) for t in k.inputs + k.outputs}
+        self.places: dict[Axis, str] = {}
+        self.starts: dict[Axis, str] = {}
+        self.counts: dict[Axis, str] = {}
+        for axis in dict.fromkeys([*k.grid, *k.tile, *k.whole, *[s.axis for s in k.sweeps]]):
+            self.places[axis] = self.names(axis.name)
+        for axis in [*k.tile[1:], *[s.axis for s in k.sweeps]]:
+            if axis not in self.starts:
+                self.starts[axis] = self.names(f"{axis.name}_first")
+                self.counts[axis] = self.names(f"{axis.name}_count")
+        self.lane = plan.facts.lane
+        self.memory = Memory(plan.tiling, self.places, self.starts)
+        self.buffers: list[Buffer] = []
+        self.stages = StagePrinter(plan, self.memory, self.names, self.tensors, self.counts, origins, self.buffers)
+
+    # ------------------------------------------------------------ functions
+
+    def text(self) -> str:
+        functions, calls = self._functions()
+        parts = [self._header(), "namespace fl {", "namespace {", self._structs(), *functions, self._task(calls),
+                 "}  // namespace", self._entry(), "}  // namespace fl", ""]  # fmt: skip
+        return "\n\n".join(parts)
+
+    def _functions(self) -> tuple[list[str], set[str]]:
+        plan, s = self.plan, self.stages
+        bodies: dict[str, tuple[list[str], str, str]] = {
+            "setup": (s.nests(plan.tile, None), "w", "once a task: what neither the lane nor the sweep changes"),
+            "prologue": (s.nests(plan.prologue, None), "pw", "once a panel: what the sweeps do not change"),
+        }
+        for i, sweep in enumerate(plan.sweeps):
+            assert sweep.sweep is not None
+            name = f"sweep{i}"
+            bodies[f"{name}_shared"] = (s.nests(sweep.shared, sweep.sweep), "w", "a block, for all panels")
+            bodies[f"{name}_start"] = (
+                [*s.identities(sweep.sweep), *s.nests(sweep.start, sweep.sweep)], "pw", "before the first block",
+            )  # fmt: skip
+            bodies[f"{name}_block"] = (s.nests(sweep.block, sweep.sweep), "pw", "a block for one panel")
+            bodies[f"{name}_finish"] = (s.finish(sweep.sweep), "pw", "after the last block: references become true values")
+        bodies["epilogue"] = ([*s.nests(plan.epilogue.shared, None), *s.nests(plan.epilogue.block, None)], "pw", "once a panel")
+        functions = [self._function(n, *b) for n, b in bodies.items() if b[0]]
+        return functions, {n for n, b in bodies.items() if b[0]}
+
+    def _function(self, name: str, body: list[str], kinds: str, doc: str) -> str:
+        """A function that unpacks what its body names."""
+        text = "\n".join(body)
+        used = set(re.findall(r"\w+", text))
+        head = []
+        for t, c_name in self.tensors.items():
+            if c_name in used:
+                const = "const " if any(t == i.name for i in self.kernel.inputs) else ""
+                head.append(f"{const}{C_TYPES[self.kernel.tensor(t).dtype]}* __restrict {c_name} = t.{c_name};")
+        for axis in self.kernel.grid:
+            if self.places[axis] in used:
+                head.append(f"const long {self.places[axis]} = g.{self.places[axis]};")
+        for n in [*self.starts.values(), *self.counts.values()]:
+            if n in used:
+                head.append(f"const long {n} = g.{n};")
+        if self.lane is not None:
+            m = self.places[self.lane]
+            if m in used or f"{m}_lanes" in used:
+                head.append(f"const long {m} = p.first;")
+            if f"{m}_lanes" in used:
+                head.append(f"const I {m}_lanes = positions({m}, {self.lane.size - 1});")
+        if "live" in used:
+            head.append("const long live = p.live;")
+        panel = "Panel& p, " if "p" in kinds else ""
+        lines = [f"// {doc}", f"static void {name}(const Tensors& t, const Tile& g, {panel}Work& w) {{"]
+        return "\n".join([*lines, *[f"  {x}" for x in [*head, *body]], "}"])
+
+    # ------------------------------------------------------------ data
+
+    def _header(self) -> str:
+        lines = [f"// {x}" for x in kernel_text(self.kernel).splitlines()]
+        double = ["#define FL_DOUBLE 1"] if self.kernel.double else []
+        return "\n".join([*lines, *double, f"#define FL_BITS {self.tiling.bits}", '#include "flashlight.h"'])
+
+    def _structs(self) -> str:
+        members = [f"{'const ' if t in self.kernel.inputs else ''}{C_TYPES[t.dtype]}* {self.tensors[t.name]};"
+                   for t in self.kernel.inputs + self.kernel.outputs]  # fmt: skip
+        grid = [f"long {self.places[a]};" for a in self.kernel.grid]
+        blocks = [f"long {self.starts[a]}, {self.counts[a]};" for a in self.starts]
+        panel = ["long first, live;  // position of lane 0, lanes that exist"]
+        work: list[str] = []
+        for b in self.buffers:
+            (panel if b.level in PANEL_LEVELS else work).append(self.memory.declare(b))
+        return "\n".join(
+            [_struct("Tensors", members), _struct("Tile", grid + blocks), _struct("Panel", panel), _struct("Work", work)]
+        )
+
+    # ------------------------------------------------------------ control
+
+    def _task(self, calls: set[str]) -> str:
+        """One task: all panels of a tile through all sweeps."""
+        each = "for (long i = 0; i < panels; ++i)"
+        lines = ["static void run_task(const Tensors& t, Tile& g, long panels, Panel* p, Work& w) {"]
+        if "setup" in calls:
+            lines.append("  setup(t, g, w);")
+        if "prologue" in calls:
+            lines.append(f"  {each} prologue(t, g, p[i], w);")
+        for i, s in enumerate(self.plan.sweeps):
+            assert s.sweep is not None
+            lines += self._sweep(f"sweep{i}", s.sweep.axis, calls, each)
+        if "epilogue" in calls:
+            lines.append(f"  {each} epilogue(t, g, p[i], w);")
+        return "\n".join([*lines, "}"])
+
+    def _sweep(self, name: str, axis: Axis, calls: set[str], each: str) -> list[str]:
+        first, count, block = self.starts[axis], self.counts[axis], self.tiling.extent(axis)
+        lines = []
+        if f"{name}_start" in calls:
+            lines.append(f"  {each} {name}_start(t, g, p[i], w);")
+        lines.append(f"  for (g.{first} = 0; g.{first} < {axis.size}; g.{first} += {block}) {{")
+        lines.append(f"    g.{count} = {axis.size} - g.{first} < {block} ? {axis.size} - g.{first} : {block};")
+        if f"{name}_shared" in calls:
+            lines.append(f"    {name}_shared(t, g, w);")
+        if f"{name}_block" in calls:
+            lines.append(f"    {each} {name}_block(t, g, p[i], w);")
+        lines.append("  }")
+        if f"{name}_finish" in calls:
+            lines.append(f"  {each} {name}_finish(t, g, p[i], w);")
+        return lines
+
+    def _entry(self) -> str:
+        k = self.kernel
+        lanes, panels = self.tiling.lanes(k.double), self.tiling.panels
+        rows = self.lane.size if self.lane else 1
+        tiles = math.ceil(rows / (lanes * panels))
+        second = k.tile[1] if len(k.tile) > 1 else None
+        sizes = [a.size for a in k.grid] + [tiles] + ([math.ceil(second.size / self.tiling.extent(second))] if second else [])
+        casts = []
+        for i, t in enumerate(k.inputs + k.outputs):
+            const = "const " if t in k.inputs else ""
+            casts.append(f"({const}{C_TYPES[t.dtype]}*)tensors[{i}]")
+        lines = [
+            "struct Thread { Panel p[PANELS]; Work w; };",
+            f"// {' x '.join(map(str, sizes))} tasks; returns 0, or 1 when there is no memory for scratch",
+            f'extern "C" int {self.entry}(void* const* tensors, long threads) {{',
+            f"  const Tensors t = {{{', '.join(casts)}}};",
+            "  Thread* memory = (Thread*)aligned_alloc(64, threads * sizeof(Thread));",
+            "  if (!memory) return 1;",
+            "#pragma omp parallel num_threads(threads) if (threads > 1)",
+            "  {",
+            "    Thread& own = memory[omp_get_thread_num()];",
+            "#pragma omp for schedule(dynamic, 1)",
+            f"    for (long task = 0; task < {math.prod(sizes)}; ++task) {{",
+            "      Tile g;",
+            "      long rest = task;",
+            *[f"      {x}" for x in self._decode(tiles, second)],
+            "      long panels = 0;",
+            f"      for (long first = tile * PANELS * W; panels < PANELS && first < {rows}; first += W, ++panels)",
+            f"        own.p[panels].first = first, own.p[panels].live = {rows} - first < W ? {rows} - first : W;",
+            "      run_task(t, g, panels, own.p, own.w);",
+            "    }",
+            "  }",
+            "  free(memory);",
+            "  return 0;",
+            "}",
+        ]
+        return "\n".join([f"constexpr long PANELS = {panels};", *lines])
+
+    def _decode(self, tiles: int, second: Axis | None) -> list[str]:
+        """Task number to grid position, tile and block of a second tiled axis; tiles of one grid position are neighbours."""
+        lines = []
+        if second is not None:
+            block = self.tiling.extent(second)
+            first, count = self.starts[second], self.counts[second]
+            blocks = math.ceil(second.size / block)
+            lines.append(f"g.{first} = rest % {blocks} * {block}, rest /= {blocks};")
+            lines.append(f"g.{count} = {second.size} - g.{first} < {block} ? {second.size} - g.{first} : {block};")
+        lines.append(f"const long tile = rest % {tiles};")
+        lines.append(f"rest /= {tiles};")
+        for axis in reversed(self.kernel.grid):
+            lines.append(f"g.{self.places[axis]} = rest % {axis.size}, rest /= {axis.size};")
+        return lines
+
+
+def _struct(name: str, members: list[str]) -> str:
+    if not members:
+        return f"struct {name} {{}};"
+    return "\n".join([f"struct {name} {{", *[f"  {m}" for m in members], "};"])

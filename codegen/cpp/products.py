@@ -1,0 +1,113 @@
+"""Contractions that the micro-kernel computes: sum over k of s[row, k] * l[k, lane].
+
+One factor is free of the lanes (its rows are broadcast from memory), the other is free of one loop axis, the row.
+Either side may be any expression; what is not in memory in the right layout gets a stage that puts it there.
+
+    q[m, d] * k[x, d]  summed over d:  l = q, s = k, row = x        p[m, x] * v[x, e]  over x:  l = p, s = v, row = e
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from flashlight.codegen.cpp.facts import Facts
+from flashlight.index import Axis
+from flashlight.program import Map, Node
+
+FEWEST_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Product:
+    """sums are the summed axes, outermost first; pairs: both sides are rounded to bfloat16 and multiplied in pairs."""
+
+    lanes: Node
+    scalars: Node
+    row: Axis
+    sums: tuple[Axis, ...]
+    batch: tuple[Axis, ...]
+    pairs: bool
+
+    @property
+    def inner(self) -> Axis:
+        return self.sums[-1]
+
+    def readable(self, facts: Facts) -> bool:
+        """Whether s is a Load with a fixed step along the row and the summed axes."""
+        return self.scalars.kind == "Load" and None not in [facts.stride(self.scalars, a) for a in (self.row, *self.sums)]
+
+    def direct(self, facts: Facts) -> bool:
+        """Whether the micro-kernel can read s where it is."""
+        if not self.readable(facts):
+            return False
+        t = facts.tensors[self.scalars.attr[0]]
+        steps = [facts.stride(self.scalars, a) for a in (self.row, *self.sums)]
+        if self.pairs:
+            return t.dtype is torch.bfloat16 and steps[-1] == 1 and self.inner.size % 2 == 0 and self.inner in facts.kernel.whole
+        return t.dtype is (torch.float64 if facts.kernel.double else torch.float32)
+
+
+def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Product | None:
+    """The contraction that a SUM is, if it is one.  swept: the axis that a carry's step sums over."""
+    sums: list[Axis] = []
+    operand: torch.dtype | None = None
+    n = node
+    while n.kind == "Reduce" and n.attr[0] == "SUM":
+        sums.append(n.attr[1])
+        operand = n.attr[2]
+        n = n.args[0]
+    if not sums or n.dtype != "float" or facts.lane is None:
+        return None
+    factors = _factors(n)
+    lanes = [f for f in factors if facts.lanes(f)]
+    scalars = [f for f in factors if not facts.lanes(f)]
+    if not lanes or not scalars:
+        return None
+    free_of = frozenset[Axis]().union(*[f.free for f in lanes])
+    rows = [a for a in facts.ordered(frozenset[Axis]().union(*[f.free for f in scalars])) if a not in free_of and a not in sums]
+    if not rows:
+        return None
+    row = max(rows, key=lambda a: (a in _swept(facts) or a == facts.second, a.size, a.key))
+    lanes += [f for f in scalars if row not in f.free]
+    scalars = [f for f in scalars if row in f.free]
+    sums = [a for a in sums if a == swept] + [a for a in sums if a != swept]
+    left, right = _join(lanes), _join(scalars)
+    if sums[-1] not in left.free or sums[-1] not in right.free:
+        return None
+    if not all(a in left.free and a in right.free for a in sums) or row.size < FEWEST_ROWS:
+        return None
+    batch = tuple(a for a in facts.ordered(left.free | right.free) if a != row and a not in sums)
+    pairs = dot and operand is torch.bfloat16 and not facts.kernel.double
+    return Product(left, right, row, tuple(sums), batch, pairs)
+
+
+def _swept(facts: Facts) -> set[Axis]:
+    return {s.axis for s in facts.kernel.sweeps}
+
+
+def _join(factors: list[Node]) -> Node:
+    out = factors[0]
+    for f in factors[1:]:
+        out = Map("MUL", out, f)
+    return out
+
+
+def _factors(n: Node) -> list[Node]:
+    """Factors of a product, flattened; a power of one node is left alone."""
+    out: list[Node] = []
+    stack = [n]
+    while stack:
+        m = stack.pop()
+        if m.kind == "Map" and m.attr[0] == "MUL" and len(out) < 16:
+            stack += m.args[::-1]
+        else:
+            out.append(m)
+    return out
+
+
+def work(product: Product) -> int:
+    """Multiplications for one lane."""
+    return product.row.size * math.prod(a.size for a in (*product.sums, *product.batch))

@@ -1,0 +1,434 @@
+"""Stages of the plan as C++ lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flashlight.codegen.cpp.emit import C_TYPES, Emitter, Value
+from flashlight.codegen.cpp.functions import IDENTITY, combine
+from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
+from flashlight.codegen.cpp.names import Names
+from flashlight.codegen.cpp.plan import Buffer, Nest, Plan, Stage
+from flashlight.codegen.cpp.products import Product
+from flashlight.index import Axis, Expr
+from flashlight.kernel import Carry, Sweep
+from flashlight.program import Node, postorder, value_of
+
+
+class StagePrinter:
+    """Prints nests of stages; collects the buffers they need."""
+
+    def __init__(
+        self, plan: Plan, memory: Memory, names: Names, tensors: Mapping[str, str], counts: Mapping[Axis, str],
+        origins: Mapping[Node, str], buffers: list[Buffer],
+    ):  # fmt: skip
+        self.plan, self.memory, self.new, self.tensors, self.counts = plan, memory, names, tensors, counts
+        self.origins, self.buffers, self.facts = origins, buffers, plan.facts
+        self.places = memory.places
+        self.sweep: Sweep | None = None
+        self.carries: dict[Node, Buffer] = {}
+        self.olds: dict[Node, Buffer] = {}
+        self.references: dict[Node, Buffer] = {}
+        for c in plan.kernel.carries:
+            self._carry_buffers(c)
+        self.readers = self._readers()
+
+    # ------------------------------------------------------------ buffers
+
+    def _carry_buffers(self, c: Carry) -> None:
+        axes = self.facts.ordered(c.axes)
+        kind = {"float": "real", "int": "long", "bool": "bool"}[c.node.dtype]
+        self.carries[c.node] = self._declare(Buffer(self.new(c.name), axes, True, kind, "panel"))
+        if c.node in self.plan.read_old:
+            self.olds[c.node] = self._declare(Buffer(self.new(f"{c.name}_old"), axes, True, kind, "block"))
+        if c.op in ("MAX", "MIN") and c.node.dtype == "float":
+            self.references[c.node] = self._declare(Buffer(self.new(f"{c.name}_ref"), axes, True, kind, "block"))
+
+    def _declare(self, b: Buffer) -> Buffer:
+        if b not in self.buffers:
+            self.buffers.append(b)
+        return b
+
+    def _readers(self) -> dict[Stage, list[Nest]]:
+        """The nests that read what a stage wrote."""
+        out: dict[Stage, list[Nest]] = {}
+        every = [*self.plan.tile, *self.plan.prologue]
+        for s in [*self.plan.sweeps, self.plan.epilogue]:
+            every += [*s.shared, *s.start, *s.block]
+        for nest in every:
+            for stage in nest:
+                for d in stage.deps:
+                    out.setdefault(d, []).append(nest)
+        return out
+
+    def _known(self, em_of: list[Emitter], nest: Nest):  # noqa: ANN202
+        """What is in memory for this nest: carries, and buffers written by other nests."""
+        stages = {d.node: d for s in nest for d in s.deps if d not in nest and d.out is not None and d.kind != "pairs"}
+
+        def known(node: Node) -> Value | None:
+            em = em_of[0]
+            if node.kind == "Carry":
+                return self.memory.read(self._carry_place(node, em.mode), em.lane, em.live)
+            stage = stages.get(node)
+            return None if stage is None or stage.out is None else self.memory.read(stage.out, em.lane, em.live)
+
+        return known
+
+    def _carry_place(self, node: Node, mode: str) -> Buffer:
+        own = self.sweep is not None and any(c.node is node for c in self.sweep.carries)
+        if own and mode == "old":
+            return self.olds[node]
+        if own and mode != "final":
+            return self.references.get(node, self.carries[node])
+        return self.carries[node]
+
+    def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
+        box: list[Emitter] = []
+        em = Emitter(self.facts, self.new, self.places, lane, self._known(box, nest), self.origins, live)
+        em.tensor_names = self.tensors
+        box.append(em)
+        return em
+
+    # ------------------------------------------------------------ loops
+
+    def bounds(self, axis: Axis) -> tuple[str, str]:
+        """First position and how many, inside the current block."""
+        start = self.memory.starts.get(axis)
+        return (start, self.counts[axis]) if start else ("0", str(axis.size))
+
+    def loop_head(self, axis: Axis, step: str = "") -> str:
+        a, (start, count) = self.places[axis], self.bounds(axis)
+        end = count if start == "0" else f"{start} + {count}"
+        return f"for (long {a} = {start}; {a} < {end}; {f'{a} += {step}' if step else f'++{a}'})"
+
+    def nests(self, nests: Sequence[Nest], sweep: Sweep | None) -> list[str]:
+        self.sweep = sweep
+        lines: list[str] = []
+        for nest in nests:
+            kind = nest[0].kind
+            if kind in ("map", "carry", "store"):
+                lines += self._scalar_map(nest[0]) if nest[0].level in ("tile", "shared") and nest[0].out and not nest[0].out.lanes \
+                    else self._pointwise(nest)
+            else:
+                lines += getattr(self, f"_{kind}")(nest[0], nest)
+        return lines
+
+    def _open(self, em: Emitter, axes: Sequence[Axis]) -> None:
+        for axis in axes:
+            em.open(axis, self.loop_head(axis))
+
+    def _pointwise(self, nest: Nest) -> list[str]:
+        """Fused loops over lanes."""
+        em = self.emitter(nest, self.facts.lane)
+        self._open(em, nest[0].axes)
+        for s in nest:
+            if s.kind == "map":
+                self._keep(em, s, nest)
+            elif s.kind == "carry":
+                self._accumulate(em, s, nest)
+            else:
+                self._store(em, s)
+        return em.close()
+
+    def _keep(self, em: Emitter, s: Stage, nest: Nest) -> None:
+        value = em.value(s.node)
+        assert s.out is not None
+        if all(r is nest for r in self.readers.get(s, [])):
+            return
+        kind = LANE_TYPES[s.out.kind]
+        em.line(f"put<{kind}>({self.memory.pointer(self._declare(s.out))}, {em.lift(self._fit(em, value, kind), kind)});")
+
+    def _fit(self, em: Emitter, v: Value, kind: str) -> Value:
+        return em.as_kind(v, {"F": "float", "B": "bool"}.get(kind, "int"))
+
+    def _scalar_map(self, s: Stage) -> list[str]:
+        """Values without lanes: the lanes of the vectors run over their last axis."""
+        assert s.out is not None
+        self._declare(s.out)
+        if not s.out.axes:
+            em = self.emitter([s], None)
+            em.carries_are_lanes = False
+            em.line(f"*{self.memory.pointer(s.out)} = {em.value(s.node).text};")
+            return em.close()
+        *outer, lane = s.out.axes
+        em = self.emitter([s], lane, f"{self.places[lane]}_live")
+        self._open(em, outer)
+        a, (start, count) = self.places[lane], self.bounds(lane)
+        em.open(lane, self.loop_head(lane, "W"))
+        end = count if start == "0" else f"{start} + {count}"
+        em.line(f"const long {em.live} = {end} - {a};")
+        em.line(f"const I {a}_lanes = positions({a}, {lane.size - 1});")
+        value = em.value(s.node)
+        kind = {"real": "F", "bool": "B"}.get(s.out.kind, "J")
+        em.line(f"store({self.memory.pointer(s.out)}, {em.lift(self._fit(em, value, kind), kind)}, {em.live});")
+        return em.close()
+
+    # ------------------------------------------------------------ carries
+
+    def identities(self, sweep: Sweep) -> list[str]:
+        lines: list[str] = []
+        for c in sweep.carries:
+            b = self.carries[c.node]
+            kind = LANE_TYPES[b.kind]
+            em = self.emitter([], self.facts.lane)
+            self._open(em, b.axes)
+            em.line(f"put<{kind}>({self.memory.pointer(b)}, all<{kind}>({IDENTITY[c.op, c.node.dtype]}));")
+            lines += em.close()
+        return lines
+
+    def _accumulate(self, em: Emitter, s: Stage, nest: Nest) -> None:
+        """A carry in the innermost loop: from the identity over the block, then rescale and combine."""
+        c = s.carry
+        assert c is not None
+        kind = LANE_TYPES[self.carries[c.node].kind]
+        total = self.new("sum" if c.op == "SUM" else "top")
+        home = em.scopes[-2]
+        home.lines.append(f"{kind} {total} = all<{kind}>({IDENTITY[c.op, c.node.dtype]});")
+        body = em.lift(self._fit(em, em.value(c.body), kind), kind)
+        em.line(f"{total} = {combine(c.op, total, body, c.node.dtype)};")
+        home.after += self._update(c, total, nest)
+
+    def _update(self, c: Carry, total: str, nest: Nest) -> list[str]:
+        b = self.carries[c.node]
+        kind = LANE_TYPES[b.kind]
+        flat = self.emitter(nest, self.facts.lane)
+        before, after = self.new(f"{c.name}_before"), self.new(f"{c.name}_after")
+        flat.line(f"{kind} {before} = row<{kind}>({self.memory.pointer(b)});")
+        self._save_old(flat, c, before)
+        if c.rescale is not None:
+            flat.line(f"{before} = {self._moved(flat, c, before, 'new')};")
+        flat.line(f"const {kind} {after} = {combine(c.op, before, total, c.node.dtype)};")
+        flat.line(f"put<{kind}>({self.memory.pointer(b)}, {after});")
+        ref = self.references.get(c.node)
+        if ref is not None:
+            flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}));")
+        return ["{", *[f"  {x}" for x in flat.close()], "}"]
+
+    def _save_old(self, em: Emitter, c: Carry, before: str) -> None:
+        old = self.olds.get(c.node)
+        if old is not None:
+            kind = LANE_TYPES[old.kind]
+            text = f"finite({before})" if c.node in self.references else before
+            em.line(f"put<{kind}>({self.memory.pointer(old)}, {text});")
+
+    def _moved(self, em: Emitter, c: Carry, before: str, new: str) -> str:
+        """The accumulated value, moved from the old references to the new; at its identity it stays there."""
+        assert c.rescale is not None
+
+        def at(node: Node, mode: str) -> str:
+            em.mode = mode
+            text = em.lift(em.as_kind(em.value(node), "float"), "F")
+            em.mode = ""
+            return text
+
+        shift = f"{at(c.rescale.exponent, new)} - {at(c.rescale.exponent, 'old')}"
+        if c.op != "SUM":
+            moved = f"{before} + ({shift})"
+            return moved if new == "final" else f"where(isinf({before}), {before}, {moved})"
+        factor = f"exp({shift})"
+        if value_of(c.rescale.factor) != 1:
+            factor = f"{factor} * ({at(c.rescale.factor, new)} / {at(c.rescale.factor, 'old')})"
+        depth = max(em.depth(c.rescale.exponent), em.depth(c.rescale.factor))
+        name = self.new(f"{c.name}_scale")
+        em.scopes[depth].lines.append(f"const F {name} = {factor};")
+        moved = f"{before} * {name}"
+        return moved if new == "final" else f"where({before} == all<F>(0), {before}, {moved})"
+
+    def _rescale_nest(self, c: Carry, new: str, save: bool) -> list[str]:
+        """All of a carry moved in place."""
+        assert c.rescale is not None
+        b = self.carries[c.node]
+        needed = {a for n in postorder([c.rescale.exponent, c.rescale.factor]) for a in n.free}
+        em = self.emitter([], self.facts.lane)
+        self._open(em, sorted(b.axes, key=lambda a: a not in needed))
+        before = self.new(f"{c.name}_before")
+        em.line(f"const F {before} = row<F>({self.memory.pointer(b)});")
+        if save:
+            self._save_old(em, c, before)
+        text = self._moved(em, c, before, new)
+        em.line(f"put<F>({self.memory.pointer(b)}, {text});")
+        return em.close()
+
+    def finish(self, sweep: Sweep) -> list[str]:
+        """References become true values: where an extremum is infinite, what was accumulated is corrected."""
+        self.sweep = sweep
+        lines: list[str] = []
+        if not any(c.rescale for c in sweep.carries):
+            return lines
+        for c in sweep.carries:
+            if c.node in self.olds:
+                em = self.emitter([], self.facts.lane)
+                b = self.carries[c.node]
+                self._open(em, b.axes)
+                self._save_old(em, c, f"row<{LANE_TYPES[b.kind]}>({self.memory.pointer(b)})")
+                lines += em.close()
+        for c in sweep.carries:
+            if c.rescale is not None:
+                lines += self._rescale_nest(c, "final", save=False)
+        return lines
+
+    # ------------------------------------------------------------ contractions
+
+    def _product(self, s: Stage, nest: Nest) -> list[str]:
+        """A carry by contraction."""
+        c = s.carry
+        assert c is not None and s.product is not None
+        lines: list[str] = []
+        if c.rescale is not None:
+            lines += self._rescale_nest(c, "new", save=True)
+        elif c.node in self.olds:
+            em = self.emitter([], self.facts.lane)
+            b = self.carries[c.node]
+            self._open(em, b.axes)
+            self._save_old(em, c, f"row<F>({self.memory.pointer(b)})")
+            lines += em.close()
+        return [*lines, *self._contraction(s, s.product, self.carries[c.node], nest, True)]
+
+    def _contract(self, s: Stage, nest: Nest) -> list[str]:
+        assert s.product is not None and s.out is not None
+        return self._contraction(s, s.product, self._declare(s.out), nest, False)
+
+    def _contraction(self, s: Stage, product: Product, out: Buffer, nest: Nest, add: bool) -> list[str]:
+        em = self.emitter(nest, self.facts.lane)
+        row, inner = product.row, product.inner
+        fixed = (row, inner)
+        self._open(em, product.batch)
+        several = len(product.sums) > 1
+        if several and not add:
+            em.line(f"memset({self.memory.pointer(out, fixed)}, 0, {self._rows_bytes(out, row)});")
+        self._open(em, product.sums[:-1])
+        lanes = next(d.out for d in s.deps if d.node is product.lanes and d.kind in ("pairs", "map", "pack", "contract"))
+        assert lanes is not None
+        scalars = next((d.out for d in s.deps if d.node is product.scalars and d.out and not d.out.lanes), None)
+        l_steps, o_steps = self.memory.strides(lanes), self.memory.strides(out)
+        if scalars is not None:
+            steps = self.memory.strides(scalars)
+            rs, ks, source = steps[row], steps[inner], self.memory.pointer(scalars, fixed)
+        else:
+            rs, ks, source = self._in_place(em, product, fixed)
+            ks *= 2 if product.pairs else 1
+        args = [f"{rs}", f"{ks}", f"{l_steps[inner]} * W", f"{o_steps[row]} * W", "true" if add or several else "false"]
+        count = self.bounds(inner)[1]
+        if product.pairs:
+            count = f"({count} + 1) / 2"
+        name = "contract_pairs" if product.pairs else "contract"
+        em.line(f"{name}<{', '.join(args)}>({source}, {self.memory.pointer(lanes, fixed)}, "
+                f"{self.memory.pointer(out, fixed)}, {self.bounds(row)[1]}, {count});")  # fmt: skip
+        return em.close()
+
+    def _rows_bytes(self, out: Buffer, row: Axis) -> str:
+        steps = self.memory.strides(out)
+        assert steps[row] == 1, "rows of an accumulated contraction are neighbours"
+        return f"{self.bounds(row)[1]} * W * sizeof(real)"
+
+    def _in_place(self, em: Emitter, product: Product, fixed: tuple[Axis, ...]) -> tuple[int, int, str]:
+        node = product.scalars
+        steps = [self.facts.stride(node, a) or 0 for a in fixed]
+        return steps[0], steps[1], self._tensor_at(em, node, fixed)
+
+    def _tensor_at(self, em: Emitter, node: Node, fixed: Sequence[Axis]) -> str:
+        """Address of a Load with some axes at the beginning of their block."""
+        e = self.facts.linear(node)
+        parts = []
+        for axis in fixed:
+            c = e.coefficient(axis)
+            e = e - Expr([(axis, c)])
+            start = self.places[axis] if axis == self.facts.lane else self.memory.starts.get(axis)
+            if start and c:
+                parts.append(start if c == 1 else f"{start} * {c}")
+        return " + ".join([self.tensors[node.attr[0]], em.scalar_expr(e), *parts])
+
+    # ------------------------------------------------------------ moving data
+
+    def _pack(self, s: Stage, nest: Nest) -> list[str]:
+        """A strided load, transposed into rows of lanes."""
+        assert s.out is not None and s.along is not None and self.facts.lane is not None
+        out = self._declare(s.out)
+        em = self.emitter(nest, self.facts.lane)
+        self._open(em, [a for a in s.axes if a != s.along])
+        step = self.memory.strides(out)[s.along]
+        source = self._tensor_at(em, s.node, (self.facts.lane, s.along))
+        em.line(f"pack({self.memory.pointer(out, (s.along,))}, {step} * W, {source}, "
+                f"{self.facts.stride(s.node, self.facts.lane)}, {self.bounds(s.along)[1]}, live);")  # fmt: skip
+        return em.close()
+
+    def _unpack(self, s: Stage, nest: Nest) -> list[str]:
+        """Rows of lanes, transposed into an output."""
+        store, source = s.store, s.deps[0].out
+        assert store is not None and source is not None and s.along is not None and self.facts.lane is not None
+        self._declare(source)
+        t = self.facts.tensors[store.tensor]
+        em = self.emitter(nest, self.facts.lane)
+        self._open(em, [a for a in s.axes if a != s.along])
+        e = Expr()
+        for i, step in zip(store.index, t.strides, strict=True):
+            e = e + i * step
+        lane_step = e.coefficient(self.facts.lane)
+        e = e - Expr([(self.facts.lane, lane_step), (s.along, e.coefficient(s.along))])
+        first = self.memory.starts.get(s.along)
+        parts = [self.tensors[t.name], em.scalar_expr(e), f"{self.places[self.facts.lane]} * {lane_step}", *([first] if first else [])]
+        row = self.memory.strides(source).get(s.along, 0)
+        kind = LANE_TYPES[source.kind]
+        em.line(f"unpack<{kind}>({' + '.join(parts)}, {lane_step}, {self.memory.pointer(source, (s.along,))}, "
+                f"{row} * W, {self.bounds(s.along)[1]}, live);")  # fmt: skip
+        return em.close()
+
+    def _pairs(self, s: Stage, nest: Nest) -> list[str]:
+        """Rows of floats to rows of bfloat16 pairs."""
+        source, out = s.deps[0].out, s.out
+        assert source is not None and out is not None and s.along is not None
+        self._declare(out)
+        em = self.emitter(nest, self.facts.lane)
+        self._open(em, [a for a in source.axes if a != s.along])
+        em.line(f"pair_rows({self.memory.pointer(out, (s.along,))}, {self.memory.pointer(source, (s.along,))}, "
+                f"{self.memory.strides(source)[s.along]} * W, {self.bounds(s.along)[1]});")  # fmt: skip
+        return em.close()
+
+    def _operand(self, s: Stage, nest: Nest) -> list[str]:
+        """The side without lanes as bfloat16 pairs."""
+        assert s.out is not None and s.product is not None
+        product, out = s.product, self._declare(s.out)
+        row, inner = product.row, product.inner
+        em = self.emitter(nest, None)
+        em.carries_are_lanes = False
+        self._open(em, [a for a in out.axes if a not in (row, inner)])
+        source = s.deps[0].out if s.deps else None
+        if source is not None:
+            steps = self.memory.strides(source)
+            rs, ks, text = steps[row], steps[inner], self.memory.pointer(source, (row, inner))
+        else:
+            rs, ks, text = self._in_place(em, product, (row, inner))
+        rows, count = self.bounds(row)[1], self.bounds(inner)[1]
+        to = self.memory.pointer(out, (row, inner))
+        if out.axes[-1] == inner:
+            em.line(f"round_rows({to}, {text}, {rs}, {ks}, {rows}, {count}, {self.memory.strides(out)[row]});")
+        elif rs == 1:
+            em.line(f"interleave({to}, {text}, {ks}, {count}, {rows}, {self.memory.strides(out)[inner]});")
+        else:
+            em.line(f"interleave_strided({to}, {text}, {rs}, {ks}, {count}, {rows}, {self.memory.strides(out)[inner]});")
+        return em.close()
+
+    # ------------------------------------------------------------ outputs
+
+    def _store(self, em: Emitter, s: Stage) -> None:
+        store = s.store
+        assert store is not None
+        t = self.facts.tensors[store.tensor]
+        value = em.as_kind(em.value(store.value), t.kind)
+        at = em.address(store.index, t.shape, t.strides)
+        name, lane = self.tensors[t.name], self.facts.lane
+        if lane is None or lane not in store.axes:
+            text = f"lane0({value.text})" if value.lanes else value.text
+            guard = f"if ({self.places[lane]} == 0) " if lane is not None else ""
+            kind = {"float": "real", "int": "long", "bool": "bool"}[t.kind]
+            em.line(f"{guard}{name}[{at.base}] = narrow<{C_TYPES[t.dtype]}>({kind}({text}));" if t.kind == "float"
+                    else f"{guard}{name}[{at.base}] = {kind}({text});")  # fmt: skip
+            return
+        to = {"float": "F", "bool": "B"}.get(t.kind) or (value.type if value.lanes else "J")
+        text = em.lift(value, to)
+        if at.vector is not None:
+            em.line(f"scatter({name} + {at.base}, {at.vector}, {text}, live);")
+        elif at.step == 1:
+            em.line(f"store({name} + {at.base} + {self.places[lane]}, {text}, live);")
+        else:
+            em.line(f"store_strided({name} + {at.base} + {self.places[lane]} * {at.step}, {at.step}, {text}, live);")
