@@ -15,7 +15,9 @@ A carry whose body uses another carry of the same sweep has a `rescale`: when th
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -89,6 +91,8 @@ class Kernel:
     stores: tuple[Store, ...]
     double: bool = False
     """Accumulate in float64 instead of float32."""
+    origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
+    """The user's source line of values, where it is known; not part of the digest."""
 
     @property
     def carries(self) -> tuple[Carry, ...]:

@@ -167,7 +167,7 @@ def _triton_form(kernel: Kernel, program: Program) -> tuple[dict[str, Any] | Non
         from flashlight.codegen.triton import default_tiling, print_kernel
 
         tiling = default_tiling(kernel, "sm_90")
-        tk = print_kernel(kernel, tiling, program.origins)
+        tk = print_kernel(kernel, tiling, kernel.origins)
     except Exception:  # a report must not fail because a target does; running it says why
         return None, {}
     form = {

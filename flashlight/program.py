@@ -348,12 +348,25 @@ def rebuild(node: Node, args: Sequence[Node], axes: Mapping[Axis, Expr] | None =
     return node
 
 
-def transform(roots: Sequence[Node], rule: Callable[[Node], Node]) -> list[Node]:
-    """Rebuild bottom-up, replacing each rebuilt node by rule(node)."""
+def transform_map(roots: Sequence[Node], rule: Callable[[Node], Node]) -> dict[Node, Node]:
+    """Rebuild bottom-up, replacing each rebuilt node by rule(node); old node -> new node."""
     new: dict[Node, Node] = {}
     for node in postorder(roots):
         new[node] = rule(rebuild(node, [new[a] for a in node.args]))
+    return new
+
+
+def transform(roots: Sequence[Node], rule: Callable[[Node], Node]) -> list[Node]:
+    """The rebuilt roots, see `transform_map`."""
+    new = transform_map(roots, rule)
     return [new[r] for r in roots]
+
+
+def inherited_origins(origins: Mapping[Node, str], roots: Iterable[Node]) -> dict[Node, str]:
+    """Source lines for the nodes below roots: their own, else that of a value of the same structure."""
+    alike = {n.order: where for n, where in origins.items()}
+    found = {n: origins.get(n) or alike.get(n.order) for n in postorder(roots) if n.kind in ("Map", "Reduce", "Load")}
+    return {n: where for n, where in found.items() if where}
 
 
 def substitute(node: Node, axes: Mapping[Axis, Expr]) -> Node:
@@ -440,14 +453,21 @@ class Program:
         return [s.value for s in self.stores]
 
     def with_values(self, values: Sequence[Node]) -> Program:
-        """The same stores with new values."""
+        """The same stores with new values.  Source lines stay with values of the same structure (see `rewrite`)."""
         return self.with_stores(Store(s.tensor, s.index, v) for s, v in zip(self.stores, values, strict=True))
 
     def with_stores(self, stores: Iterable[Store], temporaries: Sequence[Tensor] = ()) -> Program:
         """Other stores, and further temporaries."""
-        return Program(
-            self.inputs, self.outputs, tuple(stores), self.origins, (*self.temporaries, *temporaries)
-        )
+        stores = tuple(stores)
+        origins = inherited_origins(self.origins, [s.value for s in stores])
+        return Program(self.inputs, self.outputs, stores, origins, (*self.temporaries, *temporaries))
+
+    def rewrite(self, rule: Callable[[Node], Node]) -> Program:
+        """Every value rebuilt bottom-up with rule applied to each node; what replaces a node keeps its source line."""
+        new = transform_map(self.roots, rule)
+        origins = {new[n]: where for n, where in self.origins.items() if n in new}
+        moved = Program(self.inputs, self.outputs, self.stores, {**self.origins, **origins}, self.temporaries)
+        return moved.with_values([new[r] for r in self.roots])
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -212,7 +212,7 @@ def _kernel_run(
         return lambda tensors, outputs: evaluate_kernel(kernel, tensors, outputs)
     from flashlight.codegen.triton import default_tiling, launch, print_kernel, run_interpreted
 
-    tk = print_kernel(kernel, default_tiling(kernel, architecture(device)), plan.program.origins)
+    tk = print_kernel(kernel, default_tiling(kernel, architecture(device)), kernel.origins)
     if found == "triton-interpret":
         return lambda tensors, outputs: run_interpreted(tk, kernel, tensors, outputs)
     return lambda tensors, outputs: launch(tk, kernel, tensors, outputs)

@@ -153,6 +153,7 @@ def kernel_to_json(k: Kernel) -> Json:
         ],
         "stores": [w.store(t) for t in k.stores],
         "double": k.double,
+        "origins": sorted([w.number[n], o] for n, o in k.origins.items() if n in w.number),
     }
 
 
@@ -176,4 +177,5 @@ def kernel_from_json(value: Json) -> Kernel:
         tuple(Sweep(Axis(*a), tuple(map(carry, cs)), tuple(map(r.store, ss))) for a, cs, ss in value["sweeps"]),
         tuple(map(r.store, value["stores"])),
         value["double"],
+        {r.nodes[n]: o for n, o in value["origins"]},
     )

@@ -99,7 +99,7 @@ def _rescale_text(op: str, r: Rescale | None, p: Printer) -> str:
 
 def kernel_text(kernel: Kernel) -> str:
     """grid, tiles, then sweeps with their carries, then the epilogue."""
-    p = Printer(kernel.roots)
+    p = Printer(kernel.roots, kernel.origins)
     head = f"kernel {kernel.name}({', '.join(_tensor_text(t) for t in kernel.inputs)})"
     lines = [head, f"  grid   {_axes_text(kernel.grid)}", f"  tile   {_axes_text(kernel.tile)}"]
     lines.append(f"  whole  {_axes_text(kernel.whole)}")

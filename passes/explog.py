@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from flashlight.passes.product import addends, total
-from flashlight.program import Map, Node, Program, transform
+from flashlight.program import Map, Node, Program
 
 
 def _rule(node: Node) -> Node:
@@ -23,4 +23,4 @@ def _rule(node: Node) -> Node:
 
 
 def explog(program: Program) -> Program:
-    return program.with_values(transform(program.roots, _rule))
+    return program.rewrite(_rule)

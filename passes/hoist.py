@@ -10,7 +10,7 @@ import torch
 from flashlight.index import Axis
 from flashlight.passes.bounded import Steps, bounded
 from flashlight.passes.product import Factors, factors
-from flashlight.program import Map, Node, Program, Reduce, transform
+from flashlight.program import Map, Node, Program, Reduce
 
 
 def safe_operand(
@@ -43,4 +43,4 @@ def scaled(node: Node, outside: Factors) -> Node:
 
 
 def hoist(program: Program) -> Program:
-    return program.with_values(transform(program.roots, hoist_sum))
+    return program.rewrite(hoist_sum)

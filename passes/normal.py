@@ -95,4 +95,4 @@ def _where(condition: Node, yes: Node, no: Node) -> Node:
 
 
 def normal(program: Program) -> Program:
-    return program.with_values(transform(program.roots, _rule))
+    return program.rewrite(_rule)

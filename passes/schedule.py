@@ -7,16 +7,16 @@ before those that read them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flashlight.errors import InternalError
 from flashlight.index import Axis, of, rewrite
 from flashlight.kernel import Kernel, Schedule, Sweep, carry_nodes
 from flashlight.passes.align import align_stores
 from flashlight.passes.product import factors
-from flashlight.passes.stream import stream
+from flashlight.passes.stream import Streamer
 from flashlight.passes.sweep import Swept, scores, sweep
-from flashlight.program import Node, Program, Store, postorder, substitute
+from flashlight.program import Node, Program, Store, inherited_origins, postorder, substitute
 
 
 def _levels(program: Program) -> list[list[Store]]:
@@ -58,10 +58,13 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
     sweeps: list[Sweep] = []
     stores = [s.store for s in group]
     tile = ()
+    origins: Mapping[Node, str] = program.origins
     if axis is not None:
         tile = _tile_axes([s.value for s in stores], axis, rows)
-        values, sweeps = stream([s.value for s in stores], axis, lambda a: a.key)
-        stores = [Store(s.tensor, s.index, v) for s, v in zip(stores, values, strict=True)]
+        streamer = Streamer(axis, lambda a: a.key)
+        known = inherited_origins(program.origins, [s.value for s in stores])
+        stores = [Store(s.tensor, s.index, streamer(s.value)) for s in stores]
+        sweeps, origins = streamer.sweeps, streamer.origins(known)
     elif rows:
         tile = (max(rows, key=lambda a: a.size),)
     maps, epilogue = _map_sweeps(stores, rows)
@@ -79,6 +82,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
         tuple(every),
         tuple(epilogue),
         program.compute.itemsize == 8,
+        origins,
     )
 
 

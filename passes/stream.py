@@ -9,7 +9,7 @@ the swept position (see separate.py); otherwise it goes to the next sweep, recom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -51,6 +51,10 @@ class Streamer:
                     done = self._reduce(done)
                 self._memo[node] = done
         return self._memo[value]
+
+    def origins(self, known: Mapping[Node, str]) -> dict[Node, str]:
+        """Source lines of the streamed values, from those of the values they replace."""
+        return {new: known[old] for old, new in self._memo.items() if old in known and new.kind != "Carry"}
 
     @property
     def sweeps(self) -> list[Sweep]:
@@ -142,10 +146,3 @@ def _expand(body: Node) -> list[tuple[Node, int]]:
 
 def _times(term: Node, rest: Factors) -> Node:
     return term if rest.trivial else Map("MUL", term, rest.node())
-
-
-def stream(values: Sequence[Node], axis: Axis, order: Callable[[Axis], str]) -> tuple[list[Node], list[Sweep]]:
-    """(values over Carry nodes, the sweeps that compute the carries)."""
-    streamer = Streamer(axis, order)
-    done = [streamer(v) for v in values]
-    return done, streamer.sweeps

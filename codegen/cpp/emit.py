@@ -44,6 +44,7 @@ class Scope:
 
     axis: Axis | None
     head: str = ""
+    tail: str = "}"
     lines: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
     names: dict[object, Value] = field(default_factory=dict)
@@ -70,8 +71,8 @@ class Emitter:
 
     # ------------------------------------------------------------ scopes
 
-    def open(self, axis: Axis, head: str) -> None:
-        self.scopes.append(Scope(axis, head))
+    def open(self, axis: Axis, head: str, tail: str = "}") -> None:
+        self.scopes.append(Scope(axis, head, tail))
 
     def line(self, text: str) -> None:
         self.scopes[-1].lines.append(text)
@@ -84,7 +85,7 @@ class Emitter:
         inner: list[str] = []
         for scope in reversed(self.scopes):
             body = [*scope.lines, *inner, *scope.after]
-            inner = [f"{scope.head} {{", *[f"  {t}" for t in body], "}"] if scope.head else body
+            inner = [f"{scope.head} {{", *[f"  {t}" for t in body], scope.tail] if scope.head else body
         return inner
 
     # ------------------------------------------------------------ values
@@ -111,7 +112,8 @@ class Emitter:
                 seen.add(node)
                 stack.append((node, True))
                 if node.kind != "Reduce" and self.known(node) is None:
-                    stack += [(a, False) for a in node.args]
+                    for a in node.args:
+                        stack += [(b, False) for b in (a.args if self._fusable(a, node) else [a])]
         return out
 
     def _define(self, node: Node) -> Value:
@@ -251,7 +253,11 @@ class Emitter:
         return Value(f"where({cond.text}, {self.lift(x, to)}, {self.lift(y, to)})", to)
 
     def _special(self, fn: str, n: Node, args: list[Value]) -> Value | None:
-        """Divisions and powers by a constant, and conditions that are one comparison."""
+        """What has a shorter form: constants as divisors and powers, products that are added, exponents below 0."""
+        if fn == "EXP" and args[0].type == "F" and self.facts.never_positive(n.args[0]):
+            return Value(f"exp_{'rough' if self.facts.rough(n) else 'below'}({args[0].text})", "F")
+        if fn in ("ADD", "SUB"):
+            return self._fused(fn, n, args)
         last = value_of(n.args[-1]) if n.args else None
         if fn == "DIV" and isinstance(last, float) and n.args[0].dtype == "float" and last and abs(1 / last) > 1e-30:
             by = real_literal(1 / last, self.double)
@@ -266,6 +272,35 @@ class Emitter:
             x, y = (self.lift(a, to) for a in args)
             return Value(f"({x} ^ {y})" if fn == "NE" else f"(!({x} ^ {y}))", to)
         return None
+
+    def _fused(self, fn: str, n: Node, args: list[Value]) -> Value | None:
+        """x*y + z and x*y - z in one rounding, where the product has no other use."""
+        if not any(a.type == "F" for a in args):
+            return None
+        for i, (node, other) in enumerate(((n.args[0], args[1]), (n.args[1], args[0]))):
+            parts = self._product_of(node) if self._fusable(node, n) else None
+            if parts is not None and other.type in ("F", "real"):
+                x, y, z = (self.lift(v, "F") for v in (*parts, other))
+                name = "fma" if fn == "ADD" else ("fms", "fnma")[i]
+                return Value(f"{name}({x}, {y}, {z})", "F")
+        return None
+
+    def _fusable(self, product: Node, user: Node) -> bool:
+        """Whether a product is only added to something, in the same loop."""
+        if user.kind != "Map" or user.attr[0] not in ("ADD", "SUB") or user.dtype != "float" or user.args[0] is user.args[1]:
+            return False
+        if product.kind != "Map" or product.attr[0] not in ("MUL", "DIV") or self._find(product) is not None:
+            return False
+        return self._is_lanes(product) and self.depth(product) == self.depth(user) and self.known(product) is None
+
+    def _product_of(self, n: Node) -> tuple[Value, Value] | None:
+        if n.attr[0] == "MUL":
+            x, y = (self.value(a) for a in n.args)
+        elif n.attr[0] == "DIV" and (by := value_of(n.args[1])) and abs(1 / by) > 1e-30:
+            x, y = self.value(n.args[0]), Value(real_literal(1 / by, self.double), "real")
+        else:
+            return None
+        return (x, y) if x.type in ("F", "real") and y.type in ("F", "real") else None
 
     def _times(self, x: Value, y: Value) -> Value:
         if not x.lanes and not y.lanes:

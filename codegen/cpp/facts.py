@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from flashlight.index import Axis, Expr, Gather, const
@@ -33,8 +34,25 @@ class Facts:
         self._carry: dict[Node, bool] = {}
         self._cost: dict[Node, float] = {}
         self._span: dict[Node, Span] = {}
+        self.tops = {c.node: c.body for c in kernel.carries if c.op == "MAX"}
+        self.users: dict[Node, set[Node]] = defaultdict(set)
+        for n in kernel.nodes:
+            for a in n.args:
+                self.users[a].add(n)
         rank = [*kernel.whole, *kernel.tile[1:], *[s.axis for s in kernel.sweeps]]
         self._rank = {a: i for i, a in enumerate(rank)}
+
+    def never_positive(self, node: Node) -> bool:
+        """Whether a value is a score minus the running maximum of that score."""
+        return node.kind == "Map" and node.attr[0] == "SUB" and self.tops.get(node.args[1]) is node.args[0]
+
+    def rough(self, node: Node) -> bool:
+        """Whether a value only enters sums and products with 16-bit operands."""
+        products = [u for u in self.users[node] if u.kind == "Map"]
+        sums = [u for u in self.users[node] if u.kind == "Reduce" and u.attr[0] == "SUM"]
+        if not products or len(products) + len(sums) < len(self.users[node]):
+            return False
+        return all(u.attr[0] == "MUL" and self.users[u] and all(_half_sum(r) for r in self.users[u]) for u in products)
 
     def ordered(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         """The loop axes among these, in nesting order: whole axes, then blocked ones, the swept axis innermost."""
@@ -110,6 +128,10 @@ class Facts:
                 if n not in table:
                     table[n] = rule(n)
         return table[node]
+
+
+def _half_sum(n: Node) -> bool:
+    return n.kind == "Reduce" and n.attr[0] == "SUM" and n.attr[2] is not None and n.attr[2].itemsize == 2
 
 
 def _span_of(fn: str, s: list[Span]) -> Span:

@@ -15,6 +15,11 @@ constexpr int ROWS = 4;
 constexpr int ROWS = 2;
 #endif
 
+// `then(first, end)` is called when rows first <= r < end are done, while they are still in the nearest cache.
+struct Nothing {
+  void operator()(long, long) const {}
+};
+
 template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void micro(const real* s, const real* l, real* out, long count) {
   vf acc[R][2];
   FL_UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = vf{};
@@ -33,11 +38,12 @@ template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void 
     *p = ADD ? *p + acc[i][1] : acc[i][1];
   }
 }
-template <long RS, long KS, long LS, long OS, bool ADD> FL_INLINE void contract(const real* s, const real* l, real* out, long rows, long count) {
+template <long RS, long KS, long LS, long OS, bool ADD, class Then = Nothing>
+FL_INLINE void contract(const real* s, const real* l, real* out, long rows, long count, Then then = Then()) {
   long r = 0;
-  for (; r + ROWS <= rows; r += ROWS) micro<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
-  if (ROWS > 4 && r + 4 <= rows) micro<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), r += 4;
-  for (; r < rows; r++) micro<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
+  for (; r + ROWS <= rows; r += ROWS) micro<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
+  if (ROWS > 4 && r + 4 <= rows) micro<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
+  for (; r < rows; r++) micro<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
 }
 
 #if defined(__AVX512BF16__) && FL_BITS >= 256 && !defined(FL_DOUBLE)
@@ -73,11 +79,12 @@ template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void 
     *p = ADD ? *p + acc[i][1] : acc[i][1];
   }
 }
-template <long RS, long KS, long LS, long OS, bool ADD> FL_INLINE void contract_pairs(const bf16* s, const int32_t* l, real* out, long rows, long count) {
+template <long RS, long KS, long LS, long OS, bool ADD, class Then = Nothing>
+FL_INLINE void contract_pairs(const bf16* s, const int32_t* l, real* out, long rows, long count, Then then = Then()) {
   long r = 0;
-  for (; r + ROWS <= rows; r += ROWS) micro_pairs<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
-  if (ROWS > 4 && r + 4 <= rows) micro_pairs<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), r += 4;
-  for (; r < rows; r++) micro_pairs<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count);
+  for (; r + ROWS <= rows; r += ROWS) micro_pairs<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
+  if (ROWS > 4 && r + 4 <= rows) micro_pairs<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
+  for (; r < rows; r++) micro_pairs<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
 }
 
 // Two rows of floats as one row of pairs: the first in the low half.

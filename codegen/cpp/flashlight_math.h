@@ -142,10 +142,10 @@ FL_INLINE vf exp_core(vf x) {
 #ifdef FL_DOUBLE
   return scale(fma(exp_tail(r), r * r, r) + splat<F>(1), n);
 #else
-  vf p = fma(splat<F>(1.3888889e-3f), r, splat<F>(8.3333340e-3f));
-  p = fma(p, r, splat<F>(4.1666670e-2f));
-  p = fma(p, r, splat<F>(1.6666667e-1f));
-  p = fma(p, r, splat<F>(0.5f));
+  vf p = fma(splat<F>(1.38145988e-3f), r, splat<F>(8.36871658e-3f));
+  p = fma(p, r, splat<F>(4.16683890e-2f));
+  p = fma(p, r, splat<F>(1.66665211e-1f));
+  p = fma(p, r, splat<F>(4.99999940e-1f));
   p = fma(p, r, splat<F>(1.f));
   return scale(fma(p, r, splat<F>(1.f)), n);
 #endif
@@ -167,10 +167,10 @@ FL_INLINE vf exp_rough(vf x) {
 #else
   x = at_least(x, EXP_LOW);
   vf n = nearest(x * splat<F>(LOG2E)), r = fma(n, splat<F>(-0.69314718f), x);
-  vf p = fma(splat<F>(4.1915964e-2f), r, splat<F>(1.6758294e-1f));
-  p = fma(p, r, splat<F>(4.9998224e-1f));
-  p = fma(p, r, splat<F>(9.9996299e-1f));
-  return scale(fma(p, r, splat<F>(1.0000006f)), n);
+  vf p = fma(splat<F>(4.15138155e-2f), r, splat<F>(1.67874977e-1f));
+  p = fma(p, r, splat<F>(5.00030160e-1f));
+  p = fma(p, r, splat<F>(9.99966800e-1f));
+  return scale(fma(p, r, splat<F>(1.f)), n);
 #endif
 }
 FL_INLINE vf expm1(vf x) {

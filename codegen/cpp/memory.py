@@ -48,6 +48,14 @@ class Memory:
         axes = ", ".join([a.name for a in b.axes] + (["lane"] if b.lanes else []))
         return f"alignas(64) {kind} {b.name}[{self.size(b)}{' * W' if b.lanes else ''}];  // [{axes}]"
 
+    def base(self, b: Buffer) -> str:
+        """Where a buffer begins, which may be in another's memory."""
+        home = b
+        while home.home is not None:
+            home = home.home
+        name = f"{self.struct(home)}.{home.name}"
+        return name if home.kind == b.kind else f"({_LANE_STORAGE[b.kind]}*){name}"
+
     def local(self, axis: Axis) -> str:
         """Position inside its block."""
         start = self.starts.get(axis)
@@ -61,7 +69,7 @@ class Memory:
             if axis not in at_start:
                 step = steps[axis]
                 parts.append(self.local(axis) if step == 1 else f"{self.local(axis)} * {step}")
-        name = f"{self.struct(b)}.{b.name}"
+        name = self.base(b)
         if not parts:
             return name
         index = " + ".join(parts)

@@ -372,7 +372,37 @@ class Planner:
                 spot = len(nests) - 1
             nests[spot].append(s)
             place[s] = spot
+        if level == "block":
+            self._share_memory(nests)
         return nests
+
+    def _share_memory(self, nests: list[Nest]) -> None:
+        """A value that is read for the last time gives its memory to the one computed from it, place by place."""
+        last: dict[Stage, int] = {}
+        for i, nest in enumerate(nests):
+            for s in nest:
+                for d in s.deps:
+                    last[d] = i
+        taken: set[Buffer] = set()
+        for i, nest in enumerate(nests):
+            for s in nest:
+                if s.kind not in ("map", "pairs") or s.out is None or s.level != "block" or not s.out.lanes:
+                    continue
+                for d in s.deps:
+                    home = d.out
+                    if home is None or d.level != "block" or last[d] != i or home in taken or d in nest:
+                        continue
+                    if s.kind == "pairs" or (home.axes == s.out.axes and home.kind == s.out.kind and not self._reduced(nest, home)):
+                        s.out.home = home
+                        taken.add(home)
+                        break
+
+    def _reduced(self, nest: Nest, b: Buffer) -> bool:
+        """Whether the nest reads a buffer at other places than its own."""
+        return any(
+            n.kind == "Reduce" and n.attr[1] in b.axes and r is not n
+            for s in nest for r in (s.roots or (s.node,)) for n in postorder([r])
+        )  # fmt: skip
 
     def _fits(self, s: Stage, nest: Nest) -> bool:
         lead = nest[0]

@@ -45,7 +45,9 @@ class StagePrinter:
             self.references[c.node] = self._declare(Buffer(self.new(f"{c.name}_ref"), axes, True, kind, "block"))
 
     def _declare(self, b: Buffer) -> Buffer:
-        if b not in self.buffers:
+        if b.home is not None:
+            self._declare(b.home)
+        elif b not in self.buffers:
             self.buffers.append(b)
         return b
 
@@ -104,23 +106,50 @@ class StagePrinter:
     def nests(self, nests: Sequence[Nest], sweep: Sweep | None) -> list[str]:
         self.sweep = sweep
         lines: list[str] = []
-        for nest in nests:
-            kind = nest[0].kind
-            if kind in ("map", "carry", "store"):
-                lines += self._scalar_map(nest[0]) if nest[0].level in ("tile", "shared") and nest[0].out and not nest[0].out.lanes \
-                    else self._pointwise(nest)
+        done: set[int] = set()
+        for i, nest in enumerate(nests):
+            lead = nest[0]
+            if i in done:
+                continue
+            if lead.kind == "contract" and i + 1 < len(nests) and self._follows(lead, nests[i + 1]):
+                lines += self._pointwise(nests[i + 1], lead, nest)
+                done.add(i + 1)
+            elif lead.kind not in ("map", "carry", "store"):
+                lines += getattr(self, f"_{lead.kind}")(lead, nest)
+            elif lead.level in ("tile", "shared") and lead.out is not None and not lead.out.lanes:
+                lines += self._scalar_map(lead)
             else:
-                lines += getattr(self, f"_{kind}")(nest[0], nest)
+                lines += self._pointwise(nest)
         return lines
+
+    def _follows(self, s: Stage, nest: Nest) -> bool:
+        """Whether a nest can process the rows of a contraction as they are made."""
+        p = s.product
+        if p is None or nest[0].kind not in ("map", "carry", "store") or len(p.sums) > 1:
+            return False
+        return (*p.batch, p.row) == nest[0].axes
 
     def _open(self, em: Emitter, axes: Sequence[Axis]) -> None:
         for axis in axes:
             em.open(axis, self.loop_head(axis))
 
-    def _pointwise(self, nest: Nest) -> list[str]:
-        """Fused loops over lanes."""
+    def _pointwise(self, nest: Nest, made: Stage | None = None, made_in: Nest | None = None) -> list[str]:
+        """Fused loops over lanes; over the rows of a contraction, while they are made, where there is one."""
         em = self.emitter(nest, self.facts.lane)
-        self._open(em, nest[0].axes)
+        if made is None or made.product is None or made.out is None:
+            self._open(em, nest[0].axes)
+        else:
+            *outer, row = nest[0].axes
+            self._open(em, outer)
+            call = self._contraction_call(em, made, made.product, self._declare(made.out), False)
+            a, start = self.places[row], self.bounds(row)[0]
+            base = "" if start == "0" else f"{start} + "
+            head = f"{call}, [&](long first, long end) {{ for (long {a} = {base}first; {a} < {base}end; ++{a})"
+            em.open(row, head, "}});")
+        for s in nest:
+            for d in s.deps:
+                if s.out is not None and s.out.home is not None and d.out is s.out.home:
+                    em.value(d.node)
         for s in nest:
             if s.kind == "map":
                 self._keep(em, s, nest)
@@ -297,6 +326,12 @@ class StagePrinter:
         if several and not add:
             em.line(f"memset({self.memory.pointer(out, fixed)}, 0, {self._rows_bytes(out, row)});")
         self._open(em, product.sums[:-1])
+        em.line(f"{self._contraction_call(em, s, product, out, add or several)});")
+        return em.close()
+
+    def _contraction_call(self, em: Emitter, s: Stage, product: Product, out: Buffer, add: bool) -> str:
+        """The call, its last parenthesis left open."""
+        row, inner = fixed = (product.row, product.inner)
         lanes = next(d.out for d in s.deps if d.node is product.lanes and d.kind in ("pairs", "map", "pack", "contract"))
         assert lanes is not None
         scalars = next((d.out for d in s.deps if d.node is product.scalars and d.out and not d.out.lanes), None)
@@ -307,14 +342,13 @@ class StagePrinter:
         else:
             rs, ks, source = self._in_place(em, product, fixed)
             ks *= 2 if product.pairs else 1
-        args = [f"{rs}", f"{ks}", f"{l_steps[inner]} * W", f"{o_steps[row]} * W", "true" if add or several else "false"]
+        args = [f"{rs}", f"{ks}", f"{l_steps[inner]} * W", f"{o_steps[row]} * W", "true" if add else "false"]
         count = self.bounds(inner)[1]
         if product.pairs:
             count = f"({count} + 1) / 2"
         name = "contract_pairs" if product.pairs else "contract"
-        em.line(f"{name}<{', '.join(args)}>({source}, {self.memory.pointer(lanes, fixed)}, "
-                f"{self.memory.pointer(out, fixed)}, {self.bounds(row)[1]}, {count});")  # fmt: skip
-        return em.close()
+        return (f"{name}<{', '.join(args)}>({source}, {self.memory.pointer(lanes, fixed)}, "
+                f"{self.memory.pointer(out, fixed)}, {self.bounds(row)[1]}, {count}")  # fmt: skip
 
     def _rows_bytes(self, out: Buffer, row: Axis) -> str:
         steps = self.memory.strides(out)
