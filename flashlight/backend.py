@@ -46,13 +46,13 @@ def compile_graph(
     patches = dict(options.inductor)
     theirs = get_custom_graph_passes(patches.get("joint_custom_pre_pass", config.joint_custom_pre_pass))
     patches["joint_custom_pre_pass"] = [capture, *theirs] if theirs else capture
-    key = _graph_key(gm, example_inputs, capture)
+    keys = _graph_keys(gm, example_inputs, capture)
     try:
         compiled = compile_fx(gm, example_inputs, config_patches=patches)
     finally:
         if capture.runs:
-            _remember(cache, key, capture.report)
-        report = capture.report if capture.runs else _recall(cache, key)
+            _remember(cache, keys, capture.report)
+        report = capture.report if capture.runs else _recall(cache, keys)
         report_to(report)
         debug.show(report)
     return compiled
@@ -61,23 +61,32 @@ def compile_graph(
 # Where Inductor takes a graph from its cache our pass does not run: the report is remembered beside the plans.
 
 
-def _graph_key(gm: fx.GraphModule, example_inputs: Sequence[Any], capture: Capture) -> str:
-    inputs = [(type(x).__name__, tuple(x.shape), x.stride(), x.dtype) if isinstance(x, torch.Tensor) else x for x in example_inputs]
-    text = f"{gm.print_readable(print_output=False)} {inputs} {torch.is_grad_enabled()} {capture.uuid()}"
-    return hashlib.sha256(text.encode()).hexdigest()
+def _graph_keys(gm: fx.GraphModule, example_inputs: Sequence[Any], capture: Capture) -> tuple[str, str]:
+    """Hashes of the graph with the user's lines, and without: Inductor's cache knows no lines."""
+    inputs = [_describe(x) for x in example_inputs]
+    rest = f"{inputs} {torch.is_grad_enabled()} {capture.uuid()}"
+    texts = (gm.print_readable(print_output=False), gm.code)
+    return tuple(hashlib.sha256(f"{text} {rest}".encode()).hexdigest() for text in texts)  # type: ignore[return-value]
 
 
-def _remember(cache: Cache | None, key: str, report: Report) -> None:
+def _describe(x: Any) -> object:
+    if not isinstance(x, torch.Tensor):
+        return x
+    return type(x).__name__, x.requires_grad, tuple(x.shape), x.stride(), x.dtype, x.device.type
+
+
+def _remember(cache: Cache | None, keys: tuple[str, str], report: Report) -> None:
     if cache is not None and (report.regions or report.untouched):
         try:
-            cache.remember(key, "report", report.to_dict())
+            for key in keys:
+                cache.remember(key, "report", report.to_dict())
         except (CacheError, TypeError, ValueError):
             return
 
 
-def _recall(cache: Cache | None, key: str) -> Report:
-    found = cache.recall(key, "report") if cache is not None else None
+def _recall(cache: Cache | None, keys: tuple[str, str]) -> Report:
+    found = [cache.recall(key, "report") for key in keys] if cache is not None else []
     try:
-        return Report.from_dict(found) if found else Report()
+        return next((Report.from_dict(document) for document in found if document), Report())
     except (ValueError, KeyError, TypeError):
         return Report()

@@ -18,7 +18,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from flashlight import debug, runtime
 from flashlight.errors import Decline, FlashlightError
-from flashlight.extract import extract, is_symbolic
+from flashlight.extract import extract
 from flashlight.lowering import can_lower, lower_with_inputs
 from flashlight.options import Options
 from flashlight.passes.pipeline import compile_program
@@ -26,6 +26,7 @@ from flashlight.plan import Plan, kernel_reports, plan_key, sources_hash
 from flashlight.program import Program
 from flashlight.regions import Refusal, Region, find_regions
 from flashlight.regions.find import source_of
+from flashlight.regions.graph import is_symbolic
 from flashlight.report import RegionReport, Report
 from flashlight.sdpa import Attention, decompose, restore
 
@@ -69,20 +70,31 @@ class _GraphCapture:
         self.changed = False
 
     def run(self) -> None:
-        attentions = [] if self.training else decompose(self.graph, self.options.sdpa == "fuse")
-        found = find_regions(self.graph, self.parameters, _reason)
-        outcomes: list[tuple[fx.Node, RegionReport]] = [(r.seeds[0], self._refused(r)) for r in found.declined]
-        outcomes += [(r.first, self._region(r, attentions)) for r in found.regions]
-        order = {node: i for i, node in enumerate(self.graph.nodes)}
-        outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
-        self._number([report for _, report in outcomes])
-        self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
-        restore(self.graph, attentions)
+        attentions: list[Attention] = []
+        try:
+            if not self.training:
+                decompose(self.graph, self.options.sdpa == "fuse", attentions)
+            self._capture(attentions)
+        except FlashlightError:
+            raise
+        except Exception as error:
+            self._number([self._internal(error, "")])
+            restore(self.graph, attentions)
         if self.changed or attentions:
             _sort(self.graph)
             self.graph.eliminate_dead_code()
             self.graph.lint()
         self._enforce()
+
+    def _capture(self, attentions: list[Attention]) -> None:
+        found = find_regions(self.graph, self.parameters, _reason)
+        outcomes: list[tuple[fx.Node, RegionReport]] = [(r.seeds[0], self._refused(r)) for r in found.declined]
+        outcomes += [(r.first, self._region(r)) for r in found.regions]
+        order = {node: i for i, node in enumerate(self.graph.nodes)}
+        outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
+        self._number([report for _, report in outcomes])
+        self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
+        restore(self.graph, attentions)
 
     def _number(self, reports: list[RegionReport]) -> None:
         for report in reports:
@@ -94,7 +106,7 @@ class _GraphCapture:
             return _declined(Decline(TRAINING, TRAINING_FIX), source_of(refusal.seeds))
         return _declined(refusal.decline, source_of(refusal.seeds))
 
-    def _region(self, region: Region, attentions: Sequence[Attention]) -> RegionReport:
+    def _region(self, region: Region) -> RegionReport:
         """Fuse a region, or say why not."""
         try:
             if self.training:
@@ -103,11 +115,15 @@ class _GraphCapture:
         except Decline as decline:
             return _declined(decline, region.source)
         except Exception as error:
-            if self.options.strict:
-                raise StrictError(f"{region.source}: internal error: {type(error).__name__}: {error}") from error
-            debug.failure(region.source, error)
-            text = f"internal error: {type(error).__name__}: {error}"
-            return _declined(Decline(text, "report this, with the region's code"), region.source)
+            return self._internal(error, region.source)
+
+    def _internal(self, error: Exception, source: str) -> RegionReport:
+        """A bug of ours."""
+        text = f"internal error: {type(error).__name__}: {error}"
+        if self.options.strict:
+            raise StrictError(f"{source}: {text}") from error
+        debug.failure(source, error)
+        return _declined(Decline(text, "report this, with the region's code"), source)
 
     def _fuse(self, region: Region) -> RegionReport:
         clock = time.perf_counter()

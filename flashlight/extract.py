@@ -44,14 +44,6 @@ def extract(region: Region) -> Extract:
     return Extract(outputs, [new[n] for n in region.inputs], {new[n]: n for n in region.inputs})
 
 
-def is_symbolic(node: fx.Node) -> bool:
-    """Whether a size of the value is a symbol, or the value itself."""
-    value = node.meta.get("val")
-    values = value if isinstance(value, list | tuple) else [value]
-    sizes = [s for v in values for s in (v.shape if isinstance(v, torch.Tensor) else (v,))]
-    return any(isinstance(s, torch.SymInt | torch.SymFloat | torch.SymBool) for s in sizes)
-
-
 def _between(outputs: Sequence[fx.Node], boundary: set[fx.Node]) -> list[fx.Node]:
     """Nodes from the inputs to the outputs, arguments first; sizes computed in the graph are none of them."""
     done: dict[fx.Node, None] = {}
@@ -145,6 +137,7 @@ def _is_constrained(size: torch.SymInt) -> bool:
         if not constraints or not isinstance(tracked.fake, torch.Tensor):
             continue
         for s, constraint in zip(tracked.fake.shape, constraints, strict=False):
-            if constraint is not None and isinstance(s, torch.SymInt) and s.node.expr.free_symbols & wanted:
+            marked = constraint is not None and not getattr(constraint, "warn_only", True)
+            if marked and isinstance(s, torch.SymInt) and s.node.expr.free_symbols & wanted:
                 return True
     return False

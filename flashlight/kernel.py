@@ -116,11 +116,10 @@ class Kernel:
     @property
     def digest(self) -> str:
         """Content hash: equal for equal schedules, whatever the process."""
-        import json
-
         from flashlight.serialize import kernel_to_json
 
-        return hashlib.sha256(json.dumps(kernel_to_json(self), sort_keys=True).encode()).hexdigest()
+        document = kernel_to_json(self) | {"origins": []}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def __str__(self) -> str:
         from flashlight.text import kernel_text

@@ -38,9 +38,11 @@ class Attention:
     plain: fx.Node
 
 
-def decompose(graph: fx.Graph, maskless: bool) -> list[Attention]:
-    """Rewrite the calls with a mask (maskless: all calls) whose output alone is used and that drop nothing out."""
-    found: list[Attention] = []
+def decompose(graph: fx.Graph, maskless: bool, found: list[Attention]) -> None:
+    """Rewrite the calls with a mask (maskless: all calls) whose output alone is used and that drop nothing out.
+
+    What was rewritten is added to `found`.
+    """
     for node in list(graph.nodes):
         if g.name_of(node) not in _KERNELS:
             continue
@@ -52,7 +54,6 @@ def decompose(graph: fx.Graph, maskless: bool) -> list[Attention]:
             plain = _inline(graph, node, result, mask)
         result.replace_all_uses_with(plain, delete_user_cb=lambda user, p=plain: user is not p)
         found.append(Attention(node, result, plain))
-    return found
 
 
 def restore(graph: fx.Graph, attentions: Sequence[Attention]) -> None:
@@ -74,11 +75,11 @@ def _mask(node: fx.Node) -> fx.Node | None:
 
 
 def _is_plain(node: fx.Node) -> bool:
-    """No dropout, and sizes with at least one key."""
-    value = g.value(g.argument(node, "key"))
-    return not g.argument(node, "dropout_p") and value is not None and value.dim() == 4 and 0 not in g.shape(
-        g.argument(node, "key")
-    )
+    """No dropout, sizes that are numbers, at least one key."""
+    if g.argument(node, "dropout_p") or any(map(g.is_symbolic, node.all_input_nodes)):
+        return False
+    sizes = g.shape(g.argument(node, "key"))
+    return len(sizes) == 4 and 0 not in sizes
 
 
 def _inline(graph: fx.Graph, node: fx.Node, result: fx.Node, mask: fx.Node | None) -> fx.Node:
@@ -88,8 +89,9 @@ def _inline(graph: fx.Graph, node: fx.Node, result: fx.Node, mask: fx.Node | Non
     given = [g.argument(node, name) for name in ("query", "key", "value")] + ([mask] if mask is not None else [])
     causal, scale = g.argument(node, "is_causal"), g.argument(node, "scale")
 
-    def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, m: torch.Tensor | None = None) -> torch.Tensor:
-        return _attention(q, k, v, m, causal, scale)
+    def plain(*tensors: torch.Tensor) -> torch.Tensor:
+        q, k, v, *masks = tensors
+        return _attention(q, k, v, masks[0] if masks else None, causal, scale)
 
     values = [n.meta["val"] for n in given]
     with values[0].fake_mode:

@@ -10,6 +10,8 @@ Comparisons point one way, negations move inwards to where a comparison absorbs 
 
 from __future__ import annotations
 
+import torch
+
 from flashlight.index import Expr
 from flashlight.ops import FNS
 from flashlight.program import Index, Map, Node, Program, index_expr, transform, value_of
@@ -34,11 +36,20 @@ def _ordered(fn: str, a: Node, b: Node) -> Node:
 
 
 def _truth(fn: str, a: Node, b: Node) -> Node | None:
-    """number(c) != 0 is c, for a truth value c."""
+    """number(c) != 0 and where(c, 1, 0) != 0 are c."""
     for x, zero in ((a, b), (b, a)):
         if fn in ("EQ", "NE") and value_of(zero) == 0 and x.kind == "Cast" and x.args[0].dtype == "bool":
             return x.args[0] if fn == "NE" else negated(x.args[0])
+        if x.kind == "Map" and x.attr[0] == "WHERE" and all(n.kind == "Const" for n in (*x.args[1:], zero)):
+            yes, no = (_decided(fn, v, zero) if x is a else _decided(fn, zero, v) for v in x.args[1:])
+            if yes != no:
+                return x.args[0] if yes else negated(x.args[0])
     return None
+
+
+def _decided(fn: str, a: Node, b: Node) -> bool:
+    """A comparison of constants."""
+    return bool(FNS[fn].torch(torch.tensor(value_of(a)), torch.tensor(value_of(b))))
 
 
 def compare(fn: str, a: Node, b: Node) -> Node:

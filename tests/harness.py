@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.overrides import TorchFunctionMode
 
 from flashlight import runtime
 from flashlight.capture import Capture
@@ -30,6 +31,8 @@ class Compiled:
     fn: Callable[..., Any]
     report: Report = field(default_factory=Report)
     graphs: list[fx.Graph] = field(default_factory=list)
+    given: dict[str, list[Tensor]] = field(default_factory=dict)
+    """The tensors each region was given in the last call, by key."""
 
     @property
     def plans(self) -> list[Plan]:
@@ -69,7 +72,7 @@ def compile_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Comp
         if not found:
             return gm.forward
         result.graphs += found
-        return _Runner(found[0], gm)
+        return _Runner(found[0], gm, result.given)
 
     torch._dynamo.reset()
     runtime.use_cache(cache_dir)
@@ -77,16 +80,21 @@ def compile_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Comp
     return result
 
 
-class _Runner:
-    """Interprets a rewritten graph; the outputs of a Dynamo graph are a tuple of the joint graph's outputs."""
+class _Runner(fx.Interpreter):
+    """Interprets a rewritten graph and notes what its regions are given."""
 
-    def __init__(self, graph: fx.Graph, gm: fx.GraphModule):
+    def __init__(self, graph: fx.Graph, gm: fx.GraphModule, given: dict[str, list[Tensor]]):
         assert graph.owning_module is not None
-        self.module, self.gm = graph.owning_module, gm
-        self.interpreter = fx.Interpreter(self.module, graph=graph)
+        super().__init__(graph.owning_module, graph=graph)
+        self.gm, self.given = gm, given
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.flashlight.fused.default:
+            self.given[args[1]] = list(args[0])
+        return super().call_function(target, args, kwargs)
 
     def __call__(self, *args: Any) -> Any:
-        return tuple(self.interpreter.run(*args))
+        return tuple(self.run(*args))
 
 
 @contextlib.contextmanager
@@ -106,6 +114,20 @@ def leaves(value: Any) -> list[Tensor]:
 
 def as_double(args: Sequence[Any]) -> list[Any]:
     return [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+
+
+class doubled(TorchFunctionMode):
+    """Inside, casts to float32 go to float64: a program that up-casts for accuracy has an exact reference too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wide = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
+        if func is torch.Tensor.float:
+            return args[0].double()
+        if func in (torch.Tensor.half, torch.Tensor.bfloat16):
+            return args[0].double()
+        args = tuple(wide.get(a, a) if isinstance(a, torch.dtype) else a for a in args)
+        kwargs = {k: wide.get(a, a) if isinstance(a, torch.dtype) else a for k, a in (kwargs or {}).items()}
+        return func(*args, **kwargs)
 
 
 def error_ratio(got: Any, eager: Any, exact: Any) -> float:

@@ -217,6 +217,9 @@ class Emitter:
 
     def _map(self, n: Node) -> Value:
         fn, spec = n.attr[0], FNS[n.attr[0]]
+        fused = self._fused(fn, n) if fn in ("ADD", "SUB") else None
+        if fused is not None:
+            return fused
         args = [self.value(a) for a in n.args]
         special = self._special(fn, n, args)
         if special is not None:
@@ -256,8 +259,6 @@ class Emitter:
         """What has a shorter form: constants as divisors and powers, products that are added, exponents below 0."""
         if fn == "EXP" and args[0].type == "F" and self.facts.never_positive(n.args[0]):
             return Value(f"exp_{'rough' if self.facts.rough(n) else 'below'}({args[0].text})", "F")
-        if fn in ("ADD", "SUB"):
-            return self._fused(fn, n, args)
         last = value_of(n.args[-1]) if n.args else None
         if fn == "DIV" and isinstance(last, float) and n.args[0].dtype == "float" and last and abs(1 / last) > 1e-30:
             by = real_literal(1 / last, self.double)
@@ -273,16 +274,16 @@ class Emitter:
             return Value(f"({x} ^ {y})" if fn == "NE" else f"(!({x} ^ {y}))", to)
         return None
 
-    def _fused(self, fn: str, n: Node, args: list[Value]) -> Value | None:
-        """x*y + z and x*y - z in one rounding, where the product has no other use."""
-        if not any(a.type == "F" for a in args):
-            return None
-        for i, (node, other) in enumerate(((n.args[0], args[1]), (n.args[1], args[0]))):
-            parts = self._product_of(node) if self._fusable(node, n) else None
-            if parts is not None and other.type in ("F", "real"):
-                x, y, z = (self.lift(v, "F") for v in (*parts, other))
-                name = "fma" if fn == "ADD" else ("fms", "fnma")[i]
-                return Value(f"{name}({x}, {y}, {z})", "F")
+    def _fused(self, fn: str, n: Node) -> Value | None:
+        """x*y + z and x*y - z in one rounding."""
+        for i in (0, 1):
+            if self._fusable(n.args[i], n):
+                parts = self._product_of(n.args[i])
+                other = self.value(n.args[1 - i])
+                if parts is not None and other.type in ("F", "real"):
+                    x, y, z = (self.lift(v, "F") for v in (*parts, other))
+                    name = "fma" if fn == "ADD" else ("fms", "fnma")[i]
+                    return Value(f"{name}({x}, {y}, {z})", "F")
         return None
 
     def _fusable(self, product: Node, user: Node) -> bool:

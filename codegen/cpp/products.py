@@ -15,9 +15,10 @@ import torch
 
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.index import Axis
-from flashlight.program import Map, Node
+from flashlight.program import Const, Map, Node, value_of
 
 FEWEST_ROWS = 2
+INF = float("inf")
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,17 @@ def _join(factors: list[Node]) -> Node:
 
 
 def _factors(n: Node) -> list[Node]:
-    """Factors of a product, flattened; a power of one node is left alone."""
+    """Factors of a product, flattened; a quotient is a product with a reciprocal."""
     out: list[Node] = []
     stack = [n]
     while stack:
         m = stack.pop()
         if m.kind == "Map" and m.attr[0] == "MUL" and len(out) < 16:
             stack += m.args[::-1]
+        elif m.kind == "Map" and m.attr[0] == "DIV" and m.args[0].dtype == "float" == m.args[1].dtype:
+            by = value_of(m.args[1])
+            out.append(Map("RECIP", m.args[1]) if by is None else Const(1 / by if by else INF))
+            stack.append(m.args[0])
         else:
             out.append(m)
     return out

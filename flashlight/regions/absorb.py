@@ -25,10 +25,12 @@ Reason = Callable[[fx.Node], str | None]
 _RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
 
 
-def producers(core: set[fx.Node], trees: set[fx.Node], score: int, reason: Reason) -> tuple[set[fx.Node], list[fx.Node]]:
+def producers(
+    core: set[fx.Node], trees: set[fx.Node], foreign: set[fx.Node], score: int, reason: Reason
+) -> tuple[set[fx.Node], list[fx.Node]]:
     """(what is absorbed before the core, inputs that remain).  score: rows times keys of the smallest seed.
 
-    trees: pointwise nodes below sums of products; their leaves are operands.
+    trees: pointwise nodes below sums of products; their leaves are operands.  foreign: what other regions compute.
     """
     absorbed: set[fx.Node] = set(trees)
     sides: set[fx.Node] = set()
@@ -36,9 +38,11 @@ def producers(core: set[fx.Node], trees: set[fx.Node], score: int, reason: Reaso
     stack = [(a, _is_operand(a, u, trees)) for u in core | trees for a in u.all_input_nodes]
     while stack:
         node, operand = stack.pop()
-        if node in core or node in trees or (node in sides) or (operand and node in absorbed):
+        if node in core or node in trees or node in sides or (operand and node in absorbed):
             continue
-        if not _absorbs(node, operand, score, reason):
+        if g.value(node) is None:  # a symbolic size
+            continue
+        if node in foreign or not _absorbs(node, operand, score, reason):
             inputs.add(node)
             continue
         absorbed.add(node)
@@ -57,7 +61,7 @@ def _is_operand(node: fx.Node, user: fx.Node, trees: set[fx.Node]) -> bool:
 
 def _absorbs(node: fx.Node, operand: bool, score: int, reason: Reason) -> bool:
     name = g.name_of(node)
-    if not name or g.value(node) is None or name in _RANDOM:
+    if not name or name in _RANDOM:
         return False
     if name in ("split", "split_with_sizes", "unbind"):
         return True

@@ -31,7 +31,10 @@ _WIDE_INNER = 512
 
 @dataclass
 class Region:
-    """Part of a graph: everything between inputs and outputs, both in graph order."""
+    """Part of a graph: everything between inputs and outputs, both in graph order.
+
+    nodes: what it computes, the producers that it computes again for itself included.
+    """
 
     seeds: list[fx.Node]
     outputs: list[fx.Node]
@@ -84,6 +87,7 @@ class _Finder:
         self.claimed_ends: set[fx.Node] = set()
         self.claimed_seeds: set[fx.Node] = set()
         self.rejected: list[tuple[Component, str]] = []
+        self.cores: list[tuple[Component, set[fx.Node]]] = []
 
     def reason(self, node: fx.Node) -> str | None:
         if node not in self._reasons:
@@ -95,6 +99,8 @@ class _Finder:
         ranked = sorted(candidates, key=lambda c: (not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]))
         for component in ranked:
             self._judge(component)
+        for component, core in self.cores:
+            self._decide(component, core)
         self.found.regions.sort(key=lambda r: self.order[r.first])
         self.found.declined.sort(key=lambda r: self.order[r.seeds[0]])
         taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
@@ -115,9 +121,24 @@ class _Finder:
         self.claimed_ends.update(ends)
         self.claimed_seeds.update(s.node for s in component.seeds)
         try:
-            self.found.regions.append(self._build(_without_tainted(component, ends)))
+            kept = _without_tainted(component, ends)
         except Decline as decline:
-            self.found.declined.append(Refusal([s.node for s in component.seeds], decline))
+            self._refuse(component, decline)
+            return
+        quadratic = set(kept.quadratic)
+        core = quadratic | set(kept.ends) | statistics(quadratic, set(kept.ends))
+        trees = {n for s in kept.seeds for n in s.interior}
+        core |= epilogue(core, quadratic, trees, self.reason)
+        self.cores.append((kept, core))
+
+    def _decide(self, component: Component, core: set[fx.Node]) -> None:
+        try:
+            self.found.regions.append(self._build(component, core))
+        except Decline as decline:
+            self._refuse(component, decline)
+
+    def _refuse(self, component: Component, decline: Decline) -> None:
+        self.found.declined.append(Refusal([s.node for s in component.seeds], decline))
 
     def _contracts(self, end: fx.Node, component: Component) -> bool:
         if end in self.claimed_seeds or end in self.claimed_ends or not self.growth.removes(end, component):
@@ -133,6 +154,8 @@ class _Finder:
             return "linear layers around a map, not queries and keys"
         if all(s.inner >= max(_WIDE_INNER, 4 * max(s.size)) for s in component.seeds):
             return "products smaller than their operands: nothing quadratic to avoid"
+        if not ends and any(1 in s.size for s in component.seeds):
+            return "one query or one key: no matrix of scores"
         if ends or (component.barriers and self._meets_values(component)):
             return None
         if normalised and not _suspect(component) and any(s.batched or not s.suspect for s in component.seeds):
@@ -143,12 +166,11 @@ class _Finder:
         """Whether what a barrier made of the scores goes on into a contraction or leaves the graph."""
         return any(s.batched for s in component.seeds)
 
-    def _build(self, component: Component) -> Region:
-        core, quadratic = self._core(component)
+    def _build(self, component: Component, core: set[fx.Node]) -> Region:
         score = min((s.size[0] * s.size[1] for s in component.seeds), default=1)
         trees = {n for s in component.seeds for n in s.interior} - core
-        core |= epilogue(core, quadratic, trees, self.reason)
-        absorbed, inputs = producers(core, trees, score, self.reason)
+        foreign = set().union(*(other for _, other in self.cores)) - core
+        absorbed, inputs = producers(core, trees, foreign, score, self.reason)
         _check_inputs(inputs)
         inside = core | trees
         region = Region(
@@ -160,11 +182,6 @@ class _Finder:
         )
         self._check_convex(region, inside)
         return region
-
-    def _core(self, component: Component) -> tuple[set[fx.Node], set[fx.Node]]:
-        quadratic = set(component.quadratic)
-        ends = set(component.ends)
-        return quadratic | ends | statistics(quadratic, ends), quadratic
 
     def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
         return sorted(nodes, key=self.order.__getitem__)

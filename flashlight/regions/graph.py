@@ -111,6 +111,14 @@ def is_data_dependent(node: fx.Node) -> bool:
     return any(not isinstance(s, int) and getattr(s.node, "hint", None) is None for s in found.shape)
 
 
+def is_symbolic(node: fx.Node) -> bool:
+    """Whether a size of the value is a symbol, or the value itself."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    sizes = [s for v in values for s in (v.shape if isinstance(v, torch.Tensor) else (v,))]
+    return any(isinstance(s, torch.SymInt | torch.SymFloat | torch.SymBool) for s in sizes)
+
+
 def shape(node: fx.Node) -> tuple[int, ...]:
     """Sizes, symbolic ones by their hints."""
     found = value(node)

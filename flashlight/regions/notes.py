@@ -41,8 +41,10 @@ def notes(
 
 def _note(node: fx.Node, sources: Sources) -> str | None:
     name = g.name_of(node)
-    if name.startswith(_SDPA) and "backward" not in name:
-        return "scaled_dot_product_attention: PyTorch's own kernel (options={'sdpa': 'fuse'} fuses it)"
+    if name.startswith(_SDPA) and "backward" not in name and any(u.users for u in node.users):
+        masked = g.argument(node, "attn_mask") or g.argument(node, "attn_bias")
+        hint = "" if masked else "; options={'sdpa': 'fuse'} fuses it"
+        return f"scaled_dot_product_attention: PyTorch's own kernel{hint}"
     if name in ("exp", *g.SOFTMAXES) and _normalises(node) and _behind_linear(node, sources):
         return "softmax classifier: the weights are not contracted with values"
     if name == "sigmoid" and _is_gate(node):

@@ -1,0 +1,284 @@
+"""Regions on captured joint graphs: which nodes are seeds, ends, inputs and outputs, and what is left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from flashlight.lowering import can_lower
+from flashlight.regions import Found, find_regions
+from flashlight.regions import labels as lab
+from flashlight.regions.graph import name_of, shape
+from tests.zoo import ZOO, Size, Variant
+from tests.zoo.declines import DECLINES, PASS_THROUGH, Decline, PassThrough
+from tests.zoo.models import MODELS, ModelCase
+
+B, H, M, N, D, E = 2, 3, 20, 28, 8, 12
+
+
+class _Captured(Exception):
+    """Ends a compilation once the joint graph is there."""
+
+
+class _Take(CustomGraphPass):
+    def __init__(self) -> None:
+        self.graphs: list[fx.Graph] = []
+
+    def __call__(self, graph: fx.Graph) -> None:
+        self.graphs.append(graph)
+        raise _Captured
+
+    def uuid(self) -> None:
+        return None
+
+
+def joint_graph(fn: Callable[..., object], args: Sequence[object] = (), **kwargs: object) -> tuple[fx.Graph, list[fx.Node]]:
+    """The joint graph of the first graph of a call, and its placeholders that are parameters."""
+    take, parameters = _Take(), set[int]()
+
+    def backend(gm: fx.GraphModule, inputs: Sequence[object]) -> Callable[..., object]:
+        parameters.update(i for i, x in enumerate(inputs) if isinstance(x, nn.Parameter))
+        with contextlib.suppress(_Captured):
+            compile_fx(gm, inputs, config_patches={"joint_custom_pre_pass": take, "fx_graph_cache": False})
+        return gm.forward
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(fn, backend=backend, dynamic=False)(*args, **kwargs)
+    graph = take.graphs[0]
+    return graph, [n for n in graph.find_nodes(op="placeholder") if n.meta["desc"].idx in parameters]
+
+
+def regions(fn: Callable[..., object], *args: object) -> Found:
+    return find_regions(*joint_graph(fn, args), can_lower)
+
+
+def draw(*sizes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(s, generator=generator) for s in sizes]
+
+
+def qkv() -> list[torch.Tensor]:
+    return draw((B, H, M, D), (B, H, N, D), (B, H, N, E))
+
+
+def shapes(nodes: Sequence[fx.Node]) -> list[tuple[int, ...]]:
+    return sorted(map(shape, nodes))
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_a_skew_comes_back_to_rows_and_keys():
+    m, n = lab.seed_bits(0)
+    dims = (((B, 0),), ((M, m),), ((N + 1, n),))
+    skewed = lab.regroup(dims, (B, N + 1, M), {m: (M, N)})
+    assert lab.mixed(skewed) == m
+    cut = (skewed[0], ((N, lab.dim_bits(skewed[1])),), skewed[2])
+    assert lab.regroup(cut, (B, M, N), {m: (M, N)})[1:] == (((M, m),), ((N, n),))
+
+
+def test_merging_and_splitting_keeps_dimensions_apart():
+    m, n = lab.seed_bits(3)
+    dims = (((B, 0),), ((H, 0),), ((M, m),), ((N, n),))
+    merged = lab.regroup(dims, (B * H * M, N), {})
+    assert lab.regroup(merged, (B, H, M, N), {}) == dims
+    assert lab.quadratic(lab.all_bits(dims)) == m
+
+
+# ---------------------------------------------------------------- what is a region
+
+
+def test_plain_attention_is_one_region_between_its_inputs_and_its_output():
+    found = regions(lambda q, k, v: torch.softmax(q @ k.mT / math.sqrt(D), -1) @ v, *qkv())
+    (region,) = found.regions
+    assert [name_of(s) for s in region.seeds] == ["bmm"]
+    assert {name_of(e) for e in region.ends} == {"amax", "sum", "bmm"}
+    assert shapes(region.inputs) == sorted(map(tuple, (x.shape for x in qkv())))
+    assert shapes(region.outputs) == [(B, H, M, E)]
+    assert found.untouched == []
+
+
+def test_late_division_and_layout_change_belong_to_the_region():
+    def late(q, k, v):
+        e = torch.exp(q @ k.mT)
+        return ((e @ v) / e.sum(-1, keepdim=True)).transpose(1, 2).reshape(B, M, H * E)
+
+    (region,) = regions(late, *qkv()).regions
+    assert shapes(region.outputs) == [(B, M, H * E)]
+
+
+def test_returned_weights_and_statistics_are_outputs():
+    def returning(q, k, v):
+        s = q @ k.mT
+        w = torch.softmax(s, -1)
+        return w @ v, w, torch.logsumexp(s, -1)
+
+    (region,) = regions(returning, *qkv()).regions
+    assert shapes(region.outputs) == sorted([(B, H, M, E), (B, H, M, N), (B, H, M)])
+
+
+def test_projections_stay_outside_and_a_shared_mask_glues_nothing():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(24, 72)
+            self.out = nn.Linear(24, 24)
+
+        def forward(self, x, mask):
+            q, k, v = (t.view(B, N, H, 8).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+            o = torch.softmax(q @ k.mT + mask, -1) @ v
+            return x + self.out(o.transpose(1, 2).reshape(B, N, 24))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([Block(), Block(), Block()])
+
+        def forward(self, x, padding):
+            mask = torch.where(padding[:, None, None, :], 0.0, torch.finfo(x.dtype).min)
+            mask = mask + torch.zeros(N, N).masked_fill(torch.ones(N, N, dtype=torch.bool).triu(1), -1e9)
+            for layer in self.layers:
+                x = layer(x, mask)
+            return x
+
+    found = regions(Model(), *draw((B, N, 24)), torch.ones(B, N, dtype=torch.bool))
+    assert len(found.regions) == 3
+    for region in found.regions:
+        assert not any(name_of(n) == "addmm" for n in region.nodes)
+        assert (B, N) in shapes(region.inputs)
+        assert not any(s[-2:] == (N, N) for s in shapes(region.inputs) if len(s) > 1)
+
+
+def test_an_integer_program_through_a_logarithm_is_an_input():
+    def t5(q, k, v, table):
+        distance = (torch.arange(M)[:, None] - torch.arange(N)[None]).abs()
+        far = 8 + (torch.log(distance.float() / 8 + 1) * 4).long()
+        bucket = torch.where(distance < 8, distance, far.clamp(max=31))
+        return torch.softmax(q @ k.mT + F.embedding(bucket, table).permute(2, 0, 1), -1) @ v
+
+    (region,) = regions(t5, *qkv(), *draw((32, H))).regions
+    assert (M, N) in shapes(region.inputs)
+    assert (32, H) in shapes(region.inputs)
+    assert not any(name_of(n) == "log" for n in region.nodes)
+
+
+def test_two_maps_that_meet_are_one_region_with_two_seeds():
+    def differential(q1, q2, k1, k2, v):
+        return (torch.softmax(q1 @ k1.mT, -1) - 0.3 * torch.softmax(q2 @ k2.mT, -1)) @ v
+
+    q, k, v = qkv()
+    (region,) = regions(differential, q, q + 1, k, k + 1, v).regions
+    assert len(region.seeds) == 2
+
+
+def test_scores_used_by_a_later_layer_leave_the_first_region():
+    def residual_scores(q, k, v):
+        s1 = q @ k.mT
+        o1 = torch.softmax(s1, -1) @ v
+        s2 = o1 @ k.mT + s1
+        return torch.softmax(s2, -1) @ v
+
+    q, k, v = draw((B, H, N, D), (B, H, N, D), (B, H, N, D))
+    first, second = regions(residual_scores, q, k, v).regions
+    shared = set(first.outputs) & set(second.inputs)
+    assert (B, H, N, N) in shapes(list(shared))
+    assert (B, H, N, D) in shapes(list(shared))
+
+
+def test_rotary_and_norms_stay_outside():
+    def rotary(q, k, v, cos, sin):
+        turn = lambda x: torch.cat([-x[..., D // 2 :], x[..., : D // 2]], -1)  # noqa: E731
+        norm = lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)  # noqa: E731
+        q, k = norm(q), norm(k)
+        return torch.softmax((q * cos + turn(q) * sin) @ (k * cos + turn(k) * sin).mT, -1) @ v
+
+    q, k, v, cos, sin = draw((B, H, N, D), (B, H, N, D), (B, H, N, D), (N, D), (N, D))
+    (region,) = regions(rotary, q, k, v, cos, sin).regions
+    assert not any(name_of(n) in ("cat", "rsqrt", "mean") for n in region.nodes)
+    assert len(region.inputs) == 3
+
+
+def test_projections_by_hand_are_no_seeds():
+    def by_hand(x, wq, wk, wv, wo):
+        q, k, v = (torch.tanh(x @ w).view(B, N, H, D).transpose(1, 2) for w in (wq, wk, wv))
+        return (torch.softmax(q @ k.mT, -1) @ v).transpose(1, 2).reshape(B, N, H * D) @ wo
+
+    (region,) = regions(by_hand, *draw((B, N, 16), *[(16, H * D)] * 3, (H * D, 16))).regions
+    assert [name_of(s) for s in region.seeds] == ["bmm"]
+    assert not any(name_of(n) == "mm" for n in region.nodes)
+
+
+@pytest.mark.parametrize("queries, keys", [(1, N), (M, 1), (1, 1)])
+def test_one_query_is_attention_and_one_key_is_not(queries: int, keys: int):
+    q, k, v = draw((B, H, queries, D), (B, H, keys, D), (B, H, keys, E))
+    found = regions(lambda q, k, v: torch.softmax(q @ k.mT, -1) @ v, q, k, v)
+    assert len(found.regions) == (keys > 1)
+    assert not found.declined
+
+
+def test_weights_that_leave_before_the_values_are_declined():
+    (refusal,) = regions(lambda q, k: torch.softmax(q @ k.mT, -1), *qkv()[:2]).declined
+    assert "leave the graph" in refusal.decline.reason
+    assert refusal.decline.fix
+
+
+def test_top_k_for_a_log_does_not_stop_fusion():
+    def logged(q, k, v):
+        w = torch.softmax(q @ k.mT, -1)
+        return w @ v, w.topk(3, -1).values
+
+    found = regions(logged, *qkv())
+    assert len(found.regions) == 1 and not found.declined
+    assert (B, H, M, N) in shapes(found.regions[0].outputs)
+
+
+def test_deep_graphs_take_linear_time():
+    def deep(q, k, v):
+        for _ in range(60):
+            q = torch.softmax((q @ k.mT).tanh() * 0.5, -1) @ v + q
+        return q
+
+    q, k, v = draw((1, 2, 16, 8), (1, 2, 16, 8), (1, 2, 16, 8))
+    assert len(regions(deep, q, k, v).regions) == 60
+
+
+# ---------------------------------------------------------------- the zoo
+
+
+@pytest.mark.parametrize("variant", [v for v in ZOO if v.fuses], ids=lambda v: v.id)
+def test_zoo(variant: Variant):
+    """Every program that must fuse has a region, and nothing in it is declined."""
+    found = regions(variant.fn, *variant.make(Size(), torch.float32, 0))
+    assert found.regions and not found.declined
+
+
+@pytest.mark.parametrize("case", DECLINES, ids=lambda c: c.name)
+def test_declines(case: Decline):
+    with torch._dynamo.config.patch(**case.dynamo):
+        found = regions(case.fn, *case.make(Size(), case.dtype, 0))
+    assert not found.regions
+    assert any(case.reason in r.decline.reason.lower() for r in found.declined)
+
+
+@pytest.mark.parametrize("case", PASS_THROUGH, ids=lambda c: c.name)
+def test_pass_through(case: PassThrough):
+    found = regions(case.fn, *case.make(Size(), torch.float32, 0))
+    assert not found.regions and not found.declined
+    assert found.untouched
+
+
+@pytest.mark.parametrize("case", [m for m in MODELS if not m.note.count("SDPA") and "scaled" not in m.note], ids=lambda c: c.name)
+def test_models(case: ModelCase):
+    """Every attention layer of a model is a region of its own."""
+    found = find_regions(*joint_graph(case.build(), **case.inputs()), can_lower)
+    assert len(found.regions) == case.layers
+    assert not found.declined
