@@ -1,7 +1,7 @@
 """Flashlight: a torch.compile backend that fuses plain-PyTorch attention.
 
-    model = torch.compile(model, backend="flashlight")
-    print(flashlight.explain(fn, *args))
+model = torch.compile(model, backend="flashlight")
+print(flashlight.explain(fn, *args))
 """
 
 from __future__ import annotations

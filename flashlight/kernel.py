@@ -119,6 +119,8 @@ class Kernel:
         from flashlight.serialize import kernel_to_json
 
         document = kernel_to_json(self) | {"origins": []}
+        for _, shape, strides, _ in (*document["inputs"], *document["outputs"]):
+            strides[:] = [s if size != 1 else 0 for size, s in zip(shape, strides, strict=True)]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def __str__(self) -> str:

@@ -80,7 +80,9 @@ def _check(name: str, value: Any) -> Any:
         return None if value is None else str(Path(value).expanduser().absolute())
     if not any(type(value) is type(legal) and value == legal for legal in LEGAL[name]):
         legal = ", ".join(map(repr, LEGAL[name]))
-        raise OptionError(f"option {name!r} cannot be {value!r}{_hint(value, LEGAL[name])}; the legal values are {legal}")
+        raise OptionError(
+            f"option {name!r} cannot be {value!r}{_hint(value, LEGAL[name])}; the legal values are {legal}"
+        )
     return value
 
 

@@ -177,6 +177,8 @@ def _target_run(plan: Plan) -> Run:
     def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         tensors = dict(zip(names, inputs, strict=True))
         device = inputs[0].device
+        if not any(t.numel for t in plan.program.outputs):
+            return [new_output(t, device) for t in plan.program.outputs]
         if plan.target == "reference" or _has_empty(plan):
             found = evaluate_program(plan.program, tensors)
             return [found[t.name] for t in plan.program.outputs]
@@ -193,7 +195,7 @@ def _target_run(plan: Plan) -> Run:
 
 
 def _has_empty(plan: Plan) -> bool:
-    """Whether some tensor has no elements: nothing to launch, an evaluation costs nothing."""
+    """Whether some tensor has no elements: kernels are not made for that, and evaluating costs little."""
     return any(t.numel == 0 for t in (*plan.program.inputs, *plan.program.outputs))
 
 
@@ -268,7 +270,9 @@ def _by_inductor(plan: Plan) -> Run:
     return run
 
 
-def _compile(fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tensor]) -> Callable[..., list[torch.Tensor]]:
+def _compile(
+    fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tensor]
+) -> Callable[..., list[torch.Tensor]]:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     try:
@@ -276,4 +280,3 @@ def _compile(fn: Callable[..., list[torch.Tensor]], inputs: Sequence[torch.Tenso
         return torch.compile(graph, backend="inductor", dynamic=False)
     except Exception:
         return fn
-

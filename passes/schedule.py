@@ -63,7 +63,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
         tile = _tile_axes([s.value for s in stores], axis, rows)
         streamer = Streamer(axis, lambda a: a.key)
         known = inherited_origins(program.origins, [s.value for s in stores])
-        stores = [Store(s.tensor, s.index, streamer(s.value)) for s in stores]
+        stores = [Store(s.tensor, s.index, _product_form(streamer(s.value))) for s in stores]
         sweeps, origins = streamer.sweeps, streamer.origins(known)
     elif rows:
         tile = (max(rows, key=lambda a: a.size),)
@@ -84,6 +84,12 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
         program.compute.itemsize == 8,
         origins,
     )
+
+
+def _product_form(value: Node) -> Node:
+    """Products of the epilogue in normal form: (c0 * k) / (c1 * k) is c0 / c1 for a power of two k."""
+    is_product = value.kind == "Map" and value.attr[0] in ("MUL", "DIV") and value.dtype == "float"
+    return factors(value).node() if is_product else value
 
 
 def _map_sweeps(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[list[Sweep], list[Store]]:

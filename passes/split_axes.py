@@ -1,6 +1,7 @@
 """Split an axis that is used only through // and % into two.
 
-    out[i, m] for i < B*H, with q[i//H, i%H, m]   ->   out[b*H + h, m] with q[b, h, m]
+    out[i, m] for i < B*H, with q[i//H, i%H, m]                  ->   out[b*H + h, m] with q[b, h, m]
+    out[m, j] for j < H*D, with q[m, j//D*D + d] and v[n, j]     ->   out[m, h*D + e] with q[m, h*D + d], v[n, h*D + e]
 """
 
 from __future__ import annotations
@@ -35,10 +36,20 @@ def _scan(e: Expr, uses: dict[Axis, set[int]], bare: set[Axis]) -> None:
 
 
 def _splits(program: Program) -> dict[Axis, int]:
-    """axis -> divisor, for axes never used bare and divisible."""
+    """axis -> divisor, for axes used only through // and %, in the whole program or at least in its contractions."""
+    every = postorder(program.roots)
+    found = _divisors(every)
+    inner = [n for n in every if n.kind == "Reduce" and n.level == 1]
+    contractions = _divisors(postorder(inner))
+    outputs = {a for s in program.stores for a in s.axes}
+    return {a: c for a, c in contractions.items() if a in outputs and c != a.size} | found
+
+
+def _divisors(nodes: Iterable[Node]) -> dict[Axis, int]:
+    """axis -> smallest divisor, for axes never used bare and divisible."""
     uses: dict[Axis, set[int]] = defaultdict(set)
     bare: set[Axis] = set()
-    for e in _exprs(postorder(program.roots)):
+    for e in _exprs(nodes):
         _scan(e, uses, bare)
     return {
         axis: min(by)

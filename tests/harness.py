@@ -130,23 +130,28 @@ class doubled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def error_ratio(got: Any, eager: Any, exact: Any) -> float:
-    """Largest error against float64, over eager's own; inf where NaNs or infinities stand elsewhere.
+def error_ratio(got: Sequence[Any], eager: Sequence[Any], exact: Sequence[Any]) -> float:
+    """Largest error against float64 over eager's own, each over all samples; the worst of the outputs.
 
-    Eager may be exact by luck, so its error counts as at least half a rounding of the largest value.
+    inf where NaNs or infinities stand elsewhere than in eager.  Eager may be exact by luck, so its error counts as at
+    least half a rounding of the largest value.
     """
-    worst = 0.0
-    for g, e, x in zip(leaves(got), leaves(eager), leaves(exact), strict=True):
+    samples = [list(zip(*map(leaves, sample), strict=True)) for sample in zip(got, eager, exact, strict=True)]
+    return max(_output_ratio(triples) for triples in zip(*samples, strict=True))
+
+
+def _output_ratio(triples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> float:
+    mine, theirs, floor = 0.0, 0.0, 1e-300
+    for g, e, x in triples:
         if not x.is_floating_point():
-            worst = max(worst, 0.0 if torch.equal(g, e) else float("inf"))
-            continue
+            return 0.0 if torch.equal(g, e) else float("inf")
         eps = torch.finfo(g.dtype).eps
         g, e, x = g.double(), e.double(), x.double()
         if not torch.equal(g.isnan(), e.isnan()) or not torch.equal(g.isinf(), e.isinf()):
             return float("inf")
         finite = torch.isfinite(g) & torch.isfinite(x)
         if finite.any():
-            mine, theirs = ((t - x)[finite].abs().max().item() for t in (g, e))
-            scale = x[finite].abs().max().item()
-            worst = max(worst, mine / max(theirs, scale * eps / 2, 1e-300))
-    return worst
+            mine = max(mine, (g - x)[finite].abs().max().item())
+            theirs = max(theirs, (e - x)[finite].abs().max().item())
+            floor = max(floor, x[finite].abs().max().item() * eps / 2)
+    return mine / max(theirs, floor)

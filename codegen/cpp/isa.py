@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import re
 from dataclasses import dataclass
@@ -75,11 +74,12 @@ class Caches:
 @functools.cache
 def caches() -> Caches:
     """From the system, or modest defaults where it does not say."""
-    found = []
-    for name, default in (("SC_LEVEL1_DCACHE_SIZE", Caches.l1), ("SC_LEVEL2_CACHE_SIZE", Caches.l2)):
+    found: dict[str, int] = {}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
-            size = os.sysconf(name)
-        except (ValueError, OSError, AttributeError):
-            size = 0
-        found.append(size if size > 0 else default)
-    return Caches(*found)
+            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+        except OSError:
+            continue
+        if kind in ("Data", "Unified") and size.endswith("K"):
+            found[level] = int(size[:-1]) * 1024
+    return Caches(found.get("1", Caches.l1), found.get("2", Caches.l2))

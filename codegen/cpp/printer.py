@@ -28,7 +28,7 @@ from flashlight.text import kernel_text
 def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node, str] | None = None) -> CppKernel:
     """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments."""
     pairs = isa == "avx512bf16" and tiling.bits >= 256
-    plan = make_plan(kernel, tiling, pairs)
+    plan = make_plan(tiling.applied(kernel), tiling, pairs)
     printer = _Printer(plan, origins or {})
     return CppKernel(printer.entry, printer.text(), isa)
 

@@ -1,62 +1,110 @@
 """Block sizes, from cache sizes, head dimensions and types; nothing is tuned at run time.
 
-A panel is W = 2 vectors of lanes.  What a block of the swept axis keeps for one panel must stay in L1 (half of it, the
-other half streams), what a task keeps for all its panels in half of L2.
+A panel is W = 2 vectors of lanes.  The scores of a block of the swept axis stay in half of L1 for one panel (several
+heads mixed in a tile: in a quarter of L2); what a task keeps for all its panels stays in a quarter of L2.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-
+from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.isa import VECTOR_BITS, Isa, caches
 from flashlight.index import Axis
 from flashlight.kernel import Kernel
 
+LONGEST, SHORTEST = 384, 16
+"""Positions of the swept axis in a block."""
+FOLDED = 16
+"""The largest grid axis that is taken into the tile."""
+
 
 @dataclass(frozen=True)
 class Tiling:
-    """bits: width of one vector.  panels: panels of lanes a task.  blocks: positions of each blocked axis held at once."""
+    """bits: width of one vector.  panels: panels of lanes a task.  blocks: positions of each blocked axis held at once.
+
+    folded: grid axes that are loops inside the tile instead, so that a large tensor without them is read once.
+    """
 
     bits: int
     panels: int
     blocks: tuple[tuple[Axis, int], ...] = ()
+    folded: tuple[Axis, ...] = ()
 
     def lanes(self, double: bool) -> int:
         """Lanes of a panel, two vectors."""
         return 2 * self.bits // (64 if double else 32)
 
-    def block(self, axis: Axis) -> int | None:
-        return next((n for a, n in self.blocks if a == axis), None)
-
     def extent(self, axis: Axis) -> int:
         """Positions of a loop axis that scratch memory holds."""
-        found = self.block(axis)
-        return axis.size if found is None else found
+        return next((n for a, n in self.blocks if a == axis), axis.size)
 
     def with_block(self, axis: Axis, size: int) -> Tiling:
         kept = tuple((a, n) for a, n in self.blocks if a != axis)
         return replace(self, blocks=(*kept, (axis, size)))
 
+    def applied(self, kernel: Kernel) -> Kernel:
+        """The kernel with its folded axes inside the tile."""
+        if not self.folded:
+            return kernel
+        grid = tuple(a for a in kernel.grid if a not in self.folded)
+        return replace(kernel, grid=grid, whole=(*self.folded, *kernel.whole))
+
 
 def default_tiling(kernel: Kernel, isa: Isa) -> Tiling:
     """The tiling for this machine's caches."""
-    size = 8 if kernel.double else 4
     bits = _vector_bits(kernel, isa)
-    lanes = 2 * bits // (8 * size)
+    tiling = Tiling(bits, 1, folded=_folded(kernel))
+    kernel = tiling.applied(kernel)
     half = any(t.dtype.itemsize == 2 and t.dtype.is_floating_point for t in kernel.inputs)
-    group = _held(kernel)
-    tiling = Tiling(bits, _panels(kernel, lanes, half))
     second = kernel.tile[1] if len(kernel.tile) > 1 else None
     if second is not None:
-        tiling = tiling.with_block(second, max(1, min(second.size, _fit(lanes * size * group, caches().l1))))
+        tiling = tiling.with_block(second, min(second.size, _fit(tiling.lanes(kernel.double) * 4, caches().l1 // 2)))
     for sweep in kernel.sweeps:
-        room = _fit(lanes * size * group, caches().l1 * (2 if half else 1))
-        if second is not None:
-            room = 1
-        tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, room)))
+        length = 1 if second is not None else SHORTEST
+        tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
+    if second is None:
+        tiling = _lengthened(kernel, tiling, half)
+    return replace(tiling, panels=_panels(kernel, tiling, half))
+
+
+def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
+    """Blocks of the swept axes as long as the caches allow."""
+    size = tiling.lanes(kernel.double) * (8 if kernel.double else 4)
+    rows = dict(_rows_held(kernel, tiling))
+    for sweep in kernel.sweeps:
+        row = size * max(rows.get(sweep.axis, 1), 1)
+        simple = row <= 2 * size
+        room = caches().l1 * (2 if half else 1) // 2 if simple else caches().l2 // 4
+        tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, _fit(row, room))))
     return tiling
+
+
+def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
+    """For each swept axis, how many rows of lanes its stages keep for one position."""
+    from flashlight.codegen.cpp.plan import make_plan
+
+    for plan in make_plan(kernel, tiling, False).sweeps:
+        assert plan.sweep is not None
+        held = {s.out for nest in plan.block for s in nest if s.out is not None and s.out.lanes and s.out.home is None}
+        axis = plan.sweep.axis
+        yield axis, sum(math.prod(a.size for a in b.axes if a != axis) for b in held if axis in b.axes)
+
+
+def _folded(kernel: Kernel) -> tuple[Axis, ...]:
+    """Small grid axes that a tensor over rows, swept axis and features does not have: it would be read once for each."""
+    if len(kernel.tile) != 1:
+        return ()
+    facts = Facts(kernel)
+    swept = {s.axis for s in kernel.sweeps}
+    found: set[Axis] = set()
+    for n in kernel.nodes:
+        if n.kind == "Load" and kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.whole):
+            if not n.args and facts.inside(n):
+                found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= FOLDED}
+    return (max(found, key=lambda a: (a.size, a.key)),) if found else ()
 
 
 def _vector_bits(kernel: Kernel, isa: Isa) -> int:
@@ -68,31 +116,18 @@ def _vector_bits(kernel: Kernel, isa: Isa) -> int:
     return bits
 
 
-def _fit(row: int, cache: int) -> int:
-    """Rows of scores, `row` bytes each, that fit in most of the cache: a multiple of 16, from 16 to 384."""
-    return max(16, min(384, cache * 3 // 4 // row // 32 * 32))
+def _fit(row: int, room: int) -> int:
+    """Rows of `row` bytes that fit: a multiple of 16."""
+    return max(SHORTEST, min(LONGEST, room // row // 16 * 16))
 
 
-def _held(kernel: Kernel) -> int:
-    """How many scores one position of the tile has: heads that are mixed inside it."""
-    from flashlight.program import postorder
-
-    whole = set(kernel.whole)
-    widest = 1
-    for c in kernel.carries:
-        for n in postorder([c.body]):
-            if n.kind == "Reduce" and n.free:
-                widest = max(widest, math.prod(a.size for a in n.free & whole))
-    return widest
-
-
-def _panels(kernel: Kernel, lanes: int, half: bool) -> int:
+def _panels(kernel: Kernel, tiling: Tiling, half: bool) -> int:
     """Panels that share one pass over the keys: more reuse of what is shared, fewer tasks."""
     if not kernel.tile:
         return 1
-    tasks = math.prod(a.size for a in kernel.grid) * math.ceil(kernel.tile[0].size / lanes)
-    features = max((math.prod(a.size for a in c.axes if a in kernel.whole) for c in kernel.carries), default=1)
-    state = features * lanes * (8 if kernel.double else 4) * 2
-    most = max(1, caches().l2 // 4 // max(state, 1))
-    wanted = 4 if half else 3
-    return max(1, min(wanted, most, tasks // 16 or 1, math.ceil(kernel.tile[0].size / lanes)))
+    lanes = tiling.lanes(kernel.double)
+    panels = math.ceil(kernel.tile[0].size / lanes)
+    tasks = math.prod(a.size for a in kernel.grid) * panels
+    features = sum(math.prod(a.size for a in c.axes if a in kernel.whole) for c in kernel.carries)
+    state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
+    return max(1, min(4 if half else 3, caches().l2 // 4 // state, tasks // 16 or 1, panels))

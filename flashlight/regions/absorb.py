@@ -183,7 +183,7 @@ def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node]
 
 def _ends_inside(node: fx.Node, inside: set[fx.Node], quadratic: set[fx.Node]) -> bool:
     name = g.name_of(node)
-    if name not in g.POINTWISE and name not in g.VIEWS or name in ("split", "split_with_sizes", "unbind", "repeat"):
+    if (name not in g.POINTWISE and name not in g.VIEWS) or name in ("split", "split_with_sizes", "unbind", "repeat"):
         return False
     mine = [a for a in g.tensors(node) if a in inside]
     others = [a for a in g.tensors(node) if a not in inside]

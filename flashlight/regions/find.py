@@ -147,6 +147,8 @@ class _Finder:
 
     def _rejection(self, component: Component, ends: list[fx.Node]) -> str | None:
         """Why a component is not attention at all; '' for what deserves no note."""
+        if any(not (s.inner and g.numel(s.node)) and not g.is_data_dependent(s.node) for s in component.seeds):
+            return ""
         normalised = _has_exponential(component) and _has_statistic(component)
         if not any(_is_map(q) for q in component.quadratic):
             return "a plain chain of products: nothing happens to the product in between" if ends else ""

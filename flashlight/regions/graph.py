@@ -14,9 +14,37 @@ from torch import fx
 aten = torch.ops.aten
 
 VIEWS = frozenset(
-    """view _unsafe_view reshape _reshape_alias permute transpose t expand expand_as unsqueeze squeeze alias clone
-    contiguous detach slice select split split_with_sizes unbind lift_fresh_copy lift_fresh view_copy unfold
-    diagonal repeat roll flip rev""".split()
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "_reshape_alias",
+        "permute",
+        "transpose",
+        "t",
+        "expand",
+        "expand_as",
+        "unsqueeze",
+        "squeeze",
+        "alias",
+        "clone",
+        "contiguous",
+        "detach",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "lift_fresh_copy",
+        "lift_fresh",
+        "view_copy",
+        "unfold",
+        "diagonal",
+        "repeat",
+        "roll",
+        "flip",
+        "rev",
+    ]
 )
 """Operations that only say where an element lies."""
 
@@ -25,7 +53,26 @@ CASTS = frozenset({"_to_copy", "convert_element_type", "to"})
 CONTRACTIONS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
 
 REDUCTIONS = frozenset(
-    "sum mean amax amin max min prod any all var var_mean std std_mean logsumexp linalg_vector_norm norm argmax argmin".split()
+    [
+        "sum",
+        "mean",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "prod",
+        "any",
+        "all",
+        "var",
+        "var_mean",
+        "std",
+        "std_mean",
+        "logsumexp",
+        "linalg_vector_norm",
+        "norm",
+        "argmax",
+        "argmin",
+    ]
 )
 
 SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
@@ -33,21 +80,107 @@ SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
 GATHERS = frozenset({"embedding", "index", "gather", "index_select", "take_along_dim", "_unsafe_index"})
 
 CREATORS = frozenset(
-    """full full_like scalar_tensor arange iota zeros zeros_like ones ones_like empty eye lift_fresh_copy
-    new_full new_zeros new_ones""".split()
+    [
+        "full",
+        "full_like",
+        "scalar_tensor",
+        "arange",
+        "iota",
+        "zeros",
+        "zeros_like",
+        "ones",
+        "ones_like",
+        "empty",
+        "eye",
+        "lift_fresh_copy",
+        "new_full",
+        "new_zeros",
+        "new_ones",
+    ]
 )
 
 LOGIC = frozenset(
-    """lt le gt ge eq ne logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor
-    where masked_fill tril triu""".split()
+    [
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq",
+        "ne",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_not",
+        "bitwise_xor",
+        "where",
+        "masked_fill",
+        "tril",
+        "triu",
+    ]
 )
 ARITHMETIC = frozenset(
-    """add sub rsub mul neg abs minimum maximum clamp clamp_min clamp_max remainder fmod floor_divide sign relu""".split()
+    [
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "neg",
+        "abs",
+        "minimum",
+        "maximum",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "remainder",
+        "fmod",
+        "floor_divide",
+        "sign",
+        "relu",
+    ]
 )
 TRANSCENDENTAL = frozenset(
-    """exp exp2 expm1 log log2 log1p log10 sqrt rsqrt pow sin cos tan tanh sigmoid erf erfc gelu silu softplus elu
-    reciprocal div log_sigmoid_forward logaddexp leaky_relu hardtanh hardsigmoid hardswish sinh cosh asin acos atan atan2
-    celu mish""".split()
+    [
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log1p",
+        "log10",
+        "sqrt",
+        "rsqrt",
+        "pow",
+        "sin",
+        "cos",
+        "tan",
+        "tanh",
+        "sigmoid",
+        "erf",
+        "erfc",
+        "gelu",
+        "silu",
+        "softplus",
+        "elu",
+        "reciprocal",
+        "div",
+        "log_sigmoid_forward",
+        "logaddexp",
+        "leaky_relu",
+        "hardtanh",
+        "hardsigmoid",
+        "hardswish",
+        "sinh",
+        "cosh",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+        "celu",
+        "mish",
+    ]
 )
 ROUNDING = frozenset({"floor", "ceil", "trunc", "round", "isnan", "isinf", "square", "nan_to_num", "fma", "copysign"})
 POINTWISE = LOGIC | ARITHMETIC | TRANSCENDENTAL | ROUNDING | CASTS | {"bitwise_left_shift", "bitwise_right_shift"}
@@ -56,7 +189,9 @@ POINTWISE = LOGIC | ARITHMETIC | TRANSCENDENTAL | ROUNDING | CASTS | {"bitwise_l
 FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | {"getitem", "cat", "constant_pad_nd"}
 """What a row statistic may pass through on its way back to the scores."""
 
-NONLINEAR = (TRANSCENDENTAL | ROUNDING | LOGIC | {"abs", "minimum", "maximum", "clamp", "clamp_min", "clamp_max", "relu", "sign"}) - {"div"}
+NONLINEAR = (
+    TRANSCENDENTAL | ROUNDING | LOGIC | {"abs", "minimum", "maximum", "clamp", "clamp_min", "clamp_max", "relu", "sign"}
+) - {"div"}
 
 
 def name_of(node: fx.Node) -> str:

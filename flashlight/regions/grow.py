@@ -135,7 +135,9 @@ class Growth:
 
     def _known(self, followed: list[fx.Node]) -> Known:
         dims = {a: self.dims[a] for a in followed}
-        source = {a.args[0]: self.dims[a.args[0]] for a in followed if g.name_of(a) == "getitem" and a.args[0] in self.dims}
+        source = {
+            a.args[0]: self.dims[a.args[0]] for a in followed if g.name_of(a) == "getitem" and a.args[0] in self.dims
+        }
         return Known({**source, **dims}, self.sizes)  # type: ignore[dict-item]
 
     def _follow(self, node: fx.Node, followed: list[fx.Node], taint: _Taint) -> None:

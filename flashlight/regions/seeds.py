@@ -196,9 +196,7 @@ def _extent(leaf: fx.Node, size: tuple[int, ...]) -> list[int]:
     return [i + len(size) - len(own) for i, s in enumerate(own) if s > 1]
 
 
-def _complementary(
-    patterns: list[frozenset[int]], ones: list[int]
-) -> tuple[frozenset[int], frozenset[int]] | None:
+def _complementary(patterns: list[frozenset[int]], ones: list[int]) -> tuple[frozenset[int], frozenset[int]] | None:
     """Dimensions of one leaf only and of another one only; one of the two may be of size 1."""
     for i, a in enumerate(patterns):
         for b in patterns[i + 1 :]:

@@ -97,7 +97,7 @@ def batch_broadcast_expand(q, k, v):
     return F.softmax(torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5, -1) @ v
 
 
-@ROW.add("batch_broadcast_keys", "einsum", _shared_keys)
+@ROW.add("batch_broadcast_keys", "einsum", _shared_keys, same_kernel=False, note="another layout of the output")
 def batch_broadcast_einsum(q, k, v):
     scores = torch.einsum("bhid,hjd->bhij", q, k) * q.shape[-1] ** -0.5
     return torch.einsum("bhij,hje->bhie", scores.softmax(-1), v)
@@ -223,7 +223,13 @@ def layout_merged(q, k, v):
     return out.transpose(1, 2).reshape(batch, m, width)
 
 
-@ROW.add("layout_merged_heads", "heads folded into the batch", _merged)
+@ROW.add(
+    "layout_merged_heads",
+    "heads folded into the batch",
+    _merged,
+    same_kernel=False,
+    note="split and cat copy the heads",
+)
 def layout_merged_folded(q, k, v):
     d = q.shape[-1] // 4
     q, k, v = (torch.cat(x.split(d, dim=-1), dim=0) for x in (q, k, v))

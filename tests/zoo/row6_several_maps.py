@@ -28,7 +28,7 @@ def differential(q1, k1, q2, k2, v, lam):
     return (first - lam[:, None, None] * second) @ v
 
 
-@ROW.add("differential", "outputs subtracted", _differential)
+@ROW.add("differential", "outputs subtracted", _differential, same_kernel=False, note="multiplied out by hand")
 def differential_outputs(q1, k1, q2, k2, v, lam):
     scale = q1.shape[-1] ** -0.5
     first = torch.einsum("bhid,bhjd->bhij", q1, k1).mul(scale).softmax(-1)
@@ -81,7 +81,13 @@ def two_masks(q, k, v, gate):
     return g * near + (1 - g) * far
 
 
-@ROW.add("two_masks_gated", "weights mixed", with_extra(_gate, squared=True))
+@ROW.add(
+    "two_masks_gated",
+    "weights mixed",
+    with_extra(_gate, squared=True),
+    same_kernel=False,
+    note="gated before the values",
+)
 def two_masks_weights(q, k, v, gate):
     i = torch.arange(q.shape[2], device=q.device)
     gap = i[:, None] - i
@@ -160,7 +166,9 @@ def weights_returned(q, k, v):
     return weights @ v, weights
 
 
-@ROW.add("weights_returned", "by hand, bmm", qkv, quadratic_io=True)
+@ROW.add(
+    "weights_returned", "by hand, bmm", qkv, quadratic_io=True, same_kernel=False, note="outputs in the other order"
+)
 def weights_returned_bmm(q, k, v):
     lead = q.shape[:2]
     scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).mT) * q.shape[-1] ** -0.5
@@ -223,7 +231,13 @@ def segment_mass(q, k, v, segments):
     return weights @ v, weights @ one_hot[:, None]
 
 
-@ROW.add("segment_mass", "F.one_hot and einsum", with_extra(_segments))
+@ROW.add(
+    "segment_mass",
+    "F.one_hot and einsum",
+    with_extra(_segments),
+    same_kernel=False,
+    note="the one-hot matrix is an input",
+)
 def segment_mass_one_hot(q, k, v, segments):
     scores = torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5
     weights = F.softmax(scores, dim=-1)

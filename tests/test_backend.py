@@ -1,0 +1,265 @@
+"""The backend through torch.compile: options, reports, strictness, training, dynamic shapes, SDPA, Inductor's caches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._dynamo.exc import BackendCompilerFailed
+
+import flashlight
+from flashlight.backend import flashlight as backend
+from flashlight.options import LEGAL, OptionError, Options, debug_level, parse
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    """Caches and registries of this test alone."""
+    monkeypatch.setenv("FLASHLIGHT_CACHE_DIR", str(tmp_path / "flashlight"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    torch._dynamo.reset()
+    flashlight.reset()
+    with torch._inductor.config.patch(fx_graph_cache=False), torch._functorch.config.patch(enable_autograd_cache=False):
+        yield
+    torch._dynamo.reset()
+
+
+def attention(q, k, v):
+    return torch.softmax(torch.tanh(q @ k.mT * 0.25), -1) @ v
+
+
+def draw(length: int = 20, **facts) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, length, 16, generator=generator).requires_grad_(bool(facts)) for _ in range(3)]
+
+
+# ---------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_every_legal_value_is_taken(name: str):
+    for value in LEGAL[name]:
+        assert getattr(parse({name: value}), name) == value
+
+
+def test_defaults_and_what_goes_on_to_inductor():
+    assert parse() == Options()
+    found = parse({"max-autotune": True, "triton.cudagraphs": False, "cache_dir": "x"})
+    assert found.inductor == {"max_autotune": True, "triton.cudagraphs": False}
+    assert found.cache_dir == str(Path("x").absolute())
+    assert parse(mode="max-autotune").inductor["max_autotune"] is True
+    assert parse(mode="default").inductor == {}
+
+
+@pytest.mark.parametrize(
+    "options, mode, words",
+    [
+        ({"targt": "auto"}, None, ["'targt'", "did you mean 'target'", "'strict'", "Inductor"]),
+        ({"target": "tritn"}, None, ["did you mean 'triton'", "'evaluate'"]),
+        ({"strict": 1}, None, ["'strict' cannot be 1", "False, True"]),
+        ({"sdpa": None}, None, ["'keep', 'fuse'"]),
+        ({"cache_dir": 3}, None, ["a path"]),
+        ({"max_autotune": "yes"}, None, ["bool, not str"]),
+        (None, "max-autotuned", ["did you mean 'max-autotune'", "'reduce-overhead'"]),
+    ],
+)
+def test_errors_list_what_is_legal(options, mode, words):
+    with pytest.raises(OptionError) as caught:
+        parse(options, mode)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_an_option_error_reaches_the_user():
+    with pytest.raises(BackendCompilerFailed, match="did you mean 'strict'"):
+        torch.compile(attention, backend="flashlight", options={"strikt": True})(*draw())
+
+
+def test_debug_level_is_checked(monkeypatch):
+    monkeypatch.setenv("FLASHLIGHT_DEBUG", "9")
+    with pytest.raises(OptionError, match="0, 1, 2, 3, 4"):
+        debug_level()
+
+
+# ---------------------------------------------------------------- compiling
+
+
+@pytest.mark.parametrize("target", ["auto", "reference", "evaluate", "triton-interpret"])
+def test_targets_agree_with_eager(target: str):
+    q, k, v = draw()
+    with torch.no_grad():
+        found = torch.compile(attention, backend="flashlight", options={"target": target})(q, k, v)
+    torch.testing.assert_close(found, attention(q, k, v), rtol=1e-5, atol=1e-5)
+    (report,) = flashlight.reports()
+    (region,) = report.regions
+    assert (report.fused, region.fused, region.reason) == (1, True, None)
+    assert region.source.startswith("test_backend.py:")
+
+
+def test_explain_reports_all_graphs_of_a_call():
+    def broken(q, k, v):
+        first = attention(q, k, v)
+        torch._dynamo.graph_break()
+        return attention(first, k, v)
+
+    with torch.no_grad():
+        for _ in range(2):
+            report = flashlight.explain(broken, *draw())
+            assert report.fused == 2 and report.declined == 0
+            assert [r.name for r in report.regions] == ["attention0", "attention1"]
+    (kernel,) = report.regions[0].kernels
+    assert kernel.sweeps == 1
+    assert kernel.flops == 2 * (2 * 2 * 3 * 20 * 20 * 16)
+    assert kernel.bytes_read == 3 * 2 * 3 * 20 * 16 * 4
+    assert kernel.tiles_total == kernel.tiles_visited
+    assert str(report) and report.regions[0].passes
+    assert flashlight.reports()[-1] is report
+
+
+def test_debug_output(monkeypatch, capfd):
+    monkeypatch.setenv("FLASHLIGHT_DEBUG", "4")
+    with torch.no_grad():
+        torch.compile(attention, backend=backend)(*draw())
+    text = capfd.readouterr().err
+    assert all(word in text for word in ("1 fused", "lowered", "kernel ", "source --", " ms"))
+
+
+def test_training_is_declined_and_right():
+    inputs = draw(grad=True)
+    torch.compile(attention, backend="flashlight")(*inputs).sum().backward()
+    expected = draw(grad=True)
+    attention(*expected).sum().backward()
+    for a, b in zip(inputs, expected, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+    (region,) = flashlight.reports()[0].regions
+    assert region.reason is not None and "needs gradients" in region.reason
+    assert region.fix is not None and "no_grad" in region.fix
+
+
+def test_strict_names_the_users_line():
+    with pytest.raises(BackendCompilerFailed, match=r"test_backend.py:\d+: attention0 is not fused: needs gradients"):
+        torch.compile(attention, backend="flashlight", options={"strict": True})(*draw(grad=True))
+
+
+def test_an_internal_error_becomes_a_declined_region(monkeypatch):
+    def broken(*args):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("flashlight.capture.compile_program", broken)
+    q, k, v = draw()
+    with torch.no_grad():
+        found = torch.compile(attention, backend="flashlight")(q, k, v)
+        torch.testing.assert_close(found, attention(q, k, v))
+        assert flashlight.reports()[0].regions[0].reason == "internal error: ZeroDivisionError: oops"
+        torch._dynamo.reset()
+        with pytest.raises(BackendCompilerFailed, match="internal error: ZeroDivisionError"):
+            torch.compile(attention, backend="flashlight", options={"strict": True})(q, k, v)
+
+
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_dynamic_shapes_are_specialised(dynamic: bool | None):
+    compiled = torch.compile(attention, backend="flashlight", dynamic=dynamic)
+    with torch.no_grad():
+        for length in (20, 31, 20):
+            q, k, v = draw(length)
+            torch.testing.assert_close(compiled(q, k, v), attention(q, k, v), rtol=1e-5, atol=1e-5)
+    assert [r.fused for r in flashlight.reports()] == [1, 1]
+
+
+def test_a_size_marked_dynamic_declines():
+    inputs = draw()
+    for x in inputs:
+        torch._dynamo.mark_dynamic(x, 2)
+    with torch.no_grad():
+        torch.compile(attention, backend="flashlight")(*inputs)
+    (region,) = flashlight.reports()[0].regions
+    assert region.reason is not None and "marked as dynamic" in region.reason
+
+
+# ---------------------------------------------------------------- scaled_dot_product_attention
+
+
+def _mask(kind: str) -> torch.Tensor:
+    mask = torch.rand(33, 33, generator=torch.Generator().manual_seed(1)) > 0.4
+    mask[3] = False  # a row without keys: all of PyTorch's kernels give zeros
+    return mask if kind == "bool" else torch.where(mask, 0.5, -torch.inf)
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_sdpa_with_a_mask_is_fused(kind: str):
+    mask = _mask(kind)
+
+    def masked(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=0.3)
+
+    q, k, v = draw(33)
+    with torch.no_grad():
+        found = torch.compile(masked, backend="flashlight")(q, k, v)
+    torch.testing.assert_close(found, masked(q, k, v), rtol=1e-5, atol=1e-5)
+    assert found[:, :, 3].abs().max() == 0
+    assert flashlight.reports()[0].fused == 1
+    assert flashlight.reports()[0].regions[0].source.startswith("test_backend.py:")
+
+
+@pytest.mark.parametrize("choice, fused", [("keep", 0), ("fuse", 1)])
+def test_sdpa_without_a_mask_is_pytorchs_unless_asked(choice: str, fused: int):
+    def causal(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    q, k, v = draw(33)
+    with torch.no_grad():
+        found = torch.compile(causal, backend="flashlight", options={"sdpa": choice})(q, k, v)
+    torch.testing.assert_close(found, causal(q, k, v), rtol=1e-5, atol=1e-5)
+    report = flashlight.reports()[0]
+    assert (report.fused, len(report.untouched)) == (fused, 1 - fused)
+
+
+def test_sdpa_stays_pytorchs_in_training():
+    mask = _mask("bool")
+
+    def masked(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, mask)
+
+    torch.compile(masked, backend="flashlight")(*draw(33, grad=True)).sum().backward()
+    report = flashlight.reports()[0]
+    assert not report.regions
+    assert "PyTorch's own kernel" in report.untouched[0][1]
+
+
+# ---------------------------------------------------------------- another process
+
+_SCRIPT = """
+import json, torch, flashlight, flashlight.capture as capture
+from torch._dynamo.utils import counters
+calls = []
+run = capture.Capture.__call__
+capture.Capture.__call__ = lambda self, graph: (calls.append(1), run(self, graph))[1]
+def attention(q, k, v):
+    return torch.softmax(torch.tanh(q @ k.mT * 0.25), -1) @ v
+q, k, v = (torch.randn(2, 3, 20, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+with torch.no_grad():
+    out = torch.compile(attention, backend="flashlight")(q, k, v)
+    error = (out - attention(q, k, v)).abs().max().item()
+report = flashlight.reports()[0]
+print(json.dumps([len(calls), error, report.fused, report.regions[0].source]))
+"""
+
+
+def test_a_second_process_takes_everything_from_the_caches(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    runs = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    assert [run[0] for run in runs] == [1, 0], "the pass does not run on a hit of Inductor's cache"
+    for _, error, fused, source in runs:
+        assert error < 1e-5 and fused == 1 and source == "script.py:8"

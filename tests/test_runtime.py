@@ -1,0 +1,182 @@
+"""The custom op: plans in memory and on disk, strides, empty tensors, and what happens when a kernel fails."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import flashlight
+from flashlight import runtime
+from flashlight.cache import Cache
+from flashlight.errors import FlashlightError
+from flashlight.kernel import Schedule
+from flashlight.passes.pipeline import compile_program
+from flashlight.plan import Plan, kernel_reports, plan_key, sources_hash
+from flashlight.program import Program, Tensor
+from flashlight.report import RegionReport
+from tests.test_backend import draw, fresh  # noqa: F401  (a fixture)
+from tests.test_regions import joint_graph
+
+
+def attention(q, k, v):
+    return torch.softmax(q @ k.mT * 0.25, -1) @ v
+
+
+@pytest.fixture
+def program() -> Program:
+    """Attention over draw()'s tensors, in the order that Dynamo gives them."""
+    from flashlight.lowering import lower
+
+    graph, _ = joint_graph(attention, draw())
+    return lower(graph.output_node().args[0], list(graph.find_nodes(op="placeholder")))  # type: ignore[arg-type]
+
+
+def plan_of(program: Program, **facts: object) -> Plan:
+    schedule = compile_program(program)[0]
+    report = RegionReport(True, source="file.py:1", kernels=kernel_reports(program, schedule, "evaluate"))
+    plan = Plan(
+        plan_key(program, str(sorted(facts.items()))), "evaluate", False, "file.py:1", program, schedule, report
+    )
+    for name, value in facts.items():
+        setattr(plan, name, value)
+    return plan
+
+
+def op(plan: Plan, inputs: list[torch.Tensor]) -> torch.Tensor:
+    return torch.ops.flashlight.fused(inputs, plan.key)[0]
+
+
+def ordered() -> list[torch.Tensor]:
+    """k, q, v: graph inputs come in the order of their first use by a stack machine."""
+    q, k, v = draw()
+    return [k, q, v]
+
+
+def check(plan: Plan, inputs: list[torch.Tensor] | None = None) -> None:
+    expected = attention(*draw()).reshape(plan.program.outputs[0].shape)
+    given = inputs or ordered()
+    found = op(plan, given)
+    other = op(plan, [given[1], given[0], given[2]])
+    assert min((found - expected).abs().max(), (other - expected).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("target", ["reference", "evaluate", "triton-interpret"])
+def test_runs_on_every_target(program: Program, target: str):
+    plan = plan_of(program, target=target)
+    runtime.register(plan, plan.report, None)
+    check(plan)
+
+
+def test_fake_outputs_have_the_planned_layout(program: Program):
+    plan = plan_of(program)
+    runtime.register(plan, plan.report, None)
+    with FakeTensorMode() as mode:
+        (found,) = torch.ops.flashlight.fused([mode.from_tensor(x) for x in ordered()], plan.key)
+    (out,) = plan.program.outputs
+    assert (tuple(found.shape), found.stride(), found.dtype) == (out.shape, out.strides, out.dtype)
+
+
+def test_torchs_own_checks_of_the_op(program: Program):
+    plan = plan_of(program)
+    runtime.register(plan, plan.report, None)
+    torch.library.opcheck(torch.ops.flashlight.fused.default, (ordered(), plan.key), test_utils="test_faketensor")
+
+
+def test_other_strides_are_copied(program: Program):
+    plan = plan_of(program, strict=True)
+    runtime.register(plan, plan.report, None)
+    check(plan, [x.mT.contiguous().mT for x in ordered()])
+
+
+def test_wrong_shapes_are_an_error(program: Program):
+    plan = plan_of(program, strict=True)
+    runtime.register(plan, plan.report, None)
+    with pytest.raises(FlashlightError, match="got torch.float32"):
+        op(plan, [x[:1] for x in ordered()])
+
+
+def test_a_document_is_enough(program: Program, tmp_path):
+    """Another process, without memory of the plan."""
+    plan = plan_of(program, target="reference")
+    cache = Cache(tmp_path / "cache")
+    cache.put(plan.key, plan.to_document())
+    again = Plan.from_document(plan.key, cache.get(plan.key) or {})
+    assert (again.program, again.schedule, again.report) == (plan.program, plan.schedule, plan.report)
+    runtime.forget()
+    runtime.use_cache(str(tmp_path / "cache"))
+    check(plan)
+
+
+def test_kernels_are_rebuilt_from_the_program(program: Program):
+    plan = plan_of(program)
+    document = plan.to_document()
+    document["kernels"] = [{"name": "from another version"}]
+    assert Plan.from_document(plan.key, document).schedule == plan.schedule
+
+
+def test_a_lost_entry_says_what_to_do():
+    runtime.forget()
+    with pytest.raises(FlashlightError, match="clear Inductor's cache"):
+        torch.ops.flashlight.fused(ordered(), "0" * 64)
+
+
+def test_keys_ignore_lines_and_know_options(program: Program):
+    bare = Program(program.inputs, program.outputs, program.stores)
+    assert plan_key(bare, "a") == plan_key(program, "a") != plan_key(program, "b")
+    assert sources_hash() == sources_hash()
+
+
+# ---------------------------------------------------------------- failures
+
+
+def broken(plan: Plan) -> Plan:
+    """A plan whose kernel reads a tensor that does not exist."""
+    (kernel,) = plan.schedule.kernels
+    lost = tuple(Tensor(f"lost{i}", t.shape, t.strides, t.dtype) for i, t in enumerate(kernel.outputs))
+    changed = type(kernel)(**{**{f: getattr(kernel, f) for f in kernel.__dataclass_fields__}, "outputs": lost})
+    stores = tuple(type(s)("lost0", s.index, s.value) for s in kernel.stores)
+    changed = type(kernel)(**{**{f: getattr(changed, f) for f in kernel.__dataclass_fields__}, "stores": stores})
+    plan.schedule = Schedule((changed,))
+    return plan
+
+
+def test_a_failing_kernel_is_replaced_by_inductor_with_one_warning(program: Program):
+    plan = broken(plan_of(program, case="fallback"))
+    runtime.forget()
+    runtime.register(plan, plan.report, None)
+    with pytest.warns(UserWarning, match="file.py:1: the kernel failed"):
+        check(plan)
+    assert not plan.report.fused and "failed to compile or run" in (plan.report.reason or "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(plan)
+
+
+def test_a_failing_kernel_raises_when_strict(program: Program):
+    plan = broken(plan_of(program, strict=True, case="strict"))
+    runtime.forget()
+    runtime.register(plan, plan.report, None)
+    with pytest.raises(FlashlightError, match="file.py:1: the kernel failed"):
+        op(plan, ordered())
+
+
+@pytest.mark.parametrize("empty", [(0, 3, 5, 4), (2, 3, 0, 4)])
+def test_empty_tensors_launch_nothing(empty: tuple[int, ...]):
+    q, k = torch.randn(empty), torch.randn(*empty[:2], 7, 4)
+    with torch.no_grad():
+        found = torch.compile(attention, backend="flashlight")(q, k, k)
+    assert found.shape == empty
+
+
+def test_no_keys_give_what_eager_gives():
+    def sigmoid(q, k, v):
+        return torch.sigmoid(q @ k.mT) @ v
+
+    q, k = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 0, 4)
+    with torch.no_grad():
+        found = torch.compile(sigmoid, backend="flashlight")(q, k, k)
+    torch.testing.assert_close(found, sigmoid(q, k, k))
+    assert flashlight.reports()
