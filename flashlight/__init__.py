@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flashlight.report import Report
 
-__all__ = ["__version__", "explain", "reports", "reset"]
+__all__ = ["explain", "reports", "reset"]
 
 
 def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Report:

@@ -48,7 +48,7 @@ def compile_graph(
     patches["joint_custom_pre_pass"] = [capture, *theirs] if theirs else capture
     keys = _graph_keys(gm, example_inputs, capture)
     try:
-        compiled = compile_fx(gm, example_inputs, config_patches=patches)
+        compiled: Any = compile_fx(gm, example_inputs, config_patches=patches)
     finally:
         if capture.runs:
             _remember(cache, keys, capture.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,11 +29,18 @@ def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
         return compile_graph(gm, inputs, options, collect)
 
     with config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False):
-        torch.compile(_original(fn), backend=backend, isolate_recompiles=True)(*args, **kwargs)
+        compiled: Any = torch.compile(_original(fn), backend=backend, **_isolation())  # type: ignore[call-overload]
+        compiled(*args, **kwargs)
     for number, region in enumerate(found.regions):
         region.name = f"attention{number}"
     record(found)
     return found
+
+
+def _isolation() -> dict[str, bool]:
+    """So that many calls do not use up the recompilation limit of the function, where PyTorch can do that."""
+    known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    return {"isolate_recompiles": True} if known else {}
 
 
 def _original(fn: Callable[..., Any]) -> Callable[..., Any]:

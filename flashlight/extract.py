@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_unbacked_symbols
+from torch.fx.node import map_arg
 
 from flashlight.errors import Decline
 from flashlight.lowering.source import source_line
@@ -85,7 +86,7 @@ def _static(value: Any, new: dict[fx.Node, fx.Node]) -> Any:
             )
         raise Decline(f"{node.name} is not a tensor", source=source_line(node) or None)
 
-    return fx.node.map_arg(value, convert)
+    return map_arg(value, convert)
 
 
 def _annotate(copy: fx.Node, node: fx.Node) -> None:

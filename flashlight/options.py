@@ -126,8 +126,8 @@ def _check_inductor(name: str, value: Any) -> Any:
     """As torch.compile does for the inductor backend: plain types only, generics cannot be checked."""
     wanted = _inductor_types()[_inductor_name(name)]
     types = (wanted,) if get_origin(wanted) is None else get_args(wanted)
-    if all(isinstance(t, type) for t in types) and get_origin(wanted) not in (list, dict, tuple, set):
-        if not isinstance(value, types):
-            names = " or ".join(t.__name__ for t in types)
-            raise OptionError(f"option {name!r} of Inductor is of type {names}, not {type(value).__name__}")
+    checkable = all(isinstance(t, type) for t in types) and get_origin(wanted) not in (list, dict, tuple, set)
+    if checkable and not isinstance(value, types):
+        names = " or ".join(t.__name__ for t in types)
+        raise OptionError(f"option {name!r} of Inductor is of type {names}, not {type(value).__name__}")
     return value

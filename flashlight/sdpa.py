@@ -102,7 +102,8 @@ def _inline(graph: fx.Graph, node: fx.Node, result: fx.Node, mask: fx.Node | Non
             new[inner] = graph.node_copy(inner, lambda n: new[n])
             new[inner].meta.update({k: v for k, v in result.meta.items() if k not in ("val", "tensor_meta")})
             new[inner].meta["val"] = inner.meta["val"]
-    return new[traced.graph.output_node().args[0]]
+    (returned,) = traced.graph.output_node().all_input_nodes
+    return new[returned]
 
 
 def _decompositions() -> dict[Any, Any]:

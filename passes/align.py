@@ -51,24 +51,25 @@ def align_stores(stores: Sequence[Store]) -> list[Store]:
 
 
 def _choose(store: Store, seen: dict[Node, list[Axis]]) -> dict[Axis, Axis]:
-    """Old axis -> new axis, one to one."""
+    """Old axis -> new axis, one to one, no two of one name."""
     own = list(store.axes)
     chosen: dict[Axis, Axis] = {}
+    taken: set[str] = set()
     for n in reversed(postorder([store.value])):
         if n.kind != "Reduce":
             continue
         shape, order = abstract(n)
         for old, new in zip(order, seen.get(shape, []), strict=False):
-            if old in own and old not in chosen and new not in chosen.values() and new.name[0] != "b":
+            if old in own and old not in chosen and new.name not in taken and new.name[0] != "b":
                 chosen[old] = new
-    taken = set(chosen.values())
+                taken.add(new.name)
     for axis in own:
         if axis not in chosen:
             new, k = axis, 0
-            while new in taken:
+            while new.name in taken:
                 new, k = Axis(f"p{k}", axis.size), k + 1
             chosen[axis] = new
-            taken.add(new)
+            taken.add(new.name)
     return chosen
 
 

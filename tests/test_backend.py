@@ -1,4 +1,4 @@
-"""The backend through torch.compile: options, reports, strictness, training, dynamic shapes, SDPA, Inductor's caches."""
+"""The backend through torch.compile: options, reports, strictness, training, dynamic shapes, SDPA, caches."""
 
 from __future__ import annotations
 

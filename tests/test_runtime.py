@@ -94,7 +94,7 @@ def test_other_strides_are_copied(program: Program):
 def test_wrong_shapes_are_an_error(program: Program):
     plan = plan_of(program, strict=True)
     runtime.register(plan, plan.report, None)
-    with pytest.raises(FlashlightError, match="got torch.float32"):
+    with pytest.raises(FlashlightError, match="got torch"):
         op(plan, [x[:1] for x in ordered()])
 
 
@@ -147,7 +147,7 @@ def test_a_failing_kernel_is_replaced_by_inductor_with_one_warning(program: Prog
     plan = broken(plan_of(program, case="fallback"))
     runtime.forget()
     runtime.register(plan, plan.report, None)
-    with pytest.warns(UserWarning, match="file.py:1: the kernel failed"):
+    with pytest.warns(UserWarning, match=r"file.py:1: the kernel failed"):
         check(plan)
     assert not plan.report.fused and "failed to compile or run" in (plan.report.reason or "")
     with warnings.catch_warnings():
@@ -159,7 +159,7 @@ def test_a_failing_kernel_raises_when_strict(program: Program):
     plan = broken(plan_of(program, strict=True, case="strict"))
     runtime.forget()
     runtime.register(plan, plan.report, None)
-    with pytest.raises(FlashlightError, match="file.py:1: the kernel failed"):
+    with pytest.raises(FlashlightError, match=r"file.py:1: the kernel failed"):
         op(plan, ordered())
 
 

@@ -5,8 +5,8 @@
     found.declined    what looks like attention and cannot be fused, with the reason
     found.untouched   notes on what merely resembles it
 
-A component of the growth is attention-like when a contraction with values removes m or n from its quadratic values, with
-something between the two contractions that is not linear, and its seeds are not linear layers.
+A component of the growth is attention-like when a contraction with values removes m or n from its quadratic values,
+with something between the two contractions that is not linear, and its seeds are not linear layers.
 """
 
 from __future__ import annotations

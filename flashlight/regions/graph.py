@@ -1,4 +1,4 @@
-"""What the region finder asks about a node of the joint graph: what kind of operation it is, its shape, its operands."""
+"""What the region finder asks about a node of the joint graph: its kind of operation, shape and operands."""
 
 from __future__ import annotations
 
@@ -13,185 +13,56 @@ from torch import fx
 
 aten = torch.ops.aten
 
-VIEWS = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "_reshape_alias",
-        "permute",
-        "transpose",
-        "t",
-        "expand",
-        "expand_as",
-        "unsqueeze",
-        "squeeze",
-        "alias",
-        "clone",
-        "contiguous",
-        "detach",
-        "slice",
-        "select",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "lift_fresh_copy",
-        "lift_fresh",
-        "view_copy",
-        "unfold",
-        "diagonal",
-        "repeat",
-        "roll",
-        "flip",
-        "rev",
-    ]
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+VIEWS = _words(
+    "view _unsafe_view reshape _reshape_alias view_copy permute transpose t expand expand_as unsqueeze squeeze alias "
+    "clone contiguous detach lift_fresh lift_fresh_copy slice select split split_with_sizes unbind unfold diagonal "
+    "repeat roll flip rev"
 )
 """Operations that only say where an element lies."""
 
-CASTS = frozenset({"_to_copy", "convert_element_type", "to"})
+CASTS = _words("_to_copy convert_element_type to")
 
-CONTRACTIONS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
+CONTRACTIONS = _words("mm bmm addmm baddbmm")
 
-REDUCTIONS = frozenset(
-    [
-        "sum",
-        "mean",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "prod",
-        "any",
-        "all",
-        "var",
-        "var_mean",
-        "std",
-        "std_mean",
-        "logsumexp",
-        "linalg_vector_norm",
-        "norm",
-        "argmax",
-        "argmin",
-    ]
+REDUCTIONS = _words(
+    "sum mean amax amin max min prod any all var var_mean std std_mean logsumexp linalg_vector_norm norm argmax argmin"
 )
 
-SOFTMAXES = frozenset({"_softmax", "_log_softmax", "_safe_softmax"})
+SOFTMAXES = _words("_softmax _log_softmax _safe_softmax")
 
-GATHERS = frozenset({"embedding", "index", "gather", "index_select", "take_along_dim", "_unsafe_index"})
+GATHERS = _words("embedding index gather index_select take_along_dim _unsafe_index")
 
-CREATORS = frozenset(
-    [
-        "full",
-        "full_like",
-        "scalar_tensor",
-        "arange",
-        "iota",
-        "zeros",
-        "zeros_like",
-        "ones",
-        "ones_like",
-        "empty",
-        "eye",
-        "lift_fresh_copy",
-        "new_full",
-        "new_zeros",
-        "new_ones",
-    ]
+CREATORS = _words(
+    "full full_like scalar_tensor arange iota zeros zeros_like ones ones_like empty eye lift_fresh_copy new_full "
+    "new_zeros new_ones"
 )
 
-LOGIC = frozenset(
-    [
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "eq",
-        "ne",
-        "logical_and",
-        "logical_or",
-        "logical_not",
-        "logical_xor",
-        "bitwise_and",
-        "bitwise_or",
-        "bitwise_not",
-        "bitwise_xor",
-        "where",
-        "masked_fill",
-        "tril",
-        "triu",
-    ]
+LOGIC = _words(
+    "lt le gt ge eq ne logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor "
+    "where masked_fill tril triu"
 )
-ARITHMETIC = frozenset(
-    [
-        "add",
-        "sub",
-        "rsub",
-        "mul",
-        "neg",
-        "abs",
-        "minimum",
-        "maximum",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "remainder",
-        "fmod",
-        "floor_divide",
-        "sign",
-        "relu",
-    ]
+ARITHMETIC = _words(
+    "add sub rsub mul neg abs minimum maximum clamp clamp_min clamp_max remainder fmod floor_divide sign relu"
 )
-TRANSCENDENTAL = frozenset(
-    [
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log1p",
-        "log10",
-        "sqrt",
-        "rsqrt",
-        "pow",
-        "sin",
-        "cos",
-        "tan",
-        "tanh",
-        "sigmoid",
-        "erf",
-        "erfc",
-        "gelu",
-        "silu",
-        "softplus",
-        "elu",
-        "reciprocal",
-        "div",
-        "log_sigmoid_forward",
-        "logaddexp",
-        "leaky_relu",
-        "hardtanh",
-        "hardsigmoid",
-        "hardswish",
-        "sinh",
-        "cosh",
-        "asin",
-        "acos",
-        "atan",
-        "atan2",
-        "celu",
-        "mish",
-    ]
+TRANSCENDENTAL = _words(
+    "exp exp2 expm1 log log2 log1p log10 sqrt rsqrt pow sin cos tan tanh sinh cosh asin acos atan atan2 sigmoid erf "
+    "erfc gelu silu softplus elu celu mish reciprocal div log_sigmoid_forward logaddexp leaky_relu hardtanh "
+    "hardsigmoid hardswish"
 )
-ROUNDING = frozenset({"floor", "ceil", "trunc", "round", "isnan", "isinf", "square", "nan_to_num", "fma", "copysign"})
-POINTWISE = LOGIC | ARITHMETIC | TRANSCENDENTAL | ROUNDING | CASTS | {"bitwise_left_shift", "bitwise_right_shift"}
+ROUNDING = _words("floor ceil trunc round isnan isinf square nan_to_num fma copysign")
+POINTWISE = LOGIC | ARITHMETIC | TRANSCENDENTAL | ROUNDING | CASTS | _words("bitwise_left_shift bitwise_right_shift")
 """Operations on elements: the result has the broadcast shape of the tensors."""
 
-FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | {"getitem", "cat", "constant_pad_nd"}
+FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | _words("getitem cat constant_pad_nd")
 """What a row statistic may pass through on its way back to the scores."""
 
-NONLINEAR = (
-    TRANSCENDENTAL | ROUNDING | LOGIC | {"abs", "minimum", "maximum", "clamp", "clamp_min", "clamp_max", "relu", "sign"}
-) - {"div"}
+NONLINEAR = (TRANSCENDENTAL - {"div"}) | ROUNDING | LOGIC | (ARITHMETIC - _words("add sub rsub mul neg"))
+"""What makes a product of matrices more than the first link of a chain of products."""
 
 
 def name_of(node: fx.Node) -> str:

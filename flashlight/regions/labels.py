@@ -13,6 +13,7 @@ A value is quadratic while it carries both labels of some seed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
@@ -174,9 +175,7 @@ def restore(dims: Dims, sizes: Mapping[int, tuple[int, int]]) -> Dims:
         if not skewed & m_bit:
             continue
         at = [i for i, dim in enumerate(out) if dim_bits(dim) & both_bits(m_bit)]
-        pairs = [
-            (i, j) for i, j in zip(at, at[1:], strict=False) if (dim_size(out[i]), dim_size(out[j])) == (rows, keys)
-        ]
+        pairs = [(i, j) for i, j in itertools.pairwise(at) if (dim_size(out[i]), dim_size(out[j])) == (rows, keys)]
         if len(at) >= 2 and pairs:
             i, j = pairs[-1]
             out = [_swap(dim, both_bits(m_bit), 0) for dim in out]

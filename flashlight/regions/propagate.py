@@ -224,6 +224,14 @@ _RULES: dict[str, Rule] = {
 }
 
 
+_FACTORS = {
+    "mm": ("self", "mat2"),
+    "bmm": ("self", "mat2"),
+    "addmm": ("mat1", "mat2"),
+    "baddbmm": ("batch1", "batch2"),
+}
+
+
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """The two factors of mm, bmm, addmm or baddbmm."""
     names = {

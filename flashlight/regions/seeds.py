@@ -76,7 +76,7 @@ class Sources:
 
 
 def find_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) -> Seed | None:
-    """The seed at this node, if it is one.  quadratic: what grew from other seeds, below which nothing is looked for."""
+    """The seed at this node, if it is one.  quadratic: what grew from other seeds; nothing is looked for below it."""
     name = g.name_of(node)
     if name in g.CONTRACTIONS:
         return _matrix_seed(node, name, sources)

@@ -1,0 +1,143 @@
+"""Compiling, caching and refusing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashlight.codegen.cpp import (
+    CompilerError, available, build, build_all, compiler, default_tiling, detect_isa, print_kernel, run,
+)  # fmt: skip
+from flashlight.codegen.cpp import build as build_module  # noqa: F401
+from flashlight.codegen.cpp.build import library_path
+from flashlight.evaluate import evaluate_program, new_output
+from flashlight.index import Axis, of
+from flashlight.passes.pipeline import compile_program
+from flashlight.program import Load, Map, Node, Program, Reduce, Store, Tensor
+
+from . import kernels
+
+needs_compiler = pytest.mark.skipif(available() is not None, reason=str(available()))
+BEST = detect_isa()
+
+
+def sigmoid(name: str = "attention"):
+    case = kernels.CASES["sigmoid"]()
+    kernel = dataclasses.replace(case.kernel, name=name)
+    return case, kernel, print_kernel(kernel, default_tiling(kernel, BEST), BEST)
+
+
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The message says what is missing, and what to do."""
+    _, _, printed = sigmoid()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert "not on PATH" in (available() or "")
+    with pytest.raises(CompilerError, match=r"Install g\+\+ or clang\+\+"):
+        build(printed, tmp_path / "cache")
+
+
+def test_broken_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("flashlight.codegen.cpp.build.compiler", lambda: str(broken))
+    assert "does not run" in (available() or "")
+
+
+@needs_compiler
+def test_rejected_source(tmp_path: Path):
+    _, _, printed = sigmoid()
+    with pytest.raises(CompilerError, match="compiling attention failed"):
+        build(dataclasses.replace(printed, source="not C++"), tmp_path)
+    assert not list(tmp_path.glob("*.so"))
+
+
+@needs_compiler
+def test_other_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What was compiled for another instruction set has another name, and is not run here."""
+    case, kernel, printed = sigmoid()
+    other = print_kernel(kernel, default_tiling(kernel, "portable"), "portable")
+    assert printed.digest != other.digest
+    monkeypatch.setattr("flashlight.codegen.cpp.isa._cpu_flags", frozenset)
+    assert detect_isa() == "portable"
+    if BEST != "portable":
+        with pytest.raises(CompilerError, match="cannot run"):
+            build(printed, tmp_path)
+
+
+@needs_compiler
+def test_cache(tmp_path: Path):
+    """Built once; half a file is built again."""
+    case, kernel, printed = sigmoid("cached")
+    path = library_path(printed, tmp_path)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"half a file")
+    built = build_all([printed, printed], tmp_path)
+    assert built[0].path == built[1].path == path
+    written = path.stat().st_mtime_ns
+    assert build(printed, tmp_path).path.stat().st_mtime_ns == written
+    assert {p.suffix for p in tmp_path.iterdir()} == {".so", ".cpp"}
+    assert print_kernel(kernel, default_tiling(kernel, BEST), BEST).digest == printed.digest
+
+
+@needs_compiler
+def test_wrong_tensor(tmp_path: Path):
+    case, kernel, printed = sigmoid("checked")
+    built, tensors = build(printed, tmp_path), case.tensors()
+    tensors["q"] = tensors["q"].double()
+    with pytest.raises(ValueError, match=r"q: the kernel was made for torch.float32\[1, 2, 37, 16\]"):
+        run(built, kernel, tensors, case.outputs(), 1)
+
+
+def test_source_is_readable():
+    """The schedule on top, the user's lines beside what came from them, one short function a level."""
+    case = kernels.CASES["soft cap and bias"]()
+    origins = {n: "model.py:12" for n in case.kernel.nodes if n.kind == "Map" and n.attr[0] == "TANH"}
+    source = print_kernel(case.kernel, default_tiling(case.kernel, BEST), BEST, origins).source
+    assert source.startswith("// kernel ")
+    assert "model.py:12" in source
+    assert "static void sweep0_block(" in source
+    assert max(len(f.splitlines()) for f in source.split("\n\n")) < 60
+
+
+def contiguous(name: str, *shape: int) -> Tensor:
+    return Tensor(name, shape, torch.empty(shape, device="meta").stride(), torch.float32)
+
+
+def column_softmax() -> Program:
+    """softmax over the queries, then times values: the column statistics need a kernel of their own."""
+    b, m, n, e, d, k = Axis("o0", 2), Axis("o1", 41), Axis("b2", 29), Axis("o2", 12), Axis("b1", 8), Axis("b3", 41)
+    q, key, v, o = contiguous("q", 2, 41, 8), contiguous("k", 2, 29, 8), contiguous("v", 2, 29, 12), contiguous("o", 2, 41, 12)
+
+    def load(t: Tensor, *axes: Axis) -> Node:
+        return Load(t.name, [of(a) for a in axes], "float")
+
+    def score(row: Axis) -> Node:
+        return Reduce("SUM", d, Map("MUL", load(q, b, row, d), load(key, b, n, d)))
+
+    top = Reduce("MAX", k, score(k))
+    total = Reduce("SUM", k, Map("EXP", Map("SUB", score(k), top)))
+    weight = Map("DIV", Map("EXP", Map("SUB", score(m), top)), total)
+    value = Reduce("SUM", n, Map("MUL", weight, load(v, b, n, e)))
+    return Program((q, key, v), (o,), (Store("o", (of(b), of(m), of(e)), value),))
+
+
+@needs_compiler
+def test_program_of_several_kernels(tmp_path: Path):
+    program = column_softmax()
+    schedule, _ = compile_program(program)
+    assert len(schedule.kernels) > 1
+    printed = [print_kernel(k, default_tiling(k, BEST), BEST) for k in schedule.kernels]
+    torch.manual_seed(0)
+    tensors = {t.name: torch.randn(t.shape) for t in program.inputs}
+    want = evaluate_program(program, tensors)["o"]
+    for t in (*program.outputs, *schedule.temporaries):
+        tensors[t.name] = new_output(t, torch.device("cpu"))
+    for built, kernel in zip(build_all(printed, tmp_path), schedule.kernels, strict=True):
+        run(built, kernel, tensors, tensors, 2)
+    torch.testing.assert_close(tensors["o"], want, rtol=1e-5, atol=1e-5)
+    assert compiler()
