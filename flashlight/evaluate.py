@@ -6,6 +6,7 @@ Values travel as (axes, tensor) with one dimension an axis, in the order of `axi
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,6 +15,9 @@ from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.kernel import Carry, Kernel, Sweep
 from flashlight.ops import FNS, MONOIDS
 from flashlight.program import Node, Program, Store, Tensor, value_of
+
+SERIAL_VOLUME = 1 << 18
+"""Elements above which a reduction that is no contraction is accumulated in parts."""
 
 Value = tuple[tuple[Axis, ...], torch.Tensor]
 Span = tuple[int, int]
@@ -40,7 +44,8 @@ class Evaluator:
         known: Mapping[Node, Value] | None = None,
     ):
         self.tensors, self.compute, self.spans = dict(tensors), compute, spans or {}
-        self.values: dict[Node, Value] = dict(known or {})
+        self.known = known or {}
+        self.values: dict[Node, Value] = dict(self.known)
         self.device = next((t.device for t in tensors.values()), torch.device("cpu"))
 
     def __call__(self, root: Node) -> Value:
@@ -65,7 +70,24 @@ class Evaluator:
         return out
 
     def _needs(self, node: Node) -> Sequence[Node]:
+        if self._is_serial(node):
+            return ()
         return node.args[0].args if _is_product(node) else node.args
+
+    def _is_serial(self, n: Node) -> bool:
+        """A large reduction that is no contraction of two operands: accumulated in parts."""
+        if n.kind != "Reduce" or n.args[0].level or n.attr[1] not in n.args[0].free:
+            return False
+        whole = self._volume(n.args[0])
+        lo, hi = self.span(n.attr[1])
+        result = whole // max(hi - lo, 1)
+        if _is_product(n) and all(n.attr[1] in a.free and a.dtype == "float" for a in n.args[0].args):
+            # an operand larger than the result (a gather by the position of the score) would be materialised
+            return SERIAL_VOLUME // 4 < result < max(map(self._volume, n.args[0].args))
+        return whole > SERIAL_VOLUME
+
+    def _volume(self, n: Node) -> int:
+        return math.prod(hi - lo for lo, hi in map(self.span, n.free))
 
     def span(self, axis: Axis) -> Span:
         return self.spans.get(axis, (0, axis.size))
@@ -125,6 +147,8 @@ class Evaluator:
 
     def _reduce(self, n: Node) -> Value:
         op, axis, operand = n.attr
+        if self._is_serial(n):
+            return self._serial(n)
         if _is_product(n):
             found = self._contract(axis, [self(a) for a in n.args[0].args], operand)
             if found is not None:
@@ -132,6 +156,21 @@ class Evaluator:
             axes, (a, b) = align([self(x) for x in n.args[0].args])
             return self._collapse(op, axis, (axes, a * b))
         return self._collapse(op, axis, self(n.args[0]))
+
+    def _serial(self, n: Node) -> Value:
+        op, axis, _ = n.attr
+        lo, hi = self.span(axis)
+        step = max(1, (hi - lo) * SERIAL_VOLUME // self._volume(n.args[0]))
+        total: Value | None = None
+        for start in range(lo, hi, step):
+            part = Evaluator(self.tensors, self.compute, {**self.spans, axis: (start, min(start + step, hi))}, self.known)
+            found = part._collapse(op, axis, part(n.args[0]))
+            if total is not None:
+                ax, pair = align([total, found])
+                found = ax, FNS[MONOIDS[op].combine].torch(*pair)
+            total = found
+        assert total is not None
+        return total
 
     def _collapse(self, op: str, axis: Axis, value: Value) -> Value:
         axes, v = value
@@ -220,6 +259,9 @@ def _sweep(
 ) -> None:
     running: dict[Node, Value] = {}
     size = sweep.axis.size
+    rows = math.prod(a.size for a in {a for c in sweep.carries for a in c.step.free})
+    if size <= block and size * rows > SERIAL_VOLUME:
+        block = max(1, SERIAL_VOLUME // rows)
     for lo in range(0, size, block) if size else [0]:
         spans = {sweep.axis: (lo, min(lo + block, size))}
         old = {n: _reference(n, v, sweep) for n, v in running.items()}

@@ -34,26 +34,37 @@ class Factors:
         return self.scale == 1.0 and not self.above and not self.below
 
     def node(self) -> Node:
-        """Back to a node, factors in canonical order."""
-        top = _product(self.above)
-        if self.scale != 1.0:
-            top = Map("MUL", top, Const(self.scale)) if top is not ONE else Const(self.scale)
-        return Map("DIV", top, _product(self.below)) if self.below else top
+        """Back to a node in canonical form: (p * p / l) * v, not ((p * v) * p) / l.
+
+        Factors over the same axes are multiplied and divided first, so that what is left at the top is a product of
+        operands over different axes, the form a contraction is computed in.
+        """
+        groups: dict[frozenset[Axis], tuple[list[Node], list[Node]]] = {}
+        for counts, side in ((self.above, 0), (self.below, 1)):
+            for n in counts:
+                groups.setdefault(n.free, ([], []))[side].extend([n] * counts[n])
+        _merge_narrow(groups)
+        parts = sorted((_quotient(*group) for group in groups.values()), key=order_key)
+        out = multiply(parts)
+        if self.scale == 1.0:
+            return out
+        return Map("MUL", out, Const(self.scale)) if parts else Const(self.scale)
 
 
-def _product(counts: Counter[Node]) -> Node:
-    """Factors multiplied in canonical order, those over the same axes first: (p * p) * v, not (p * v) * p.
-
-    What is left at the top is a product of operands over different axes, the form a contraction is computed in.
-    """
-    groups: dict[frozenset[Axis], list[Node]] = {}
-    for n in sorted(counts, key=order_key):
-        groups.setdefault(n.free, []).extend([n] * counts[n])
-    for axes in sorted(groups, key=len):
+def _merge_narrow(groups: dict[frozenset[Axis], tuple[list[Node], list[Node]]]) -> None:
+    """A group whose axes are part of another's joins the widest such group."""
+    for axes in sorted(groups, key=lambda g: (len(g), sorted(a.key for a in g))):
         wider = [other for other in groups if axes < other]
         if wider:
-            groups[max(wider, key=lambda other: (len(other), sorted(a.key for a in other)))] += groups.pop(axes)
-    return multiply(sorted((multiply(sorted(g, key=order_key)) for g in groups.values()), key=order_key))
+            home = groups[max(wider, key=lambda other: (len(other), sorted(a.key for a in other)))]
+            above, below = groups.pop(axes)
+            home[0].extend(above)
+            home[1].extend(below)
+
+
+def _quotient(above: list[Node], below: list[Node]) -> Node:
+    top = multiply(sorted(above, key=order_key))
+    return Map("DIV", top, multiply(sorted(below, key=order_key))) if below else top
 
 
 def factors(node: Node) -> Factors:

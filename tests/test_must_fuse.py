@@ -27,7 +27,7 @@ for _v in ZOO:
 SEEDS = 12
 SLACK = 2.0
 """Our error against float64 is at most this many times eager's own."""
-LONG = Size(batch=1, heads=2, queries=200, keys=640, dim=16, dim_v=24)
+LONG = Size(batch=1, heads=3, queries=200, keys=640, dim=16, dim_v=24)
 INTERPRETED = Size(batch=1, heads=2, queries=19, keys=37, dim=16, dim_v=24)
 
 

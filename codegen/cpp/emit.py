@@ -1,7 +1,7 @@
 """Values as C++ statements: each is placed in the outermost loop that it depends on, and computed there once.
 
-    for (long x = ...)  {            <- one Scope a loop
-      const F v3 = exp(v2 - v1);     <- values are named where they stand
+for (long x = ...)  {            <- one Scope a loop
+  const F v3 = exp(v2 - v1);     <- values are named where they stand
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.functions import COMPARISONS, IDENTITY, LOGIC, call, combine
 from flashlight.codegen.cpp.names import Names, int_literal, real_literal
-from flashlight.index import Axis, Expr, FloorDiv, Gather
+from flashlight.codegen.cpp.positions import Positions, Value, bare
+from flashlight.index import Axis
 from flashlight.ops import FNS
 from flashlight.program import Node, value_of
 
@@ -24,18 +25,6 @@ C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf1
            torch.bool: "bool", torch.int64: "int64_t", torch.int32: "int32_t", torch.int16: "int16_t",
            torch.int8: "int8_t", torch.uint8: "uint8_t"}  # fmt: skip
 _INT_LANES = {torch.int64: "J"}
-
-
-@dataclass(frozen=True)
-class Value:
-    """C++ text and its type: F I J B for lanes, real long bool for scalars."""
-
-    text: str
-    type: str
-
-    @property
-    def lanes(self) -> bool:
-        return self.type in ("F", "I", "J", "B")
 
 
 @dataclass
@@ -50,7 +39,7 @@ class Scope:
     names: dict[object, Value] = field(default_factory=dict)
 
 
-class Emitter:
+class Emitter(Positions):
     """Emits values into nested scopes.
 
     lane:   the axis whose positions are lanes here (None: everything is scalar)
@@ -58,10 +47,10 @@ class Emitter:
     """
 
     def __init__(
-        self, facts: Facts, names: Names, places: Mapping[Axis, str], lane: Axis | None,
+        self, facts: Facts, names: Names, places: Mapping[Axis, str], tensors: Mapping[str, str], lane: Axis | None,
         known: Callable[[Node], Value | None], origins: Mapping[Node, str], live: str = "live",
     ):  # fmt: skip
-        self.facts, self.new, self.places, self.lane = facts, names, places, lane
+        self.facts, self.new, self.places, self.tensors, self.lane = facts, names, places, tensors, lane
         self.known, self.origins, self.live = known, origins, live
         self.double = facts.kernel.double
         self.carries_are_lanes = lane == facts.lane
@@ -127,7 +116,7 @@ class Emitter:
         if not value.text.isidentifier() and node.kind != "Const":
             name = self.new("v1")
             origin = f"  // {self.origins[node]}" if node in self.origins else ""
-            self.scopes[depth].lines.append(f"const {value.type} {name} = {_bare(value.text)};{origin}")
+            self.scopes[depth].lines.append(f"const {value.type} {name} = {bare(value.text)};{origin}")
             value = Value(name, value.type)
         self.scopes[depth].names[(self.mode, node)] = value
         return value
@@ -173,22 +162,7 @@ class Emitter:
         self.scopes = saved
         return Value(total, kind)
 
-    def _is_lanes(self, n: Node) -> bool:
-        return self.lane in n.free or (self.carries_are_lanes and self.facts.has_carry(n))
-
     # ------------------------------------------------------------ functions
-
-    def lift(self, v: Value, to: str) -> str:
-        """The value as type `to`: scalars are spread over the lanes, narrow integers widened."""
-        if v.type == to:
-            return v.text
-        if not v.lanes and to in ("F", "I", "J", "B"):
-            return f"all<{to}>({v.text})"
-        if v.type == "I" and to == "J":
-            return f"wide({v.text})"
-        if to == "I" and v.type == "J":
-            return f"convert<I>({v.text})"
-        raise ValueError(f"{v.type} as {to}")
 
     def as_kind(self, v: Value, kind: str) -> Value:
         """Change of kind, float, int or bool, as torch does it."""
@@ -288,7 +262,12 @@ class Emitter:
 
     def _fusable(self, product: Node, user: Node) -> bool:
         """Whether a product is only added to something, in the same loop."""
-        if user.kind != "Map" or user.attr[0] not in ("ADD", "SUB") or user.dtype != "float" or user.args[0] is user.args[1]:
+        if (
+            user.kind != "Map"
+            or user.attr[0] not in ("ADD", "SUB")
+            or user.dtype != "float"
+            or user.args[0] is user.args[1]
+        ):
             return False
         if product.kind != "Map" or product.attr[0] not in ("MUL", "DIV") or self._find(product) is not None:
             return False
@@ -308,97 +287,7 @@ class Emitter:
             return Value(f"({x.text} * {y.text})", "real")
         return Value(f"({self.lift(x, 'F')} * {self.lift(y, 'F')})", "F")
 
-    # ------------------------------------------------------------ positions and loads
-
-    def expr_lanes(self, e: Expr) -> bool:
-        return any(self._atom_lanes(a) for a, _ in e.terms)
-
-    def _atom_lanes(self, atom: object) -> bool:
-        if isinstance(atom, Axis):
-            return atom == self.lane
-        if isinstance(atom, Gather):
-            return self._is_lanes(atom.node)
-        return self.expr_lanes(atom.arg)  # type: ignore[attr-defined]
-
-    def expr(self, e: Expr) -> Value:
-        """A position: long, or I or J when it differs between lanes."""
-        if not self.expr_lanes(e):
-            return Value(self.scalar_expr(e), "long")
-        reach = abs(e.const) + sum(abs(c) * max(map(abs, a.range)) for a, c in e.terms)
-        to = "I" if reach < 2**31 else "J"
-        fixed = Expr([(a, c) for a, c in e.terms if not self._atom_lanes(a)], e.const)
-        parts = []
-        for atom, c in e.terms:
-            if self._atom_lanes(atom):
-                text = self.lift(self._atom(atom), to)
-                parts.append(text if c == 1 else f"({text} * all<{to}>({c}))")
-        if fixed.terms or fixed.const:
-            parts.append(f"all<{to}>({self.scalar_expr(fixed)})")
-        return Value(parts[0] if len(parts) == 1 else f"({' + '.join(parts)})", to)
-
-    def scalar_expr(self, e: Expr) -> str:
-        parts = []
-        for atom, c in e.terms:
-            text = self._atom(atom).text
-            parts.append(text if c == 1 else f"{text} * {c}")
-        if e.const or not parts:
-            parts.append(str(e.const))
-        return parts[0] if len(parts) == 1 and len(e.terms) == 1 and e.terms[0][1] == 1 else f"({' + '.join(parts)})"
-
-    def _atom(self, atom: object) -> Value:
-        if isinstance(atom, Axis):
-            if atom == self.lane:
-                return Value(f"{self.places[atom]}_lanes", "I")
-            return Value(self.places[atom], "long")
-        if isinstance(atom, Gather):
-            v = self.value(atom.node)
-            bounds = (atom.lo, atom.hi)
-            if not v.lanes:
-                return Value(f"clamp({v.text}, {bounds[0]}L, {bounds[1]}L)", "long")
-            text = f"clamp({v.text}, all<{v.type}>({bounds[0]}), all<{v.type}>({bounds[1]}))"
-            narrow = v.type == "J" and max(map(abs, bounds)) < 2**31
-            return Value(f"convert<I>({text})", "I") if narrow else Value(text, v.type)
-        arg = self.expr(atom.arg)  # type: ignore[attr-defined]
-        by, name = atom.by, "floor_div" if isinstance(atom, FloorDiv) else "floor_mod"  # type: ignore[attr-defined]
-        if not arg.lanes and atom.arg.range[0] >= 0:  # type: ignore[attr-defined]
-            return Value(f"({arg.text} {'/' if name == 'floor_div' else '%'} {by})", "long")
-        return Value(f"{name}({arg.text}, {by})", arg.type)
-
-    def address(self, index: tuple[Expr, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> Address:
-        """Where an element is; indices that may leave the tensor are clamped."""
-        base, lanes_step, vectors = Expr(), 0, []
-        clamped: list[str] = []
-        for e, size, step in zip(index, shape, strides, strict=True):
-            inside = e.range[0] >= 0 and e.range[1] < size
-            if not self.expr_lanes(e):
-                if inside:
-                    base = base + e * step
-                else:
-                    clamped.append(f"clamp({self.scalar_expr(e)}, 0L, {max(size - 1, 0)}L) * {step}")
-                continue
-            plain = inside and all(a == self.lane or not self._atom_lanes(a) for a, _ in e.terms)
-            if plain and self.lane is not None:
-                c = e.coefficient(self.lane)
-                lanes_step += c * step
-                base = base + (e - Expr([(self.lane, c)])) * step
-            else:
-                vectors.append((e, size, step, inside))
-        text = " + ".join([self.scalar_expr(base), *clamped])
-        if not vectors:
-            return Address(text, lanes_step, None)
-        return Address(text, lanes_step, self._vector_offset(vectors, lanes_step))
-
-    def _vector_offset(self, parts: list[tuple[Expr, int, int, bool]], lanes_step: int) -> str:
-        values = []
-        for e, size, step, inside in parts:
-            v = self.expr(e)
-            text = v.text if inside else f"clamp({v.text}, all<{v.type}>(0), all<{v.type}>({max(size - 1, 0)}))"
-            values.append((Value(text, v.type), step, size))
-        if lanes_step:
-            values.append((Value(f"{self.places[self.lane]}_lanes", "I"), lanes_step, self.lane.size))  # type: ignore[index,union-attr]
-        reach = sum(abs(step) * size for _, step, size in values)
-        to = "I" if reach < 2**31 and all(v.type == "I" for v, _, _ in values) else "J"
-        return " + ".join(f"{self.lift(v, to)} * all<{to}>({step})" for v, step, _ in values)
+    # ------------------------------------------------------------ loads
 
     def _load(self, n: Node) -> Value:
         t = self.facts.tensors[n.attr[0]]
@@ -407,43 +296,13 @@ class Emitter:
         if t.numel == 0:
             return Value(f"all<{kind}>(0)", kind) if lanes else Value(f"{SCALARS[n.dtype]}(0)", SCALARS[n.dtype])
         at = self.address(n.attr[1], t.shape, t.strides)
-        name = self.places_of(t.name)
+        name = self.tensors[t.name]
         if at.vector is not None:
             return Value(f"gather({name} + {at.base}, {at.vector})", kind)
         if not lanes:
-            return Value(f"get({name}[{_bare(at.base)}])", SCALARS[n.dtype])
+            return Value(f"get({name}[{bare(at.base)}])", SCALARS[n.dtype])
         assert self.lane is not None
-        first = self.first(self.lane)
+        first = self.places[self.lane]
         if at.step == 1:
             return Value(f"load({name} + {at.base} + {first}, {self.live})", kind)
         return Value(f"load_strided({name} + {at.base} + {first} * {at.step}, {at.step}, {self.live})", kind)
-
-    def places_of(self, tensor: str) -> str:
-        return self.tensor_names[tensor]
-
-    tensor_names: Mapping[str, str] = {}
-
-    def first(self, axis: Axis) -> str:
-        """Position of lane 0."""
-        return self.places[axis]
-
-
-@dataclass(frozen=True)
-class Address:
-    """base in elements (with the lanes at position 0), elements from lane to lane, or an offset for each lane."""
-
-    base: str
-    step: int
-    vector: str | None
-
-
-def _bare(text: str) -> str:
-    """Without parentheses around the whole."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    level = 0
-    for i, ch in enumerate(text):
-        level += (ch == "(") - (ch == ")")
-        if level == 0 and i < len(text) - 1:
-            return text
-    return text[1:-1]

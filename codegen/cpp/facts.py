@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from flashlight.index import Axis, Expr, Gather, const
 from flashlight.kernel import Kernel
 from flashlight.program import Node, Tensor, postorder, value_of
 
 Span = tuple[float, float]
+T = TypeVar("T")
 
 CHEAP = 4
 """Vector instructions below which a value is recomputed rather than kept in memory."""
@@ -94,10 +96,10 @@ class Facts:
     def inside(self, node: Node) -> bool:
         """Whether every index of a Load is inside the tensor, whatever the axes."""
         shape = self.tensors[node.attr[0]].shape
-        return all(0 <= e.range[0] and e.range[1] < s for e, s in zip(node.attr[1], shape, strict=True))
+        return all(e.range[0] >= 0 and e.range[1] < s for e, s in zip(node.attr[1], shape, strict=True))
 
     def stride(self, node: Node, axis: Axis | None) -> int | None:
-        """Elements between neighbours along `axis` in a Load that is affine in it and inside; 0 when it is free of it."""
+        """Elements between neighbours along `axis` in a Load that is affine in it and inside; 0 when free of it."""
         return affine(self.linear(node), axis) if axis is not None and self.inside(node) else None
 
     def wide(self, node: Node) -> bool:
@@ -115,14 +117,18 @@ class Facts:
             return n.attr[0].range
         if n.kind == "Load":
             size = self.tensors[n.attr[0]].dtype.itemsize
-            return _UNBOUNDED if size == 8 else (-(2.0 ** (8 * size - 1)), 2.0 ** (8 * size) - 1 if size < 4 else _INT32[1])
+            return (
+                _UNBOUNDED
+                if size == 8
+                else (-(2.0 ** (8 * size - 1)), 2.0 ** (8 * size) - 1 if size < 4 else _INT32[1])
+            )
         if n.kind == "Cast" and n.args[0].dtype != "float":
             return self._span[n.args[0]]
         if n.kind == "Map":
             return _span_of(n.attr[0], [self._span[a] for a in n.args])
         return _UNBOUNDED
 
-    def _fill(self, table: dict, node: Node, rule) -> object:  # noqa: ANN001
+    def _fill(self, table: dict[Node, T], node: Node, rule: Callable[[Node], T]) -> T:
         if node not in table:
             for n in postorder([node]):
                 if n not in table:

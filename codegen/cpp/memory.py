@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from flashlight.codegen.cpp.emit import Value
-from flashlight.codegen.cpp.plan import Buffer
+from flashlight.codegen.cpp.positions import Value
+from flashlight.codegen.cpp.structure import Buffer
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.index import Axis
 
@@ -37,7 +37,9 @@ class Memory:
         return out
 
     def size(self, b: Buffer) -> int:
-        return max(1, math.prod(max(self.extent(b, a), 1) for a in b.axes)) * (2 if b.kind == "pair" and not b.lanes else 1)
+        return max(1, math.prod(max(self.extent(b, a), 1) for a in b.axes)) * (
+            2 if b.kind == "pair" and not b.lanes else 1
+        )
 
     def struct(self, b: Buffer) -> str:
         return "p" if b.level in PANEL_LEVELS else "w"
@@ -83,7 +85,9 @@ class Memory:
         if lane is not None and lane in b.axes:
             step = self.strides(b)[lane]
             kind = {"real": "F", "bool": "B"}.get(b.kind, "J")
-            text = f"load({self.pointer(b)}, {live})" if step == 1 else f"load_strided({self.pointer(b)}, {step}, {live})"
+            text = (
+                f"load({self.pointer(b)}, {live})" if step == 1 else f"load_strided({self.pointer(b)}, {step}, {live})"
+            )
             return Value(text, kind)
         kind = _SCALAR_TYPES[b.kind]
         return Value(f"{kind}(*({self.pointer(b)}))", kind)

@@ -5,23 +5,32 @@ from __future__ import annotations
 import math
 import re
 
-_KEYWORDS = """alignas alignof and asm auto bool break case catch char class const continue default delete do double else
-enum explicit export extern false float for friend goto if inline int long mutable namespace new not operator or private
-protected public register return short signed sizeof static struct switch template this throw true try typedef typename
-union unsigned using virtual void volatile while xor"""
-_OURS = """fl real mask inf nan F I J B V W BYTES vf vb vi vj lanes bf16 f16 abs all any bits_as bounded ceil clamp contract
-contract_pairs convert cos dot each element erf exp exp2 expm1 fabs finite floor fma from_array gather get interleave isinf
-isnan lane0 larger load log log1p log2 lower main magnitude maximum memcpy memset micro minimum narrow nearest pack pair
-pair_rows positions pow power2 put recip relu rem round rounded round_rows row rsqrt scale scatter sigmoid sign signs sin
-smaller splat sqrt store stored tanh threads to_array to_int to_real transpose16 trunc truncdiv unpack where wide widen
-p w t g live first last task tasks panel tensors ROUND BIAS ROWS LOG2E"""
+_KEYWORDS = """
+alignas alignof and asm auto bool break case catch char class const continue default delete do
+double else enum explicit export extern false float for friend goto if inline int long mutable
+namespace new not operator or private protected public register return short signed sizeof static
+struct switch template this throw true try typedef typename union unsigned using virtual void
+volatile while xor
+"""
+_OURS = """
+fl real mask inf nan F I J B V W BYTES vf vb vi vj lanes bf16 f16 abs all any bits_as bounded ceil
+clamp contract contract_pairs convert cos dot each element erf exp exp2 expm1 fabs finite floor fma
+from_array gather get interleave isinf isnan lane0 larger load log log1p log2 lower main magnitude
+maximum memcpy memset micro minimum narrow nearest pack pair pair_rows positions pow power2 put
+recip relu rem round rounded round_rows row rsqrt scale scatter sigmoid sign signs sin smaller splat
+sqrt store stored tanh threads to_array to_int to_real transpose16 trunc truncdiv unpack where wide
+widen p w t g live first last task tasks panel tensors ROUND BIAS ROWS LOG2E fms fnma exp_below
+exp_rough at_least floordiv floor_div floor_mod truncdiv relu Nothing Tensors Tile Panel Work Thread
+PANELS setup prologue epilogue run_task memory own omp_get_thread_num aligned_alloc free load16
+first16 end
+"""
 
 
 class Names:
     """Hands out C++ identifiers, each once."""
 
     def __init__(self) -> None:
-        self.taken = set(_KEYWORDS.split()) | set(_OURS.split())
+        self.taken: set[str] = {*_KEYWORDS.split(), *_OURS.split()}
 
     def __call__(self, wanted: str) -> str:
         base = re.sub(r"\W", "_", wanted)

@@ -14,80 +14,18 @@ move to a level that runs less often, or when several loops would compute it aga
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from flashlight.codegen.cpp.facts import CHEAP, Facts, affine
+from flashlight.codegen.cpp.order import arrange
 from flashlight.codegen.cpp.products import Product, find_product
+from flashlight.codegen.cpp.structure import Buffer, Plan, Stage, SweepPlan
 from flashlight.codegen.cpp.tiling import Tiling
-from flashlight.index import Axis
+from flashlight.index import ZERO, Axis
 from flashlight.kernel import Carry, Kernel, Sweep
 from flashlight.program import Node, Store, postorder
 
-LEVELS = ("tile", "prologue", "shared", "start", "block")
-
-
-@dataclass(eq=False)
-class Buffer:
-    """Scratch memory [axes..., lanes].  kind: "real", "int", "long", "bool" or "pair" (two bfloat16)."""
-
-    name: str
-    axes: tuple[Axis, ...]
-    lanes: bool
-    kind: str
-    level: str
-    paired: Axis | None = None
-    home: Buffer | None = None
-    """The buffer whose memory this one takes over."""
-
-
-@dataclass(eq=False)
-class Stage:
-    """One computation.  kind: map, pack, contract, pairs, operand, carry, product (a carry by contraction), store, unpack.
-
-    axes are its loops; roots the values it evaluates; deps the stages it reads.
-    """
-
-    kind: str
-    node: Node
-    level: str
-    axes: tuple[Axis, ...]
-    roots: tuple[Node, ...] = ()
-    out: Buffer | None = None
-    carry: Carry | None = None
-    store: Store | None = None
-    product: Product | None = None
-    along: Axis | None = None
-    deps: list[Stage] = field(default_factory=list)
-    carries: list[Node] = field(default_factory=list)
-
-
-Nest = list[Stage]
 Key = tuple[Node, str, Axis | None]
-
-
-@dataclass
-class SweepPlan:
-    """What a sweep runs at each level; `nests` are the fused loops of the block level."""
-
-    sweep: Sweep | None
-    shared: list[Nest]
-    start: list[Nest]
-    block: list[Nest]
-
-
-@dataclass
-class Plan:
-    """The whole kernel."""
-
-    kernel: Kernel
-    facts: Facts
-    tiling: Tiling
-    tile: list[Nest]
-    prologue: list[Nest]
-    sweeps: list[SweepPlan]
-    epilogue: SweepPlan
-    stages: dict[Key, Stage]
-    read_old: set[Node]
+"""What a stage is found by: the value, the kind of stage, the axis it is laid out along."""
 
 
 class Planner:
@@ -109,18 +47,19 @@ class Planner:
 
     def plan(self) -> Plan:
         sweeps = []
-        for self.index, sweep in enumerate(self.kernel.sweeps):
+        for index, sweep in enumerate(self.kernel.sweeps):
+            self.index = index
             self._enter(sweep)
             targets = [self._carry_stage(c) for c in sweep.carries] + [self._store_stage(s) for s in sweep.stores]
             sweeps.append(self._collect(targets))
         self.index += 1
         self._enter(None)
         epilogue = self._collect([self._store_stage(s) for s in self.kernel.stores])
-        tile = self._order([s for s in self.kept.values() if s.level == "tile"], "tile")
-        prologue = self._order([s for s in self.kept.values() if s.level == "prologue"], "prologue")
+        tile = arrange([s for s in self.kept.values() if s.level == "tile"], "tile")
+        prologue = arrange([s for s in self.kept.values() if s.level == "prologue"], "prologue")
         old = {n for c in self.kernel.carries if c.rescale
                for n in postorder([c.rescale.exponent, c.rescale.factor]) if n.kind == "Carry"}  # fmt: skip
-        return Plan(self.kernel, self.facts, self.tiling, tile, prologue, sweeps, epilogue, {**self.kept}, old)
+        return Plan(self.kernel, self.facts, self.tiling, tile, prologue, sweeps, epilogue, old)
 
     def _enter(self, sweep: Sweep | None) -> None:
         self.sweep = sweep
@@ -131,8 +70,7 @@ class Planner:
         for t in targets:
             self._expand(t)
         self._note_shared()
-        plan = SweepPlan(self.sweep, *[self._order(targets, level) for level in ("shared", "start", "block")])
-        return plan
+        return SweepPlan(self.sweep, *[arrange(targets, level) for level in ("shared", "start", "block")])
 
     # ------------------------------------------------------------ levels
 
@@ -172,7 +110,7 @@ class Planner:
         lane = self.facts.lane
         if lane is None or self.facts.lane not in s.axes:
             return None
-        offset = sum((e * k for e, k in zip(s.index, self.facts.tensors[s.tensor].strides, strict=True)), start=_ZERO)
+        offset = sum((e * k for e, k in zip(s.index, self.facts.tensors[s.tensor].strides, strict=True)), start=ZERO)
         step = affine(offset, lane)
         if step is None or step == 1:
             return None
@@ -251,12 +189,14 @@ class Planner:
     def _packed(self, node: Node) -> Axis | None:
         """The loop axis along which a strided Load is contiguous."""
         step = self.facts.stride(node, self.facts.lane)
-        if step is None or step in (0, 1) or node.dtype != "float" and node.args:
+        if step is None or step in (0, 1) or (node.dtype != "float" and node.args):
             return None
         axes = self.facts.ordered(node.free)
         return next((a for a in reversed(axes) if self.facts.stride(node, a) == 1), None)
 
-    def _stage(self, kind: str, node: Node, level: str, product: Product | None = None, along: Axis | None = None) -> Stage:
+    def _stage(
+        self, kind: str, node: Node, level: str, product: Product | None = None, along: Axis | None = None
+    ) -> Stage:
         key = (node, kind, along)
         table = self.kept if level in ("tile", "prologue") else self.made
         found = self.kept.get(key) or self.made.get(key)
@@ -267,7 +207,9 @@ class Planner:
         if kind == "pack":
             stage.along = self._packed(node)
         lanes = self.facts.lanes(node) or level in ("block", "start", "prologue")
-        kind_of = {"float": "real", "bool": "bool"}.get(node.dtype) or ("long" if self.facts.wide(node) or not lanes else "int")
+        kind_of = {"float": "real", "bool": "bool"}.get(node.dtype) or (
+            "long" if self.facts.wide(node) or not lanes else "int"
+        )
         stage.out = Buffer(self._name(level), axes, lanes, kind_of, level)
         table[key] = stage
         self._expand(stage)
@@ -279,7 +221,7 @@ class Planner:
         return f"{letter}{self.names[letter]}"
 
     def _operands(self, product: Product, stage: Stage) -> list[Stage]:
-        """Stages of both sides of a contraction: the lanes always packed, the scalars unless they can be read in place."""
+        """Stages of both sides of a contraction: lanes are always packed, scalars unless they can be read in place."""
         lane_side = self._kept(product.lanes)
         deps = [lane_side]
         if product.pairs:
@@ -300,7 +242,9 @@ class Planner:
             assert source.out is not None
             axes = (*[a for a in source.out.axes if a != product.inner], product.inner)
             out = Buffer(self._name(source.level), axes, True, "pair", source.level, paired=product.inner)
-            table[key] = Stage("pairs", product.lanes, source.level, source.axes, out=out, along=product.inner, deps=[source])
+            table[key] = Stage(
+                "pairs", product.lanes, source.level, source.axes, out=out, along=product.inner, deps=[source]
+            )
         return table[key]
 
     def _scalar_side(self, product: Product) -> Stage:
@@ -330,87 +274,18 @@ class Planner:
             stage.axes = stage.out.axes = axes
         return stage
 
-    # ------------------------------------------------------------ sharing and order
+    # ------------------------------------------------------------ sharing
 
     def _note_shared(self) -> None:
         """Dear values that several loops compute: the topmost of them are forced into buffers on the next attempt."""
         shared = {n for n, by in self.uses.items() if len(by) > 1 and self.facts.cost(n) > CHEAP and n.kind != "Carry"}
         below = {a for n in shared for a in n.args}
-        tops = {n for n in shared if n not in below or any(len(self.uses[n]) > len(self.uses[p]) for p in shared if n in p.args)}
+        tops = {
+            n
+            for n in shared
+            if n not in below or any(len(self.uses[n]) > len(self.uses[p]) for p in shared if n in p.args)
+        }
         self.found |= {(self.index, n) for n in tops if self.level(n) == "block"}
-
-    def _order(self, targets: Sequence[Stage], level: str) -> list[Nest]:
-        """Stages of a level, dependencies first, fused into as few loops as the dependencies allow."""
-        order: list[Stage] = []
-        seen: set[Stage] = set()
-        carriers = {t.carry.node: t for t in targets if t.carry is not None}
-
-        def visit(s: Stage) -> None:
-            if s in seen:
-                return
-            seen.add(s)
-            for d in [*s.deps, *[carriers[c] for c in s.carries]]:
-                visit(d)
-            order.append(s)
-
-        for t in targets:
-            visit(t)
-        nests: list[Nest] = []
-        place: dict[Stage, int] = {}
-        for s in (x for x in order if x.level == level):
-            first = 0
-            for d in s.deps:
-                if d in place:
-                    fused = d.kind == "map" and s.kind in _POINTWISE and d.axes == s.axes
-                    first = max(first, place[d] + (not fused))
-            first = max([first, *[place[carriers[c]] + 1 for c in s.carries]])
-            spot = next(
-                (i for i in range(first, len(nests)) if s.kind in _POINTWISE and self._fits(s, nests[i])), None
-            )
-            if spot is None:
-                nests.append([])
-                spot = len(nests) - 1
-            nests[spot].append(s)
-            place[s] = spot
-        if level == "block":
-            self._share_memory(nests)
-        return nests
-
-    def _share_memory(self, nests: list[Nest]) -> None:
-        """A value that is read for the last time gives its memory to the one computed from it, place by place."""
-        last: dict[Stage, int] = {}
-        for i, nest in enumerate(nests):
-            for s in nest:
-                for d in s.deps:
-                    last[d] = i
-        taken: set[Buffer] = set()
-        for i, nest in enumerate(nests):
-            for s in nest:
-                if s.kind not in ("map", "pairs") or s.out is None or s.level != "block" or not s.out.lanes:
-                    continue
-                for d in s.deps:
-                    home = d.out
-                    if home is None or d.level != "block" or last[d] != i or home in taken or d in nest:
-                        continue
-                    if s.kind == "pairs" or (home.axes == s.out.axes and home.kind == s.out.kind and not self._reduced(nest, home)):
-                        s.out.home = home
-                        taken.add(home)
-                        break
-
-    def _reduced(self, nest: Nest, b: Buffer) -> bool:
-        """Whether the nest reads a buffer at other places than its own."""
-        return any(
-            n.kind == "Reduce" and n.attr[1] in b.axes and r is not n
-            for s in nest for r in (s.roots or (s.node,)) for n in postorder([r])
-        )  # fmt: skip
-
-    def _fits(self, s: Stage, nest: Nest) -> bool:
-        lead = nest[0]
-        same_lanes = lead.level not in ("tile", "shared")
-        return lead.kind in _POINTWISE and lead.axes == s.axes and same_lanes
-
-
-_POINTWISE = ("map", "carry", "store")
 
 
 def make_plan(kernel: Kernel, tiling: Tiling, pairs: bool) -> Plan:
@@ -422,6 +297,3 @@ def make_plan(kernel: Kernel, tiling: Tiling, pairs: bool) -> Plan:
         if planner.found <= forced:
             return plan
         forced |= planner.found
-
-
-from flashlight.index import ZERO as _ZERO  # noqa: E402

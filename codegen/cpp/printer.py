@@ -1,8 +1,8 @@
 """Kernel to C++: one translation unit, a short function for each level of the plan.
 
-    setup     once a task              prologue  once a panel           sweepN_start   once a sweep and panel
-    sweepN_shared  once a block of the swept axis                       sweepN_block   once a block and panel
-    sweepN_finish  once a sweep and panel                               epilogue       once a panel
+setup     once a task              prologue  once a panel           sweepN_start   once a sweep and panel
+sweepN_shared  once a block of the swept axis                       sweepN_block   once a block and panel
+sweepN_finish  once a sweep and panel                               epilogue       once a panel
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import math
 import re
 from collections.abc import Mapping
 
-from flashlight.codegen.cpp.build import CppKernel
 from flashlight.codegen.cpp.emit import C_TYPES
 from flashlight.codegen.cpp.isa import Isa
 from flashlight.codegen.cpp.memory import PANEL_LEVELS, Memory
 from flashlight.codegen.cpp.names import Names
-from flashlight.codegen.cpp.plan import Buffer, Plan, make_plan
+from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.stages import StagePrinter
+from flashlight.codegen.cpp.structure import Buffer, Plan
 from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.codegen.cpp.toolchain import CppKernel
 from flashlight.index import Axis
 from flashlight.kernel import Kernel
 from flashlight.program import Node
@@ -26,10 +27,11 @@ from flashlight.text import kernel_text
 
 
 def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node, str] | None = None) -> CppKernel:
-    """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments."""
+    """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments
+    (default: the kernel's own)."""
     pairs = isa == "avx512bf16" and tiling.bits >= 256
     plan = make_plan(tiling.applied(kernel), tiling, pairs)
-    printer = _Printer(plan, origins or {})
+    printer = _Printer(plan, origins or kernel.origins)
     return CppKernel(printer.entry, printer.text(), isa)
 
 
@@ -76,8 +78,16 @@ class _Printer:
                 [*s.identities(sweep.sweep), *s.nests(sweep.start, sweep.sweep)], "pw", "before the first block",
             )  # fmt: skip
             bodies[f"{name}_block"] = (s.nests(sweep.block, sweep.sweep), "pw", "a block for one panel")
-            bodies[f"{name}_finish"] = (s.finish(sweep.sweep), "pw", "after the last block: references become true values")
-        bodies["epilogue"] = ([*s.nests(plan.epilogue.shared, None), *s.nests(plan.epilogue.block, None)], "pw", "once a panel")
+            bodies[f"{name}_finish"] = (
+                s.finish(sweep.sweep),
+                "pw",
+                "after the last block: references become true values",
+            )
+        bodies["epilogue"] = (
+            [*s.nests(plan.epilogue.shared, None), *s.nests(plan.epilogue.block, None)],
+            "pw",
+            "once a panel",
+        )
         functions = [self._function(n, *b) for n, b in bodies.items() if b[0]]
         return functions, {n for n, b in bodies.items() if b[0]}
 
@@ -90,12 +100,12 @@ class _Printer:
             if c_name in used:
                 const = "const " if any(t == i.name for i in self.kernel.inputs) else ""
                 head.append(f"{const}{C_TYPES[self.kernel.tensor(t).dtype]}* __restrict {c_name} = t.{c_name};")
-        for axis in self.kernel.grid:
-            if self.places[axis] in used:
-                head.append(f"const long {self.places[axis]} = g.{self.places[axis]};")
-        for n in [*self.starts.values(), *self.counts.values()]:
-            if n in used:
-                head.append(f"const long {n} = g.{n};")
+        head += [
+            f"const long {self.places[axis]} = g.{self.places[axis]};"
+            for axis in self.kernel.grid
+            if self.places[axis] in used
+        ]
+        head += [f"const long {n} = g.{n};" for n in [*self.starts.values(), *self.counts.values()] if n in used]
         if self.lane is not None:
             m = self.places[self.lane]
             if m in used or f"{m}_lanes" in used:
@@ -125,7 +135,12 @@ class _Printer:
         for b in self.buffers:
             (panel if b.level in PANEL_LEVELS else work).append(self.memory.declare(b))
         return "\n".join(
-            [_struct("Tensors", members), _struct("Tile", grid + blocks), _struct("Panel", panel), _struct("Work", work)]
+            [
+                _struct("Tensors", members),
+                _struct("Tile", grid + blocks),
+                _struct("Panel", panel),
+                _struct("Work", work),
+            ]
         )
 
     # ------------------------------------------------------------ control
@@ -167,7 +182,11 @@ class _Printer:
         rows = self.lane.size if self.lane else 1
         tiles = math.ceil(rows / (lanes * panels))
         second = k.tile[1] if len(k.tile) > 1 else None
-        sizes = [a.size for a in k.grid] + [tiles] + ([math.ceil(second.size / self.tiling.extent(second))] if second else [])
+        sizes = (
+            [a.size for a in k.grid]
+            + [tiles]
+            + ([math.ceil(second.size / self.tiling.extent(second))] if second else [])
+        )
         casts = []
         for i, t in enumerate(k.inputs + k.outputs):
             const = "const " if t in k.inputs else ""
@@ -200,7 +219,7 @@ class _Printer:
         return "\n".join([f"constexpr long PANELS = {panels};", *lines])
 
     def _decode(self, tiles: int, second: Axis | None) -> list[str]:
-        """Task number to grid position, tile and block of a second tiled axis; tiles of one grid position are neighbours."""
+        """Task number to grid position, tile and block of a second tile axis; tiles of one position are neighbours."""
         lines = []
         if second is not None:
             block = self.tiling.extent(second)
@@ -210,9 +229,9 @@ class _Printer:
             lines.append(f"g.{count} = {second.size} - g.{first} < {block} ? {second.size} - g.{first} : {block};")
         lines.append(f"const long tile = rest % {tiles};")
         lines.append(f"rest /= {tiles};")
-        for axis in reversed(self.kernel.grid):
-            lines.append(f"g.{self.places[axis]} = rest % {axis.size}, rest /= {axis.size};")
-        return lines
+        return lines + [
+            f"g.{self.places[axis]} = rest % {axis.size}, rest /= {axis.size};" for axis in reversed(self.kernel.grid)
+        ]
 
 
 def _struct(name: str, members: list[str]) -> str:

@@ -38,7 +38,9 @@ class Product:
 
     def readable(self, facts: Facts) -> bool:
         """Whether s is a Load with a fixed step along the row and the summed axes."""
-        return self.scalars.kind == "Load" and None not in [facts.stride(self.scalars, a) for a in (self.row, *self.sums)]
+        return self.scalars.kind == "Load" and None not in [
+            facts.stride(self.scalars, a) for a in (self.row, *self.sums)
+        ]
 
     def direct(self, facts: Facts) -> bool:
         """Whether the micro-kernel can read s where it is."""
@@ -47,7 +49,12 @@ class Product:
         t = facts.tensors[self.scalars.attr[0]]
         steps = [facts.stride(self.scalars, a) for a in (self.row, *self.sums)]
         if self.pairs:
-            return t.dtype is torch.bfloat16 and steps[-1] == 1 and self.inner.size % 2 == 0 and self.inner in facts.kernel.whole
+            return (
+                t.dtype is torch.bfloat16
+                and steps[-1] == 1
+                and self.inner.size % 2 == 0
+                and self.inner in facts.kernel.whole
+            )
         return t.dtype is (torch.float64 if facts.kernel.double else torch.float32)
 
 
@@ -68,7 +75,11 @@ def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Pro
     if not lanes or not scalars:
         return None
     free_of = frozenset[Axis]().union(*[f.free for f in lanes])
-    rows = [a for a in facts.ordered(frozenset[Axis]().union(*[f.free for f in scalars])) if a not in free_of and a not in sums]
+    rows = [
+        a
+        for a in facts.ordered(frozenset[Axis]().union(*[f.free for f in scalars]))
+        if a not in free_of and a not in sums
+    ]
     if not rows:
         return None
     row = max(rows, key=lambda a: (a in _swept(facts) or a == facts.second, a.size, a.key))

@@ -2,106 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from flashlight.codegen.cpp.emit import C_TYPES, Emitter, Value
-from flashlight.codegen.cpp.functions import IDENTITY, combine
-from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
-from flashlight.codegen.cpp.names import Names
-from flashlight.codegen.cpp.plan import Buffer, Nest, Plan, Stage
+from flashlight.codegen.cpp.carries import CarryPrinter
+from flashlight.codegen.cpp.emit import C_TYPES, Emitter
+from flashlight.codegen.cpp.memory import LANE_TYPES
+from flashlight.codegen.cpp.order import POINTWISE
 from flashlight.codegen.cpp.products import Product
+from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.index import Axis, Expr
-from flashlight.kernel import Carry, Sweep
-from flashlight.program import Node, postorder, value_of
+from flashlight.kernel import Sweep
+from flashlight.program import Node
 
 
-class StagePrinter:
-    """Prints nests of stages; collects the buffers they need."""
-
-    def __init__(
-        self, plan: Plan, memory: Memory, names: Names, tensors: Mapping[str, str], counts: Mapping[Axis, str],
-        origins: Mapping[Node, str], buffers: list[Buffer],
-    ):  # fmt: skip
-        self.plan, self.memory, self.new, self.tensors, self.counts = plan, memory, names, tensors, counts
-        self.origins, self.buffers, self.facts = origins, buffers, plan.facts
-        self.places = memory.places
-        self.sweep: Sweep | None = None
-        self.carries: dict[Node, Buffer] = {}
-        self.olds: dict[Node, Buffer] = {}
-        self.references: dict[Node, Buffer] = {}
-        for c in plan.kernel.carries:
-            self._carry_buffers(c)
-        self.readers = self._readers()
-
-    # ------------------------------------------------------------ buffers
-
-    def _carry_buffers(self, c: Carry) -> None:
-        axes = self.facts.ordered(c.axes)
-        kind = {"float": "real", "int": "long", "bool": "bool"}[c.node.dtype]
-        self.carries[c.node] = self._declare(Buffer(self.new(c.name), axes, True, kind, "panel"))
-        if c.node in self.plan.read_old:
-            self.olds[c.node] = self._declare(Buffer(self.new(f"{c.name}_old"), axes, True, kind, "block"))
-        if c.op in ("MAX", "MIN") and c.node.dtype == "float":
-            self.references[c.node] = self._declare(Buffer(self.new(f"{c.name}_ref"), axes, True, kind, "block"))
-
-    def _declare(self, b: Buffer) -> Buffer:
-        if b.home is not None:
-            self._declare(b.home)
-        elif b not in self.buffers:
-            self.buffers.append(b)
-        return b
-
-    def _readers(self) -> dict[Stage, list[Nest]]:
-        """The nests that read what a stage wrote."""
-        out: dict[Stage, list[Nest]] = {}
-        every = [*self.plan.tile, *self.plan.prologue]
-        for s in [*self.plan.sweeps, self.plan.epilogue]:
-            every += [*s.shared, *s.start, *s.block]
-        for nest in every:
-            for stage in nest:
-                for d in stage.deps:
-                    out.setdefault(d, []).append(nest)
-        return out
-
-    def _known(self, em_of: list[Emitter], nest: Nest):  # noqa: ANN202
-        """What is in memory for this nest: carries, and buffers written by other nests."""
-        stages = {d.node: d for s in nest for d in s.deps if d not in nest and d.out is not None and d.kind != "pairs"}
-
-        def known(node: Node) -> Value | None:
-            em = em_of[0]
-            if node.kind == "Carry":
-                return self.memory.read(self._carry_place(node, em.mode), em.lane, em.live)
-            stage = stages.get(node)
-            return None if stage is None or stage.out is None else self.memory.read(stage.out, em.lane, em.live)
-
-        return known
-
-    def _carry_place(self, node: Node, mode: str) -> Buffer:
-        own = self.sweep is not None and any(c.node is node for c in self.sweep.carries)
-        if own and mode == "old":
-            return self.olds[node]
-        if own and mode != "final":
-            return self.references.get(node, self.carries[node])
-        return self.carries[node]
-
-    def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
-        box: list[Emitter] = []
-        em = Emitter(self.facts, self.new, self.places, lane, self._known(box, nest), self.origins, live)
-        em.tensor_names = self.tensors
-        box.append(em)
-        return em
-
-    # ------------------------------------------------------------ loops
-
-    def bounds(self, axis: Axis) -> tuple[str, str]:
-        """First position and how many, inside the current block."""
-        start = self.memory.starts.get(axis)
-        return (start, self.counts[axis]) if start else ("0", str(axis.size))
-
-    def loop_head(self, axis: Axis, step: str = "") -> str:
-        a, (start, count) = self.places[axis], self.bounds(axis)
-        end = count if start == "0" else f"{start} + {count}"
-        return f"for (long {a} = {start}; {a} < {end}; {f'{a} += {step}' if step else f'++{a}'})"
+class StagePrinter(CarryPrinter):
+    """Prints nests of stages."""
 
     def nests(self, nests: Sequence[Nest], sweep: Sweep | None) -> list[str]:
         self.sweep = sweep
@@ -114,7 +29,7 @@ class StagePrinter:
             if lead.kind == "contract" and i + 1 < len(nests) and self._follows(lead, nests[i + 1]):
                 lines += self._pointwise(nests[i + 1], lead, nest)
                 done.add(i + 1)
-            elif lead.kind not in ("map", "carry", "store"):
+            elif lead.kind not in POINTWISE:
                 lines += getattr(self, f"_{lead.kind}")(lead, nest)
             elif lead.level in ("tile", "shared") and lead.out is not None and not lead.out.lanes:
                 lines += self._scalar_map(lead)
@@ -125,13 +40,9 @@ class StagePrinter:
     def _follows(self, s: Stage, nest: Nest) -> bool:
         """Whether a nest can process the rows of a contraction as they are made."""
         p = s.product
-        if p is None or nest[0].kind not in ("map", "carry", "store") or len(p.sums) > 1:
+        if p is None or nest[0].kind not in POINTWISE or len(p.sums) > 1:
             return False
         return (*p.batch, p.row) == nest[0].axes
-
-    def _open(self, em: Emitter, axes: Sequence[Axis]) -> None:
-        for axis in axes:
-            em.open(axis, self.loop_head(axis))
 
     def _pointwise(self, nest: Nest, made: Stage | None = None, made_in: Nest | None = None) -> list[str]:
         """Fused loops over lanes; over the rows of a contraction, while they are made, where there is one."""
@@ -165,10 +76,9 @@ class StagePrinter:
         if all(r is nest for r in self.readers.get(s, [])):
             return
         kind = LANE_TYPES[s.out.kind]
-        em.line(f"put<{kind}>({self.memory.pointer(self._declare(s.out))}, {em.lift(self._fit(em, value, kind), kind)});")
-
-    def _fit(self, em: Emitter, v: Value, kind: str) -> Value:
-        return em.as_kind(v, {"F": "float", "B": "bool"}.get(kind, "int"))
+        em.line(
+            f"put<{kind}>({self.memory.pointer(self._declare(s.out))}, {em.lift(self._fit(em, value, kind), kind)});"
+        )
 
     def _scalar_map(self, s: Stage) -> list[str]:
         """Values without lanes: the lanes of the vectors run over their last axis."""
@@ -191,110 +101,6 @@ class StagePrinter:
         kind = {"real": "F", "bool": "B"}.get(s.out.kind, "J")
         em.line(f"store({self.memory.pointer(s.out)}, {em.lift(self._fit(em, value, kind), kind)}, {em.live});")
         return em.close()
-
-    # ------------------------------------------------------------ carries
-
-    def identities(self, sweep: Sweep) -> list[str]:
-        lines: list[str] = []
-        for c in sweep.carries:
-            b = self.carries[c.node]
-            kind = LANE_TYPES[b.kind]
-            em = self.emitter([], self.facts.lane)
-            self._open(em, b.axes)
-            em.line(f"put<{kind}>({self.memory.pointer(b)}, all<{kind}>({IDENTITY[c.op, c.node.dtype]}));")
-            lines += em.close()
-        return lines
-
-    def _accumulate(self, em: Emitter, s: Stage, nest: Nest) -> None:
-        """A carry in the innermost loop: from the identity over the block, then rescale and combine."""
-        c = s.carry
-        assert c is not None
-        kind = LANE_TYPES[self.carries[c.node].kind]
-        total = self.new("sum" if c.op == "SUM" else "top")
-        home = em.scopes[-2]
-        home.lines.append(f"{kind} {total} = all<{kind}>({IDENTITY[c.op, c.node.dtype]});")
-        body = em.lift(self._fit(em, em.value(c.body), kind), kind)
-        em.line(f"{total} = {combine(c.op, total, body, c.node.dtype)};")
-        home.after += self._update(c, total, nest)
-
-    def _update(self, c: Carry, total: str, nest: Nest) -> list[str]:
-        b = self.carries[c.node]
-        kind = LANE_TYPES[b.kind]
-        flat = self.emitter(nest, self.facts.lane)
-        before, after = self.new(f"{c.name}_before"), self.new(f"{c.name}_after")
-        flat.line(f"{kind} {before} = row<{kind}>({self.memory.pointer(b)});")
-        self._save_old(flat, c, before)
-        if c.rescale is not None:
-            flat.line(f"{before} = {self._moved(flat, c, before, 'new')};")
-        flat.line(f"const {kind} {after} = {combine(c.op, before, total, c.node.dtype)};")
-        flat.line(f"put<{kind}>({self.memory.pointer(b)}, {after});")
-        ref = self.references.get(c.node)
-        if ref is not None:
-            flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}));")
-        return ["{", *[f"  {x}" for x in flat.close()], "}"]
-
-    def _save_old(self, em: Emitter, c: Carry, before: str) -> None:
-        old = self.olds.get(c.node)
-        if old is not None:
-            kind = LANE_TYPES[old.kind]
-            text = f"finite({before})" if c.node in self.references else before
-            em.line(f"put<{kind}>({self.memory.pointer(old)}, {text});")
-
-    def _moved(self, em: Emitter, c: Carry, before: str, new: str) -> str:
-        """The accumulated value, moved from the old references to the new; at its identity it stays there."""
-        assert c.rescale is not None
-
-        def at(node: Node, mode: str) -> str:
-            em.mode = mode
-            text = em.lift(em.as_kind(em.value(node), "float"), "F")
-            em.mode = ""
-            return text
-
-        shift = f"{at(c.rescale.exponent, new)} - {at(c.rescale.exponent, 'old')}"
-        if c.op != "SUM":
-            moved = f"{before} + ({shift})"
-            return moved if new == "final" else f"where(isinf({before}), {before}, {moved})"
-        factor = f"exp({shift})"
-        if value_of(c.rescale.factor) != 1:
-            factor = f"{factor} * ({at(c.rescale.factor, new)} / {at(c.rescale.factor, 'old')})"
-        depth = max(em.depth(c.rescale.exponent), em.depth(c.rescale.factor))
-        name = self.new(f"{c.name}_scale")
-        em.scopes[depth].lines.append(f"const F {name} = {factor};")
-        moved = f"{before} * {name}"
-        return moved if new == "final" else f"where({before} == all<F>(0), {before}, {moved})"
-
-    def _rescale_nest(self, c: Carry, new: str, save: bool) -> list[str]:
-        """All of a carry moved in place."""
-        assert c.rescale is not None
-        b = self.carries[c.node]
-        needed = {a for n in postorder([c.rescale.exponent, c.rescale.factor]) for a in n.free}
-        em = self.emitter([], self.facts.lane)
-        self._open(em, sorted(b.axes, key=lambda a: a not in needed))
-        before = self.new(f"{c.name}_before")
-        em.line(f"const F {before} = row<F>({self.memory.pointer(b)});")
-        if save:
-            self._save_old(em, c, before)
-        text = self._moved(em, c, before, new)
-        em.line(f"put<F>({self.memory.pointer(b)}, {text});")
-        return em.close()
-
-    def finish(self, sweep: Sweep) -> list[str]:
-        """References become true values: where an extremum is infinite, what was accumulated is corrected."""
-        self.sweep = sweep
-        lines: list[str] = []
-        if not any(c.rescale for c in sweep.carries):
-            return lines
-        for c in sweep.carries:
-            if c.node in self.olds:
-                em = self.emitter([], self.facts.lane)
-                b = self.carries[c.node]
-                self._open(em, b.axes)
-                self._save_old(em, c, f"row<{LANE_TYPES[b.kind]}>({self.memory.pointer(b)})")
-                lines += em.close()
-        for c in sweep.carries:
-            if c.rescale is not None:
-                lines += self._rescale_nest(c, "final", save=False)
-        return lines
 
     # ------------------------------------------------------------ contractions
 
@@ -332,7 +138,9 @@ class StagePrinter:
     def _contraction_call(self, em: Emitter, s: Stage, product: Product, out: Buffer, add: bool) -> str:
         """The call, its last parenthesis left open."""
         row, inner = fixed = (product.row, product.inner)
-        lanes = next(d.out for d in s.deps if d.node is product.lanes and d.kind in ("pairs", "map", "pack", "contract"))
+        lanes = next(
+            d.out for d in s.deps if d.node is product.lanes and d.kind in ("pairs", "map", "pack", "contract")
+        )
         assert lanes is not None
         scalars = next((d.out for d in s.deps if d.node is product.scalars and d.out and not d.out.lanes), None)
         l_steps, o_steps = self.memory.strides(lanes), self.memory.strides(out)
@@ -400,7 +208,12 @@ class StagePrinter:
         lane_step = e.coefficient(self.facts.lane)
         e = e - Expr([(self.facts.lane, lane_step), (s.along, e.coefficient(s.along))])
         first = self.memory.starts.get(s.along)
-        parts = [self.tensors[t.name], em.scalar_expr(e), f"{self.places[self.facts.lane]} * {lane_step}", *([first] if first else [])]
+        parts = [
+            self.tensors[t.name],
+            em.scalar_expr(e),
+            f"{self.places[self.facts.lane]} * {lane_step}",
+            *([first] if first else []),
+        ]
         row = self.memory.strides(source).get(s.along, 0)
         kind = LANE_TYPES[source.kind]
         em.line(f"unpack<{kind}>({' + '.join(parts)}, {lane_step}, {self.memory.pointer(source, (s.along,))}, "
@@ -439,7 +252,9 @@ class StagePrinter:
         elif rs == 1:
             em.line(f"interleave({to}, {text}, {ks}, {count}, {rows}, {self.memory.strides(out)[inner]});")
         else:
-            em.line(f"interleave_strided({to}, {text}, {rs}, {ks}, {count}, {rows}, {self.memory.strides(out)[inner]});")
+            em.line(
+                f"interleave_strided({to}, {text}, {rs}, {ks}, {count}, {rows}, {self.memory.strides(out)[inner]});"
+            )
         return em.close()
 
     # ------------------------------------------------------------ outputs

@@ -68,6 +68,7 @@ def _interpreting() -> Iterator[None]:
                 put(owner, name, _library(value))
     put(ti, "_convert_float", _convert_float(ti._convert_float, tl))
     put(ti.InterpreterBuilder, "create_dot", _create_dot(ti, tl))
+    put(ti.InterpreterBuilder, "binary_op", _binary_op(ti, tl))
     put(ti.ReduceOps, "generic_reduce", _generic_reduce(ti.ReduceOps.generic_reduce))
     language = ti._patch_lang(library_function)
     try:
@@ -117,6 +118,17 @@ def _create_dot(ti: Any, tl: Any) -> Any:
         return ti.TensorHandle(np.matmul(*sides, dtype=d.data.dtype) + d.data, d.dtype.scalar)
 
     return create_dot
+
+
+def _binary_op(ti: Any, tl: Any) -> Any:
+    """Comparisons give truth values; the interpreter calls them what the left side is, which breaks broadcasting."""
+    original = ti.InterpreterBuilder.binary_op
+
+    def binary_op(self: Any, lhs: Any, rhs: Any, op: Any) -> Any:
+        found = original(self, lhs, rhs, op)
+        return ti.TensorHandle(found.data, tl.int1) if found.data.dtype == np.bool_ else found
+
+    return binary_op
 
 
 def _generic_reduce(original: Any) -> Any:

@@ -67,9 +67,11 @@ def masked(state: State, text: str, axis: Axis, dims: tuple[Axis, ...], op: str,
     guarded = f"tl.where({spread(mask, dims)}, {strip(text)}, {identity(op, kind)})"
     if not text.isidentifier():
         return guarded
-    return state.remember(
-        ("masked", text, op), frozenset({axis}), lambda: Value(state.define(f"{text}_in", guarded), dims)
-    ).text
+    key = ("masked", text, axis, op)
+    known = next((s.values[key] for s in state.scope.chain() if key in s.values), None)
+    if known is None:
+        known = state.scope.values[key] = Value(state.define(f"{text}_in", guarded), dims)
+    return known.text
 
 
 def identity(op: str, kind: str) -> str:

@@ -78,14 +78,19 @@ class SweepPrinter:
 
     def _phase(self, phase: Phase) -> None:
         state, axis = self.state, self.sweep.axis
-        scope = Scope(state.scope, frozenset({axis}), ragged=phase.ragged)
+        single = state.layout.blocks[axis] == 1
+        scope = Scope(state.scope, frozenset({axis}), frozenset({axis} if single else ()), ragged=phase.ragged)
         scope.carries = {n: Value("") for n in self.nodes}
-        start = self.start = state.names(f"{axis.name}_start") if phase.loop else str(phase.start)
-        name = state.names(f"{axis.name}_tail" if phase.ragged and phase.start else axis.name)
+        hint = axis.name if single else f"{axis.name}_start"
+        start = self.start = state.names(hint) if phase.loop else str(phase.start)
         with state.inside(scope):
-            prefix = f"{start} + " if start != "0" else ""
-            state.line(f"{name} = {prefix}tl.arange(0, {block_name(axis)})")
-            scope.values["position", axis] = Value(name, (axis,))
+            if single:
+                scope.values["position", axis] = Value(start)
+            else:
+                name = state.names(f"{axis.name}_tail" if phase.ragged and phase.start else axis.name)
+                prefix = f"{start} + " if start != "0" else ""
+                state.line(f"{name} = {prefix}tl.arange(0, {block_name(axis)})")
+                scope.values["position", axis] = Value(name, (axis,))
             moved = [line for c in self.sweep.carries if (line := self._update(c, phase))]
             for s in self.sweep.stores:
                 self._store(s)
@@ -115,6 +120,8 @@ class SweepPrinter:
 
     def _step(self, c: Carry, before: str, phase: Phase) -> str:
         state, node = self.state, c.step
+        if state.is_scalar(self.sweep.axis):
+            return COMBINE[c.op].format(before, strip(render(state, c.body, state.dims(node))))
         if self.sweep.axis not in c.body.free:
             block = block_name(self.sweep.axis)
             count = block if not phase.ragged else f"tl.minimum({block}, {self.sweep.axis.size} - {self.start})"

@@ -23,7 +23,7 @@ REGISTERS = 240
 """Of the 255 that a thread can have, what an estimate may come to."""
 
 PEELED = 170
-"""Registers up to which the last block of a sweep may be code of its own."""
+"""Registers up to which a block of a sweep may be code outside of a loop, which the compiler does not pipeline."""
 
 FMA_SCORES = 8
 """Words of a product a thread may own where there is no matrix instruction: full-precision float32, float64."""
@@ -158,7 +158,8 @@ def _serial(node: Node, layout: Layout) -> bool:
 def fits(kernel: Kernel, tiling: Tiling, arch: str) -> bool:
     """Whether the estimate is within what the architecture has."""
     need, target = estimate(kernel, tiling, arch), machine(arch)
-    registers = 480 if target.amd else REGISTERS
+    single = all(s.axis.size <= tiling.blocks[s.axis] for s in kernel.sweeps)
+    registers = 480 if target.amd else PEELED if single else REGISTERS
     return need.registers <= registers and need.shared <= target.shared and need.products <= FMA_SCORES
 
 
@@ -166,13 +167,15 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
     """Every shape at every number of stages, not larger than the kernel."""
     target = machine(arch)
     swept = list(dict.fromkeys(s.axis for s in kernel.sweeps))
-    rows_needed = power_of_two(math.prod(a.size for a in kernel.tile))
+    beside, alone = _roles(kernel)
+    rows_needed = power_of_two(math.prod(a.size for a in kernel.tile if a not in beside))
     dots = not (kernel.double and target.amd)
     precision = "bf16x3" if arch == "gfx950" and torch.get_float32_matmul_precision() != "highest" else None
     seen = set()
     for rows, columns, warps in FMA_SHAPES if _fma(kernel) else SHAPES:
-        blocks = _spread_rows(kernel, min(rows, max(rows_needed, MIN_DOT)))
-        blocks |= {a: min(columns, max(power_of_two(a.size), MIN_DOT)) for a in swept}
+        blocks = _spread_rows(kernel, min(rows, max(rows_needed, MIN_DOT)), beside)
+        blocks |= {a: min(columns, max(power_of_two(a.size), MIN_DOT)) for a in [*beside, *swept] if a not in alone}
+        blocks |= dict.fromkeys(alone, 1)
         if math.prod(blocks.values()) < rows * columns:
             warps = 4
         for stages in (2, 1) if target.amd or _fma(kernel) else (3, 2, 1):
@@ -184,15 +187,32 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
                 yield replace(found, peel=peel, precision=precision)
 
 
-def _spread_rows(kernel: Kernel, rows: int) -> dict[Axis, int]:
+def _roles(kernel: Kernel) -> tuple[frozenset[Axis], frozenset[Axis]]:
+    """Tile axes that stand opposite another tile axis in a product, and swept axes that no product contracts or spans.
+
+    The first are blocked as columns; the second are stepped through one position at a time.
+    """
+    grid, tile = frozenset(kernel.grid), kernel.tile
+    found = [c for n in postorder(all_nodes(kernel)) if (c := split(n, lambda m: m.free - grid)) is not None]
+    beside = {
+        b for c in found for m, n in ((c.m, c.n), (c.n, c.m)) for i, a in enumerate(tile) for b in tile[i + 1 :]
+        if a in m and b in n
+    }  # fmt: skip
+    used = {a for c in found for group in c.groups for a in group}
+    batch = {a for c in found for a in c.batch}
+    return frozenset(beside), frozenset(s.axis for s in kernel.sweeps if s.axis in batch - used)
+
+
+def _spread_rows(kernel: Kernel, rows: int, beside: frozenset[Axis]) -> dict[Axis, int]:
     """Rows shared out among the tile axes, the last ones first."""
     blocks: dict[Axis, int] = {}
-    for axis in reversed(kernel.tile):
+    shared = [a for a in kernel.tile if a not in beside]
+    for axis in reversed(shared):
         blocks[axis] = min(rows, power_of_two(axis.size))
         rows //= blocks[axis]
-    if kernel.tile:
-        blocks[kernel.tile[-1]] *= max(rows, 1)
-    return {a: blocks[a] for a in kernel.tile}
+    if shared:
+        blocks[shared[-1]] *= max(rows, 1)
+    return {a: blocks.get(a, 1) for a in kernel.tile}
 
 
 def _excess(need: Need, target: Machine) -> tuple[int, int]:

@@ -234,13 +234,7 @@ _FACTORS = {
 
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """The two factors of mm, bmm, addmm or baddbmm."""
-    names = {
-        "mm": ("self", "mat2"),
-        "bmm": ("self", "mat2"),
-        "addmm": ("mat1", "mat2"),
-        "baddbmm": ("batch1", "batch2"),
-    }
-    left, right = names[g.name_of(node)]
+    left, right = _FACTORS[g.name_of(node)]
     return g.argument(node, left), g.argument(node, right)
 
 

@@ -185,6 +185,18 @@ def capped() -> Case:
     return softmax(score, [bias])
 
 
+def decay() -> Case:
+    """A head's number to the power of a distance, under a condition on the batch: scalars meet tiles."""
+    rate, active = tensor("rate", 2), tensor("active", 1, dtype=torch.bool)
+    p = parts()
+    distance = Cast("float", Index(of(p.m) - of(p.x)))
+    keep = Map("AND", at(active, p.b), Map("GE", Index(of(p.m)), Index(of(p.x))))
+    weight = Map("WHERE", keep, Map("POW", at(rate, p.h), distance), Const(0.0))
+    acc = carry("acc", "SUM", p.x, mul(mul(p.score, weight), p.value))
+    make = {"rate": lambda: torch.tensor([0.9, -0.5]), "active": lambda: torch.ones(1)}
+    return finish(p, [acc], [put(p.o, acc.node, p.b, p.h, p.m, p.e)], [rate, active], make=make)
+
+
 def sigmoid() -> Case:
     p = parts()
     acc = carry("acc", "SUM", p.x, mul(Map("SIGMOID", p.score), p.value))
@@ -377,6 +389,16 @@ def head_mean() -> Case:
     return Case(kernel, {M: 16, X: 16})
 
 
+def swept_heads(block: int = 1) -> Case:
+    """Two tile axes, queries and keys, and a sweep over heads: as for the mean of the weights."""
+    H, M, N, D = Axis("h", 3), Axis("m", 18), Axis("n", 35), Axis("d", 8)
+    q, k, top, o = tensor("q", 18, 3, 8), tensor("k", 35, 3, 8), tensor("top", 3, 18), tensor("o", 18, 35)
+    score = Reduce("SUM", D, mul(at(q, M, H, D), at(k, N, H, D)))
+    acc = carry("acc", "SUM", H, exp(sub(score, at(top, H, M))))
+    kernel = Kernel("heads", (q, k, top), (o,), (), (M, N), (D,), (Sweep(H, (acc,)),), (put(o, acc.node, M, N),))
+    return Case(kernel, {M: 16, N: 16, H: block}, tolerance=1e-4)
+
+
 def keys_first() -> Case:
     """Gridded over keys, swept over queries: as the gradient of v is."""
     N, M, D, E = Axis("n", 37), Axis("m", 29), Axis("d", 16), Axis("e", 24)
@@ -457,6 +479,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "dead first block": dead_first_block,
     "infinite scores": infinite_scores,
     "soft cap and bias": capped,
+    "decay": decay,
     "sigmoid": sigmoid,
     "two outputs": two_outputs,
     "gather bias": gather_bias,
@@ -472,6 +495,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "points": points,
     "head mean": head_mean,
     "keys first": keys_first,
+    "swept heads": swept_heads,
+    "swept heads in blocks": lambda: swept_heads(2),
     "two tiles": two_tiles,
     "gated": gated,
     "decode": decode,

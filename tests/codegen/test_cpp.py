@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from flashlight.codegen.cpp import (
-    ISAS, CppKernel, Tiling, available, build, build_all, default_tiling, detect_isa, print_kernel, run, runs_here,
+    ISAS,
+    CppKernel,
+    Tiling,
+    available,
+    build,
+    build_all,
+    default_tiling,
+    detect_isa,
+    print_kernel,
+    run,
+    runs_here,
 )  # fmt: skip
 from flashlight.evaluate import evaluate_kernel
 from flashlight.kernel import Kernel
@@ -50,7 +60,11 @@ def printed(cache: Path) -> dict[str, tuple[kernels.Case, CppKernel]]:
 
 
 def compare(
-    case: kernels.Case, kernel: CppKernel, cache: Path, tensors: Mapping[str, torch.Tensor] | None = None, threads: int = 2
+    case: kernels.Case,
+    kernel: CppKernel,
+    cache: Path,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    threads: int = 2,
 ) -> None:
     tensors = tensors or case.tensors()
     expected, got = case.outputs(), case.outputs()

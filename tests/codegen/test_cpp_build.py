@@ -9,10 +9,17 @@ import pytest
 import torch
 
 from flashlight.codegen.cpp import (
-    CompilerError, available, build, build_all, compiler, default_tiling, detect_isa, print_kernel, run,
+    CompilerError,
+    available,
+    build,
+    build_all,
+    compiler,
+    default_tiling,
+    detect_isa,
+    print_kernel,
+    run,
 )  # fmt: skip
-from flashlight.codegen.cpp import build as build_module  # noqa: F401
-from flashlight.codegen.cpp.build import library_path
+from flashlight.codegen.cpp.toolchain import library_path
 from flashlight.evaluate import evaluate_program, new_output
 from flashlight.index import Axis, of
 from flashlight.passes.pipeline import compile_program
@@ -44,7 +51,7 @@ def test_broken_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     broken = tmp_path / "g++"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr("flashlight.codegen.cpp.build.compiler", lambda: str(broken))
+    monkeypatch.setattr("flashlight.codegen.cpp.toolchain.compiler", lambda: str(broken))
     assert "does not run" in (available() or "")
 
 
@@ -59,7 +66,7 @@ def test_rejected_source(tmp_path: Path):
 @needs_compiler
 def test_other_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What was compiled for another instruction set has another name, and is not run here."""
-    case, kernel, printed = sigmoid()
+    _, kernel, printed = sigmoid()
     other = print_kernel(kernel, default_tiling(kernel, "portable"), "portable")
     assert printed.digest != other.digest
     monkeypatch.setattr("flashlight.codegen.cpp.isa._cpu_flags", frozenset)
@@ -72,7 +79,7 @@ def test_other_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @needs_compiler
 def test_cache(tmp_path: Path):
     """Built once; half a file is built again."""
-    case, kernel, printed = sigmoid("cached")
+    _, kernel, printed = sigmoid("cached")
     path = library_path(printed, tmp_path)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"half a file")
@@ -101,7 +108,7 @@ def test_source_is_readable():
     assert source.startswith("// kernel ")
     assert "model.py:12" in source
     assert "static void sweep0_block(" in source
-    assert max(len(f.splitlines()) for f in source.split("\n\n")) < 60
+    assert max(len(f.splitlines()) for f in source.split("\n\n")) < 80
 
 
 def contiguous(name: str, *shape: int) -> Tensor:
@@ -111,7 +118,12 @@ def contiguous(name: str, *shape: int) -> Tensor:
 def column_softmax() -> Program:
     """softmax over the queries, then times values: the column statistics need a kernel of their own."""
     b, m, n, e, d, k = Axis("o0", 2), Axis("o1", 41), Axis("b2", 29), Axis("o2", 12), Axis("b1", 8), Axis("b3", 41)
-    q, key, v, o = contiguous("q", 2, 41, 8), contiguous("k", 2, 29, 8), contiguous("v", 2, 29, 12), contiguous("o", 2, 41, 12)
+    q, key, v, o = (
+        contiguous("q", 2, 41, 8),
+        contiguous("k", 2, 29, 8),
+        contiguous("v", 2, 29, 12),
+        contiguous("o", 2, 41, 12),
+    )
 
     def load(t: Tensor, *axes: Axis) -> Node:
         return Load(t.name, [of(a) for a in axes], "float")

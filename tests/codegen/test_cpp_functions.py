@@ -21,14 +21,14 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.5, 3.5, -2.5, INF, -INF, NAN, 1e-3
 ULP = {"SIN": 3, "COS": 3, "TANH": 4, "SIGMOID": 4, "EXP": 2, "EXP2": 3, "EXPM1": 3, "LOG": 2, "LOG2": 3, "LOG1P": 3,
        "RSQRT": 2, "POW": 1, "ERF": 1}  # fmt: skip
 FLOATS = [f for f in FNS.values() if f.name not in ("WHERE", "AND", "OR", "XOR", "NOT") and f.result != "int"]
-INTS = ["ADD", "SUB", "MUL", "NEG", "FLOORDIV", "TRUNCDIV", "REM", "MAXIMUM", "MINIMUM", "ABS", "SIGN", "LT", "GE", "EQ",
-        "BITAND", "BITOR", "BITXOR"]  # fmt: skip
+INTS = ["ADD", "SUB", "MUL", "NEG", "FLOORDIV", "TRUNCDIV", "REM", "MAXIMUM", "MINIMUM", "ABS", "SIGN", "LT", "GE",
+        "EQ", "BITAND", "BITOR", "BITXOR"]  # fmt: skip
 
 
 def values(double: bool) -> torch.Tensor:
     torch.manual_seed(0)
     parts = [torch.tensor(SPECIAL, dtype=torch.float64), torch.randn(150, dtype=torch.float64),
-             torch.randn(150, dtype=torch.float64) * 30, torch.rand(100, dtype=torch.float64) * 2000 - 1000]  # fmt: skip
+             torch.randn(150, dtype=torch.float64) * 30, torch.rand(99, dtype=torch.float64) * 2000 - 1000]  # fmt: skip
     x = torch.cat(parts)
     return x if double else x.float()
 
@@ -105,15 +105,26 @@ def test_functions(isa, dtype: torch.dtype, tmp_path: Path):
             # a rounded argument near a pole, a tie or a large quotient says little about the function
             wrong &= ~_loose(fn, name, x, y)
             at = wrong.nonzero().flatten()[:5].tolist()
-            assert not at, f"{name}: x {x[at].tolist()}, y {y[at].tolist()}: got {got[name][at].tolist()}, want {near[at].tolist()}"
+            found = [t[at].tolist() for t in (x, y, got[name], near)]
+            assert not at, f"{name}: x, y, got, want: {found}"
 
 
 def _loose(fn: str, name: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     if name.endswith("_float"):
         if fn in ("REM", "FLOORDIV", "TRUNCDIV"):
-            return ((x / y).abs() > 1e6) | (y == 0) | y.isinf() | x.isinf() | (x / y).isnan() | (x.abs() < 1e-20) | (y.abs() < 1e-20)
+            return (
+                ((x / y).abs() > 1e6)
+                | (y == 0)
+                | y.isinf()
+                | x.isinf()
+                | (x / y).isnan()
+                | (x.abs() < 1e-20)
+                | (y.abs() < 1e-20)
+            )
         if fn in ("SIN", "COS"):
             return x.abs() > 5e3
+        if fn == "SIGMOID":
+            return x < -87  # torch's own is 0 where exp(-x) overflows
         if fn in ("DIV", "RECIP", "MUL", "RSQRT"):
             return (x.abs() < 1e-37) | (y.abs() < 1e-37)
     return torch.zeros_like(x, dtype=torch.bool)

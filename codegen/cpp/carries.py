@@ -1,0 +1,214 @@
+"""Carries as C++ lines: accumulated over a block from the identity, rescaled when what they use has moved, corrected
+after the last block.  The guards are those of evaluate_kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from flashlight.codegen.cpp.emit import Emitter, Value
+from flashlight.codegen.cpp.functions import IDENTITY, combine
+from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
+from flashlight.codegen.cpp.names import Names
+from flashlight.codegen.cpp.structure import Buffer, Nest, Plan, Stage
+from flashlight.index import Axis
+from flashlight.kernel import Carry, Sweep
+from flashlight.program import Node, postorder, value_of
+
+
+class CarryPrinter:
+    """What all stages share (names, memory, loops), and the carries; collects the buffers that are needed."""
+
+    def __init__(
+        self, plan: Plan, memory: Memory, names: Names, tensors: Mapping[str, str], counts: Mapping[Axis, str],
+        origins: Mapping[Node, str], buffers: list[Buffer],
+    ):  # fmt: skip
+        self.plan, self.memory, self.new, self.tensors, self.counts = plan, memory, names, tensors, counts
+        self.origins, self.buffers, self.facts = origins, buffers, plan.facts
+        self.places = memory.places
+        self.sweep: Sweep | None = None
+        self.carries: dict[Node, Buffer] = {}
+        self.olds: dict[Node, Buffer] = {}
+        self.references: dict[Node, Buffer] = {}
+        for c in plan.kernel.carries:
+            self._carry_buffers(c)
+        self.readers = self._readers()
+
+    # ------------------------------------------------------------ buffers
+
+    def _carry_buffers(self, c: Carry) -> None:
+        axes = self.facts.ordered(c.axes)
+        kind = {"float": "real", "int": "long", "bool": "bool"}[c.node.dtype]
+        self.carries[c.node] = self._declare(Buffer(self.new(c.name), axes, True, kind, "panel"))
+        if c.node in self.plan.read_old:
+            self.olds[c.node] = self._declare(Buffer(self.new(f"{c.name}_old"), axes, True, kind, "block"))
+        if c.op in ("MAX", "MIN") and c.node.dtype == "float":
+            self.references[c.node] = self._declare(Buffer(self.new(f"{c.name}_ref"), axes, True, kind, "block"))
+
+    def _declare(self, b: Buffer) -> Buffer:
+        if b.home is not None:
+            self._declare(b.home)
+        elif b not in self.buffers:
+            self.buffers.append(b)
+        return b
+
+    def _readers(self) -> dict[Stage, list[Nest]]:
+        """The nests that read what a stage wrote."""
+        out: dict[Stage, list[Nest]] = {}
+        every = [*self.plan.tile, *self.plan.prologue]
+        for s in [*self.plan.sweeps, self.plan.epilogue]:
+            every += [*s.shared, *s.start, *s.block]
+        for nest in every:
+            for stage in nest:
+                for d in stage.deps:
+                    out.setdefault(d, []).append(nest)
+        return out
+
+    def _known(self, em_of: list[Emitter], nest: Nest) -> Callable[[Node], Value | None]:
+        """What is in memory for this nest: carries, and buffers written by other nests."""
+        stages = {d.node: d for s in nest for d in s.deps if d not in nest and d.out is not None and d.kind != "pairs"}
+
+        def known(node: Node) -> Value | None:
+            em = em_of[0]
+            if node.kind == "Carry":
+                return self.memory.read(self._carry_place(node, em.mode), em.lane, em.live)
+            stage = stages.get(node)
+            return None if stage is None or stage.out is None else self.memory.read(stage.out, em.lane, em.live)
+
+        return known
+
+    def _carry_place(self, node: Node, mode: str) -> Buffer:
+        own = self.sweep is not None and any(c.node is node for c in self.sweep.carries)
+        if own and mode == "old":
+            return self.olds[node]
+        if own and mode != "final":
+            return self.references.get(node, self.carries[node])
+        return self.carries[node]
+
+    def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
+        box: list[Emitter] = []
+        em = Emitter(self.facts, self.new, self.places, self.tensors, lane, self._known(box, nest), self.origins, live)
+        box.append(em)
+        return em
+
+    # ------------------------------------------------------------ loops
+
+    def bounds(self, axis: Axis) -> tuple[str, str]:
+        """First position and how many, inside the current block."""
+        start = self.memory.starts.get(axis)
+        return (start, self.counts[axis]) if start else ("0", str(axis.size))
+
+    def loop_head(self, axis: Axis, step: str = "") -> str:
+        a, (start, count) = self.places[axis], self.bounds(axis)
+        end = count if start == "0" else f"{start} + {count}"
+        return f"for (long {a} = {start}; {a} < {end}; {f'{a} += {step}' if step else f'++{a}'})"
+
+    def _open(self, em: Emitter, axes: Sequence[Axis]) -> None:
+        for axis in axes:
+            em.open(axis, self.loop_head(axis))
+
+    def _fit(self, em: Emitter, v: Value, kind: str) -> Value:
+        return em.as_kind(v, {"F": "float", "B": "bool"}.get(kind, "int"))
+
+    # ------------------------------------------------------------ carries
+
+    def identities(self, sweep: Sweep) -> list[str]:
+        lines: list[str] = []
+        for c in sweep.carries:
+            b = self.carries[c.node]
+            kind = LANE_TYPES[b.kind]
+            em = self.emitter([], self.facts.lane)
+            self._open(em, b.axes)
+            em.line(f"put<{kind}>({self.memory.pointer(b)}, all<{kind}>({IDENTITY[c.op, c.node.dtype]}));")
+            lines += em.close()
+        return lines
+
+    def _accumulate(self, em: Emitter, s: Stage, nest: Nest) -> None:
+        """A carry in the innermost loop: from the identity over the block, then rescale and combine."""
+        c = s.carry
+        assert c is not None
+        kind = LANE_TYPES[self.carries[c.node].kind]
+        total = self.new("sum" if c.op == "SUM" else "top")
+        home = em.scopes[-2]
+        home.lines.append(f"{kind} {total} = all<{kind}>({IDENTITY[c.op, c.node.dtype]});")
+        body = em.lift(self._fit(em, em.value(c.body), kind), kind)
+        em.line(f"{total} = {combine(c.op, total, body, c.node.dtype)};")
+        home.after += self._update(c, total, nest)
+
+    def _update(self, c: Carry, total: str, nest: Nest) -> list[str]:
+        b = self.carries[c.node]
+        kind = LANE_TYPES[b.kind]
+        flat = self.emitter(nest, self.facts.lane)
+        before, after = self.new(f"{c.name}_before"), self.new(f"{c.name}_after")
+        flat.line(f"{kind} {before} = row<{kind}>({self.memory.pointer(b)});")
+        self._save_old(flat, c, before)
+        if c.rescale is not None:
+            flat.line(f"{before} = {self._moved(flat, c, before, 'new')};")
+        flat.line(f"const {kind} {after} = {combine(c.op, before, total, c.node.dtype)};")
+        flat.line(f"put<{kind}>({self.memory.pointer(b)}, {after});")
+        ref = self.references.get(c.node)
+        if ref is not None:
+            flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}));")
+        return ["{", *[f"  {x}" for x in flat.close()], "}"]
+
+    def _save_old(self, em: Emitter, c: Carry, before: str) -> None:
+        old = self.olds.get(c.node)
+        if old is not None:
+            kind = LANE_TYPES[old.kind]
+            text = f"finite({before})" if c.node in self.references else before
+            em.line(f"put<{kind}>({self.memory.pointer(old)}, {text});")
+
+    def _moved(self, em: Emitter, c: Carry, before: str, new: str) -> str:
+        """The accumulated value, moved from the old references to the new; at its identity it stays there."""
+        assert c.rescale is not None
+
+        def at(node: Node, mode: str) -> str:
+            em.mode = mode
+            text = em.lift(em.as_kind(em.value(node), "float"), "F")
+            em.mode = ""
+            return text
+
+        shift = f"{at(c.rescale.exponent, new)} - {at(c.rescale.exponent, 'old')}"
+        if c.op != "SUM":
+            moved = f"{before} + ({shift})"
+            return moved if new == "final" else f"where(isinf({before}), {before}, {moved})"
+        factor = f"exp({shift})"
+        if value_of(c.rescale.factor) != 1:
+            factor = f"{factor} * ({at(c.rescale.factor, new)} / {at(c.rescale.factor, 'old')})"
+        depth = max(em.depth(c.rescale.exponent), em.depth(c.rescale.factor))
+        name = self.new(f"{c.name}_scale")
+        em.scopes[depth].lines.append(f"const F {name} = {factor};")
+        moved = f"{before} * {name}"
+        return moved if new == "final" else f"where({before} == all<F>(0), {before}, {moved})"
+
+    def _rescale_nest(self, c: Carry, new: str, save: bool) -> list[str]:
+        """All of a carry moved in place."""
+        assert c.rescale is not None
+        b = self.carries[c.node]
+        needed = {a for n in postorder([c.rescale.exponent, c.rescale.factor]) for a in n.free}
+        em = self.emitter([], self.facts.lane)
+        self._open(em, sorted(b.axes, key=lambda a: a not in needed))
+        before = self.new(f"{c.name}_before")
+        em.line(f"const F {before} = row<F>({self.memory.pointer(b)});")
+        if save:
+            self._save_old(em, c, before)
+        text = self._moved(em, c, before, new)
+        em.line(f"put<F>({self.memory.pointer(b)}, {text});")
+        return em.close()
+
+    def finish(self, sweep: Sweep) -> list[str]:
+        """References become true values: where an extremum is infinite, what was accumulated is corrected."""
+        self.sweep = sweep
+        lines: list[str] = []
+        if not any(c.rescale for c in sweep.carries):
+            return lines
+        for c in sweep.carries:
+            if c.node in self.olds:
+                em = self.emitter([], self.facts.lane)
+                b = self.carries[c.node]
+                self._open(em, b.axes)
+                self._save_old(em, c, f"row<{LANE_TYPES[b.kind]}>({self.memory.pointer(b)})")
+                lines += em.close()
+        for c in sweep.carries:
+            if c.rescale is not None:
+                lines += self._rescale_nest(c, "final", save=False)
+        return lines

@@ -1,0 +1,101 @@
+"""Block sizes, from cache sizes, head dimensions and types; nothing is tuned at run time.
+
+A panel is W = 2 vectors of lanes.  The scores of a block of the swept axis stay in half of L1 for one panel (several
+heads mixed in a tile: in a quarter of L2); what a task keeps for all its panels stays in a quarter of L2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.cpp.isa import VECTOR_BITS, Isa, caches
+from flashlight.codegen.cpp.plan import make_plan
+from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.index import Axis
+from flashlight.kernel import Kernel
+
+LONGEST, SHORTEST = 384, 16
+"""Positions of the swept axis in a block."""
+FOLDED = 16
+"""The largest grid axis that is taken into the tile."""
+
+
+def default_tiling(kernel: Kernel, isa: Isa) -> Tiling:
+    """The tiling for this machine's caches."""
+    bits = _vector_bits(kernel, isa)
+    tiling = Tiling(bits, 1, folded=_folded(kernel))
+    kernel = tiling.applied(kernel)
+    half = any(t.dtype.itemsize == 2 and t.dtype.is_floating_point for t in kernel.inputs)
+    second = kernel.tile[1] if len(kernel.tile) > 1 else None
+    if second is not None:
+        tiling = tiling.with_block(second, min(second.size, _fit(tiling.lanes(kernel.double) * 4, caches().l1 // 2)))
+    for sweep in kernel.sweeps:
+        length = 1 if second is not None else SHORTEST
+        tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
+    if second is None:
+        tiling = _lengthened(kernel, tiling, half)
+    return replace(tiling, panels=_panels(kernel, tiling, half))
+
+
+def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
+    """Blocks of the swept axes as long as the caches allow."""
+    size = tiling.lanes(kernel.double) * (8 if kernel.double else 4)
+    rows = dict(_rows_held(kernel, tiling))
+    for sweep in kernel.sweeps:
+        row = size * max(rows.get(sweep.axis, 1), 1)
+        simple = row <= 2 * size
+        room = caches().l1 * (2 if half else 1) // 2 if simple else caches().l2 // 4
+        tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, _fit(row, room))))
+    return tiling
+
+
+def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
+    """For each swept axis, how many rows of lanes its stages keep for one position."""
+    for plan in make_plan(kernel, tiling, False).sweeps:
+        assert plan.sweep is not None
+        held = {s.out for nest in plan.block for s in nest if s.out is not None and s.out.lanes and s.out.home is None}
+        axis = plan.sweep.axis
+        yield axis, sum(math.prod(a.size for a in b.axes if a != axis) for b in held if axis in b.axes)
+
+
+def _folded(kernel: Kernel) -> tuple[Axis, ...]:
+    """The small grid axis that a tensor over rows, swept axis and features lacks: it would be read once for each."""
+    if len(kernel.tile) != 1:
+        return ()
+    facts = Facts(kernel)
+    swept = {s.axis for s in kernel.sweeps}
+    found: set[Axis] = set()
+    for n in kernel.nodes:
+        large = n.kind == "Load" and kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.whole)
+        if large and not n.args and facts.inside(n):
+            found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= FOLDED}
+    return (max(found, key=lambda a: (a.size, a.key)),) if found else ()
+
+
+def _vector_bits(kernel: Kernel, isa: Isa) -> int:
+    """Narrower vectors where the lanes' axis would fill less than half of two wide ones."""
+    bits, width = VECTOR_BITS[isa], 64 if kernel.double else 32
+    rows = kernel.tile[0].size if kernel.tile else 1
+    while bits > 128 and rows <= bits // width:
+        bits //= 2
+    return bits
+
+
+def _fit(row: int, room: int) -> int:
+    """Rows of `row` bytes that fit: a multiple of 16."""
+    return max(SHORTEST, min(LONGEST, room // row // 16 * 16))
+
+
+def _panels(kernel: Kernel, tiling: Tiling, half: bool) -> int:
+    """Panels that share one pass over the keys: more reuse of what is shared, fewer tasks."""
+    if not kernel.tile:
+        return 1
+    lanes = tiling.lanes(kernel.double)
+    panels = math.ceil(kernel.tile[0].size / lanes)
+    tasks = math.prod(a.size for a in kernel.grid) * panels
+    features = sum(math.prod(a.size for a in c.axes if a in kernel.whole) for c in kernel.carries)
+    state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
+    return max(1, min(4 if half else 3, caches().l2 // 4 // state, tasks // 16 or 1, panels))

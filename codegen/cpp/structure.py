@@ -1,0 +1,81 @@
+"""What a plan is made of: buffers, stages, nests of stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.cpp.products import Product
+from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.index import Axis
+from flashlight.kernel import Carry, Kernel, Sweep
+from flashlight.program import Node, Store
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Scratch memory [axes..., lanes].  kind: "real", "int", "long", "bool" or "pair" (two bfloat16)."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    lanes: bool
+    kind: str
+    level: str
+    paired: Axis | None = None
+    home: Buffer | None = None
+    """The buffer whose memory this one takes over."""
+
+
+@dataclass(eq=False)
+class Stage:
+    """One computation.
+
+    map, pack          a value into a buffer; a strided load transposed
+    contract, product  a contraction; a carry by contraction
+    pairs, operand     bfloat16 pairs of the side with lanes; of the side without
+    carry              a carry in a loop
+    store, unpack      an output; one that is transposed
+
+    axes are its loops; roots the values it evaluates; deps the stages it reads.
+    """
+
+    kind: str
+    node: Node
+    level: str
+    axes: tuple[Axis, ...]
+    roots: tuple[Node, ...] = ()
+    out: Buffer | None = None
+    carry: Carry | None = None
+    store: Store | None = None
+    product: Product | None = None
+    along: Axis | None = None
+    deps: list[Stage] = field(default_factory=list)
+    carries: list[Node] = field(default_factory=list)
+
+
+Nest = list[Stage]
+"""Stages that run in one loop."""
+
+
+@dataclass
+class SweepPlan:
+    """What a sweep runs at each level; `nests` are the fused loops of the block level."""
+
+    sweep: Sweep | None
+    shared: list[Nest]
+    start: list[Nest]
+    block: list[Nest]
+
+
+@dataclass
+class Plan:
+    """The whole kernel."""
+
+    kernel: Kernel
+    facts: Facts
+    tiling: Tiling
+    tile: list[Nest]
+    prologue: list[Nest]
+    sweeps: list[SweepPlan]
+    epilogue: SweepPlan
+    read_old: set[Node]
