@@ -137,7 +137,10 @@ def _sum_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) ->
     gone = set(g.reduced_dims(node))
     size = g.shape(body)
     patterns = [frozenset(i for i in _extent(leaf, size) if i not in gone) for leaf in leaves]
-    pair = _complementary(patterns, [i for i, s in enumerate(size) if s == 1 and i not in gone])
+    # a single query or key leaves a dimension of size 1; a sum of scores is a statistic, whatever has size 1 in it
+    of_scores = any(leaf in quadratic for leaf in leaves)
+    ones = [] if of_scores else [i for i, s in enumerate(size) if s == 1 and i not in gone]
+    pair = _complementary(patterns, ones)
     if pair is None or any(sources.is_weight(leaf) for leaf in leaves):
         return None
     rows, keys = (tuple(_after(i, gone, node, size) for i in sorted(dims)) for dims in pair)
