@@ -98,4 +98,5 @@ def _panels(kernel: Kernel, tiling: Tiling, half: bool) -> int:
     tasks = math.prod(a.size for a in kernel.grid) * panels
     features = sum(math.prod(a.size for a in c.axes if a in kernel.whole) for c in kernel.carries)
     state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
-    return max(1, min(4 if half else 3, caches().l2 // 4 // state, tasks // 16 or 1, panels))
+    wanted = max(1, (128 if half else 96) // lanes)
+    return max(1, min(wanted, caches().l2 // 4 // state, tasks // 16 or 1, panels))

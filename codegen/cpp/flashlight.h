@@ -196,6 +196,9 @@ FL_INLINE vf larger(vf x, vf y) {  // one instruction on the way from x to the r
 #if FL_512 && !defined(FL_DOUBLE)
   __m512 p = (__m512)x, q = (__m512)y;  // max gives its second operand when either is NaN
   return (vf)_mm512_mask_mov_ps(_mm512_max_ps(q, p), _mm512_cmp_ps_mask(q, q, _CMP_UNORD_Q), q);
+#elif FL_256 && !defined(FL_DOUBLE)
+  __m256 p = (__m256)x, q = (__m256)y;
+  return (vf)_mm256_blendv_ps(_mm256_max_ps(q, p), q, _mm256_cmp_ps(q, q, _CMP_UNORD_Q));
 #else
   vf r = x > y ? x : y;
   return x != x ? x : r;

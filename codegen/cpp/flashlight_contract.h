@@ -8,11 +8,11 @@
 namespace fl {
 
 #if FL_512
-constexpr int ROWS = 8;
+constexpr int ROWS = 8;  // 16 of 32 registers accumulate
 #elif FL_256
-constexpr int ROWS = 4;
+constexpr int ROWS = 6;  // 12 of 16
 #else
-constexpr int ROWS = 2;
+constexpr int ROWS = 4;  // 8 of 16: without a fused multiply-add a product needs one more
 #endif
 
 // `then(first, end)` is called when rows first <= r < end are done, while they are still in the nearest cache.

@@ -100,6 +100,8 @@ constexpr int BIAS = 127, MANTISSA = 23;
 FL_INLINE vf bounded(vf x, real lo, real hi) {
 #if FL_512 && !defined(FL_DOUBLE)
   return (vf)_mm512_max_ps(_mm512_set1_ps(lo), _mm512_min_ps(_mm512_set1_ps(hi), (__m512)x));
+#elif FL_256 && !defined(FL_DOUBLE)
+  return (vf)_mm256_max_ps(_mm256_set1_ps(lo), _mm256_min_ps(_mm256_set1_ps(hi), (__m256)x));
 #else
   x = x < splat<F>(lo) ? splat<F>(lo) : x;
   return x > splat<F>(hi) ? splat<F>(hi) : x;
@@ -153,6 +155,8 @@ FL_INLINE vf exp_core(vf x) {
 FL_INLINE vf at_least(vf x, real lo) {  // NaN passes
 #if FL_512 && !defined(FL_DOUBLE)
   return (vf)_mm512_max_ps(_mm512_set1_ps(lo), (__m512)x);
+#elif FL_256 && !defined(FL_DOUBLE)
+  return (vf)_mm256_max_ps(_mm256_set1_ps(lo), (__m256)x);
 #else
   return x < splat<F>(lo) ? splat<F>(lo) : x;
 #endif

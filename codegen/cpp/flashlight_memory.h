@@ -44,6 +44,16 @@ template <class T> FL_INLINE lanes_of<T> load(const T* p, long n) {
   if constexpr (std::is_same<T, f16>::value)
     return {(vf)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first16(n), p)),
             (vf)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first16(n - 16), p + 16))};
+#elif FL_256 && !defined(FL_DOUBLE)
+  if (n >= W) {
+    const __m128i* q = (const __m128i*)p;
+    if constexpr (std::is_same<T, float>::value) return {(vf)_mm256_loadu_ps(p), (vf)_mm256_loadu_ps(p + 8)};
+    if constexpr (std::is_same<T, bf16>::value)
+      return {(vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), 16),
+              (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)), 16)};
+    if constexpr (std::is_same<T, f16>::value)
+      return {(vf)_mm256_cvtph_ps(_mm_loadu_si128(q)), (vf)_mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+  }
 #endif
   alignas(64) typename L::scalar t[W] = {};
   if (n >= W) for (int i = 0; i < W; i++) t[i] = element<L>(p[i]);
@@ -92,6 +102,9 @@ template <class T, class L> FL_INLINE void store(T* p, L x, long n) {
     return;
   }
 #endif
+  if constexpr (std::is_same<T, typename L::scalar>::value) {
+    if (n >= W) return to_array(p, x);
+  }
   store_strided(p, 1, x, n);
 }
 template <class T, class L, class N> FL_INLINE void scatter(T* p, N at, L x, long n) {

@@ -8,8 +8,8 @@
 All that depends on the target is in the tiling; the source is the same for every GPU that uses this tiling.
 """
 
-from flashlight.codegen.triton.runner import launch, run_interpreted, tune
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
+from flashlight.codegen.triton.runner import launch, run_interpreted, tune
 from flashlight.codegen.triton.tiling import Tiling, candidates, default_tiling, estimate
 
 __all__ = [

@@ -116,7 +116,8 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     unseen = {n.args[0] for n in nodes if n.kind == "Reduce" and (n in products or _serial(n, layout))}
     unseen -= {c.body for c in kernel.carries if c.step not in products}
     tiles = [layout.size(_dims(n, layout)) for n in scores if n not in unseen]
-    busy = 1.5 if len(scores) < 12 else 2.0
+    power = any(n.kind == "Map" and n.attr[0] == "POW" for n in scores)
+    busy = 3.0 if layout.heads or power else 1.5 if len(scores) < 12 else 2.0
     sides = {side for c in contractions for side in (c.left, c.right)}
     left = target.left_in_registers or _fma(kernel)
     registers = carries + busy * max(tiles, default=0) * word
