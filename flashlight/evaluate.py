@@ -139,11 +139,36 @@ class Evaluator:
     def _load(self, n: Node) -> Value:
         t = self.tensors[n.attr[0]]
         axes: tuple[Axis, ...] = ()
-        if t.dim():
+        view = self.view(t, n.attr[1])
+        if view is not None:
+            axes, t = view
+        elif t.dim():
             axes, index = align([self.expr(e) for e in n.attr[1]])
             t = t[tuple(i.clamp(0, max(s - 1, 0)) for i, s in zip(index, t.shape, strict=True))]
             t = t.reshape([self.span(a)[1] - self.span(a)[0] for a in axes]) if axes else t.reshape(())
         return axes, t.to(self._dtype(n))
+
+    def view(self, t: torch.Tensor, index: Sequence[Expr]) -> Value | None:
+        """The elements an affine index addresses, as a view; None where the index is no such, or leaves the tensor."""
+        steps: dict[Axis, int] = {}
+        offset = t.storage_offset()
+        for e, size, stride in zip(index, t.shape, t.stride(), strict=True):
+            first = last = e.const
+            for atom, c in e.terms:
+                if not isinstance(atom, Axis):
+                    return None
+                lo, hi = self.span(atom)
+                first, last = first + min(c * lo, c * (hi - 1)), last + max(c * lo, c * (hi - 1))
+                steps[atom] = steps.get(atom, 0) + c * stride
+                offset += c * lo * stride
+            offset += e.const * stride
+            if first < 0 or last >= size:
+                return None
+        if any(step < 0 for step in steps.values()):
+            return None
+        axes = tuple(sorted(steps, key=axis_order))
+        sizes = [hi - lo for lo, hi in map(self.span, axes)]
+        return axes, t.as_strided(sizes, [steps[a] for a in axes], offset)
 
     def _reduce(self, n: Node) -> Value:
         op, axis, operand = n.attr
@@ -210,8 +235,9 @@ def write(store: Store, value: Value, out: torch.Tensor, ev: Evaluator) -> None:
     all_axes = tuple(sorted({*store.axes, *axes}, key=axis_order))
     sizes = [ev.span(a)[1] - ev.span(a)[0] for a in all_axes]
     full = align([value, (all_axes, torch.empty(sizes, device="meta"))])[1][0].expand(sizes)
-    if not store.index:
-        out.copy_(full.to(out.dtype).reshape(()))
+    target = ev.view(out, store.index)
+    if target is not None and target[0] == all_axes:
+        target[1].copy_(full)
         return
     positions = [ev.expr(e) for e in store.index]
     index = [align([p, (all_axes, torch.empty(sizes, device="meta"))])[1][0].expand(sizes) for p in positions]

@@ -1,4 +1,5 @@
-// Functions of the pointwise table, on vectors and on scalars.  float: within two units in the last place; NaN passes.
+// Functions of the pointwise table, on vectors and on scalars.  In float: exp and log within one unit in the last place,
+// others within 2.5, tanh within 5; NaN passes.  In double: the C library, or a few units.
 #pragma once
 
 namespace fl {
@@ -189,8 +190,22 @@ FL_INLINE vf exp2(vf x) {
   return scale(fma(exp_tail(r), r * r, r) + splat<F>(1), n);
 }
 FL_INLINE vf tanh(vf x) {
+#ifdef FL_DOUBLE
   vf t = expm1(magnitude(x) * splat<F>(-2));
   return (vf)((vb)(-t / (splat<F>(2) + t)) | (vb)signs(x));
+#else  // a quotient of polynomials; beyond the bounds it is 1
+  vf y = bounded(x, -7.90531110763549805f, 7.90531110763549805f), z = y * y;
+  vf p = fma(splat<F>(-2.76076847742355e-16f), z, splat<F>(2.00018790482477e-13f));
+  p = fma(p, z, splat<F>(-8.60467152213735e-11f));
+  p = fma(p, z, splat<F>(5.12229709037114e-08f));
+  p = fma(p, z, splat<F>(1.48572235717979e-05f));
+  p = fma(p, z, splat<F>(6.37261928875436e-04f));
+  p = fma(p, z, splat<F>(4.89352455891786e-03f));
+  vf q = fma(splat<F>(1.19825839466702e-06f), z, splat<F>(1.18534705686654e-04f));
+  q = fma(q, z, splat<F>(2.26843463243900e-03f));
+  q = fma(q, z, splat<F>(4.89352518554385e-03f));
+  return magnitude(x) < splat<F>(4e-4f) ? x : p * y / q;
+#endif
 }
 FL_INLINE vf sigmoid(vf x) { return splat<F>(1) / (splat<F>(1) + exp(-x)); }
 FL_PAIR(exp) FL_PAIR(exp_below) FL_PAIR(exp_rough) FL_PAIR(expm1) FL_PAIR(exp2) FL_PAIR(tanh) FL_PAIR(sigmoid)
