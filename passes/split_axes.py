@@ -36,13 +36,36 @@ def _scan(e: Expr, uses: dict[Axis, set[int]], bare: set[Axis]) -> None:
 
 
 def _splits(program: Program) -> dict[Axis, int]:
-    """axis -> divisor, for axes used only through // and %, in the whole program or at least in its contractions."""
+    """axis -> divisor.
+
+    A bound axis is split where it is used only through // and %, and some tensor needs just one of the parts.  An
+    output axis is split where it is used only through // and %, or where an operand of a contraction needs only its //.
+    """
     every = postorder(program.roots)
-    found = _divisors(every)
-    inner = [n for n in every if n.kind == "Reduce" and n.level == 1]
-    contractions = _divisors(postorder(inner))
     outputs = {a for s in program.stores for a in s.axes}
-    return {a: c for a, c in contractions.items() if a in outputs and c != a.size} | found
+    found = {a: c for a, c in _divisors(every).items() if a in outputs or _needed_in_part(every, a, c)}
+    inner = postorder([n for n in every if n.kind == "Reduce" and n.level == 1])
+    for load in (n for n in inner if n.kind == "Load"):
+        found |= {a: c for a, c in _divisors([load]).items() if a in outputs and _part(load, a, c) == {FloorDiv}}
+    return {a: c for a, c in found.items() if c != a.size}
+
+
+def _needed_in_part(nodes: Iterable[Node], axis: Axis, by: int) -> bool:
+    return any(len(_part(n, axis, by)) == 1 for n in nodes if n.kind == "Load")
+
+
+def _part(load: Node, axis: Axis, by: int) -> set[type]:
+    """Which of // and % by this divisor a load uses."""
+    found: set[type] = set()
+    stack = [atom for e in load.attr[1] for atom, _ in e.terms]
+    while stack:
+        atom = stack.pop()
+        if isinstance(atom, FloorDiv | Mod):
+            if atom.arg.single == axis and atom.by == by:
+                found.add(type(atom))
+            else:
+                stack += [inner for inner, _ in atom.arg.terms]
+    return found
 
 
 def _divisors(nodes: Iterable[Node]) -> dict[Axis, int]:

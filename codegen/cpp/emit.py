@@ -114,7 +114,7 @@ class Emitter(Positions):
         if value is None:
             value = self._reduce(node, depth) if node.kind == "Reduce" else self._inner(node)
         if not value.text.isidentifier() and node.kind != "Const":
-            name = self.new("v1")
+            name = self.new.temporary()
             origin = f"  // {self.origins[node]}" if node in self.origins else ""
             self.scopes[depth].lines.append(f"const {value.type} {name} = {bare(value.text)};{origin}")
             value = Value(name, value.type)

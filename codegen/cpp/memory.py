@@ -75,6 +75,8 @@ class Memory:
         if not parts:
             return name
         index = " + ".join(parts)
+        if index.startswith("(") and index.endswith(")") and index.count("(") == 1:
+            index = index[1:-1]
         return f"{name} + ({index}) * W" if b.lanes else f"{name} + {index}"
 
     def read(self, b: Buffer, lane: Axis | None, live: str) -> Value:

@@ -30,7 +30,17 @@ class Names:
     """Hands out C++ identifiers, each once."""
 
     def __init__(self) -> None:
+        self.count = 0
         self.taken: set[str] = {*_KEYWORDS.split(), *_OURS.split()}
+
+    def temporary(self) -> str:
+        """v1, v2, ..."""
+        self.count += 1
+        name = f"v{self.count}"
+        if name in self.taken:
+            return self.temporary()
+        self.taken.add(name)
+        return name
 
     def __call__(self, wanted: str) -> str:
         base = re.sub(r"\W", "_", wanted)
