@@ -16,7 +16,7 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from flashlight import debug, runtime
+from flashlight import debug, runtime, targets
 from flashlight.errors import Decline, FlashlightError
 from flashlight.extract import extract
 from flashlight.lowering import can_lower, lower_with_inputs
@@ -51,7 +51,8 @@ class Capture(CustomGraphPass):
 
     def uuid(self) -> str:
         """What Inductor's caches must know of us: sources and options."""
-        return f"flashlight-{sources_hash()}-{self.options.fingerprint()}-{self.options.cache_dir}"
+        precision = torch.get_float32_matmul_precision()
+        return f"flashlight-{sources_hash()}-{self.options.fingerprint()}-{precision}-{self.options.cache_dir}"
 
     def __call__(self, graph: fx.Graph) -> None:
         self.runs += 1
@@ -134,11 +135,11 @@ class _GraphCapture:
         schedule, passes = compile_program(program)
         scheduled = time.perf_counter()
         device = copy.outputs[0].meta["val"].device
-        language = runtime.language(self.options.target, device)
+        language = targets.language(self.options.target, device)
         report = RegionReport(
             True, source=region.source, kernels=kernel_reports(program, schedule, language), passes=passes
         )
-        key = plan_key(program, self.options.fingerprint())
+        key = plan_key(program, f"{self.options.fingerprint()} {torch.get_float32_matmul_precision()}")
         plan = Plan(key, self.options.target, self.options.strict, region.source, program, schedule, report)
         runtime.register(plan, report, runtime.use_cache(self.options.cache_dir))
         self._insert(region, [copy.origin[n] for n in used], key)

@@ -188,7 +188,8 @@ class Evaluator:
         step = max(1, (hi - lo) * SERIAL_VOLUME // self._volume(n.args[0]))
         total: Value | None = None
         for start in range(lo, hi, step):
-            part = Evaluator(self.tensors, self.compute, {**self.spans, axis: (start, min(start + step, hi))}, self.known)
+            spans = {**self.spans, axis: (start, min(start + step, hi))}
+            part = Evaluator(self.tensors, self.compute, spans, self.known)
             found = part._collapse(op, axis, part(n.args[0]))
             if total is not None:
                 ax, pair = align([total, found])

@@ -23,6 +23,7 @@ TEXT_KINDS = {
     "passes": "passes.txt",
     "kernel": "kernel.txt",
     "triton": "py",
+    "cpp": "cpp",
 }
 """What needs no compilation, with the ending of its file."""
 
@@ -149,6 +150,9 @@ def _texts(
     elif kind == "triton":
         for label, kernel in kernels.items():
             yield label, kernel.triton["source"] if kernel.triton else "# this kernel has no Triton form"
+    elif kind == "cpp":
+        for label, kernel in kernels.items():
+            yield label, kernel.source if kernel.language == "cpp" else "// this kernel was not compiled for the CPU"
 
 
 def _present_machine(request: Request, kernels: dict[str, KernelReport], sink: _Sink) -> bool:

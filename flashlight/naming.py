@@ -48,7 +48,10 @@ def canonical_inputs(program: Program) -> tuple[Program, list[int]]:
     new: dict[Node, Node] = {}
     for n in postorder(program.roots):
         done = rebuild(n, [new[a] for a in n.args])
-        new[n] = Load(name.get(done.attr[0], done.attr[0]), done.attr[1], done.dtype) if done.kind == "Load" else done
+        if done.kind == "Load":
+            tensor: str = done.attr[0]
+            done = Load(name.get(tensor, tensor), done.attr[1], done.dtype)
+        new[n] = done
     moved = program.with_values([new[r] for r in program.roots])
     origins = {new[n]: where for n, where in program.origins.items() if n in new}
     return Program(inputs, moved.outputs, moved.stores, origins, moved.temporaries), order

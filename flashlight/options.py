@@ -4,7 +4,7 @@
 
 | option      | values                                              | meaning                                          |
 |-------------|-----------------------------------------------------|--------------------------------------------------|
-| `target`    | auto, reference, evaluate, triton, triton-interpret | what runs a fused region                         |
+| `target`    | auto, or one of targets.TARGETS                     | what runs a fused region                         |
 | `strict`    | True, False                                         | raise where something is declined                |
 | `sdpa`      | keep, fuse                                          | maskless `F.scaled_dot_product_attention`        |
 | `cache_dir` | a path                                              | where compiled regions are kept                  |
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from flashlight.errors import FlashlightError
+from flashlight.targets import TARGETS
 
 LEGAL: dict[str, tuple[Any, ...]] = {
-    "target": ("auto", "reference", "evaluate", "triton", "triton-interpret"),
+    "target": TARGETS,
     "strict": (False, True),
     "sdpa": ("keep", "fuse"),
 }

@@ -109,7 +109,7 @@ def sources_hash() -> str:
 
     digest = hashlib.sha256(f"{version()} {torch.__version__} {_triton_version()}".encode())
     roots = [Path(__file__).parent, *(Path(p) for m in (flashlight.passes, flashlight.codegen) for p in m.__path__)]
-    for path in sorted(p for root in roots for p in root.rglob("*.py")):
+    for path in sorted(p for root in roots for ending in ("*.py", "*.h") for p in root.rglob(ending)):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -158,7 +158,21 @@ def _kernel_report(kernel: Kernel, program: Program, language: str) -> KernelRep
         tiles_visited=total,
         triton=triton,
     )
-    return replace(report, source=(triton or {}).get("source", "") if language == "triton" else str(kernel))
+    return replace(report, source=_source(kernel, language, (triton or {}).get("source", "")))
+
+
+def _source(kernel: Kernel, language: str, triton: str) -> str:
+    """What runs: generated code, or the schedule itself where it is evaluated."""
+    if language in ("triton", "triton-interpret"):
+        return triton
+    if language == "cpp":
+        from flashlight.targets import native_source
+
+        try:
+            return native_source(kernel)
+        except Exception:  # a report must not fail because a target does; running it says why
+            return ""
+    return str(kernel)
 
 
 def _triton_form(kernel: Kernel, program: Program) -> tuple[dict[str, Any] | None, dict[Axis, int]]:

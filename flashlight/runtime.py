@@ -15,11 +15,11 @@ import torch
 
 from flashlight.cache import Cache, CacheError
 from flashlight.errors import FlashlightError
-from flashlight.evaluate import evaluate_kernel, evaluate_program, new_output
-from flashlight.kernel import Kernel
+from flashlight.evaluate import evaluate_program, new_output
 from flashlight.plan import Plan
 from flashlight.program import Tensor
 from flashlight.report import RegionReport
+from flashlight.targets import KernelRun, language, prepare
 
 Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
@@ -172,7 +172,7 @@ def _with_strides(x: torch.Tensor, t: Tensor) -> torch.Tensor:
 def _target_run(plan: Plan) -> Run:
     """How the target of a plan computes it."""
     names = [t.name for t in plan.program.inputs]
-    runners: dict[tuple[int, str], Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None]] = {}
+    runners: dict[str, list[KernelRun]] = {}
 
     def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         tensors = dict(zip(names, inputs, strict=True))
@@ -184,50 +184,24 @@ def _target_run(plan: Plan) -> Run:
             return [found[t.name] for t in plan.program.outputs]
         written = {t.name: new_output(t, device) for t in (*plan.program.outputs, *plan.schedule.temporaries)}
         tensors.update((t.name, written[t.name]) for t in plan.schedule.temporaries)
-        for i, kernel in enumerate(plan.schedule.kernels):
-            place = (i, str(device))
-            if place not in runners:
-                runners[place] = _kernel_run(plan, kernel, device)
-            runners[place](tensors, written)
+        place = str(device)
+        if place not in runners:
+            runners[place] = prepare(plan.schedule.kernels, language(plan.target, device), device, _any_cache())
+        for kernel in runners[place]:
+            kernel(tensors, written)
         return [written[t.name] for t in plan.program.outputs]
 
     return run
 
 
+def _any_cache() -> Cache | None:
+    with _lock:
+        return next(iter(_caches.values()), None)
+
+
 def _has_empty(plan: Plan) -> bool:
     """Whether some tensor has no elements: kernels are not made for that, and evaluating costs little."""
     return any(t.numel == 0 for t in (*plan.program.inputs, *plan.program.outputs))
-
-
-def language(target: str, device: torch.device) -> str:
-    """What runs a region on a device: "reference", "evaluate", "triton" or "triton-interpret"."""
-    if target != "auto":
-        return target
-    return "triton" if device.type == "cuda" else "evaluate"
-
-
-def _kernel_run(
-    plan: Plan, kernel: Kernel, device: torch.device
-) -> Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], None]:
-    found = language(plan.target, device)
-    if found == "evaluate":
-        return lambda tensors, outputs: evaluate_kernel(kernel, tensors, outputs)
-    from flashlight.codegen.triton import default_tiling, launch, print_kernel, run_interpreted
-
-    tk = print_kernel(kernel, default_tiling(kernel, architecture(device)), kernel.origins)
-    if found == "triton-interpret":
-        return lambda tensors, outputs: run_interpreted(tk, kernel, tensors, outputs)
-    return lambda tensors, outputs: launch(tk, kernel, tensors, outputs)
-
-
-def architecture(device: torch.device) -> str:
-    """The name of a device's architecture, such as sm_90 or gfx942; sm_90 where there is no accelerator."""
-    if device.type != "cuda":
-        return "sm_90"
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm_{major}{minor}"
 
 
 # ---------------------------------------------------------------- when it fails

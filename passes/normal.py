@@ -14,7 +14,7 @@ import torch
 
 from flashlight.index import Expr
 from flashlight.ops import FNS
-from flashlight.program import Index, Map, Node, Program, index_expr, transform, value_of
+from flashlight.program import Index, Map, Node, Program, index_expr, value_of
 
 _FLIPPED = {"GT": "LT", "GE": "LE"}
 

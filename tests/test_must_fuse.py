@@ -62,7 +62,7 @@ def _row(name: str) -> TableRow:
 def test_every_spelling_fuses_is_exact_and_gives_one_kernel(name: str, cache: str) -> None:
     row, first = _row(name), None
     for variant in PROGRAMS[name]:
-        compiled, _ = _fused(variant, Size(), torch.float32, cache)
+        compiled, _ = _fused(variant, Size(), torch.float32, cache, target="evaluate")
         ratio = _ratio(variant, compiled, torch.float32)
         row.spellings += 1
         row.kernels = sum(len(p.schedule.kernels) for p in compiled.plans)
@@ -74,13 +74,22 @@ def test_every_spelling_fuses_is_exact_and_gives_one_kernel(name: str, cache: st
             assert digests == first, f"{variant.id} is another kernel than {PROGRAMS[name][0].id}"
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_native_code_is_exact(name: str, cache: str) -> None:
+    variant = PROGRAMS[name][0]
+    compiled, _ = _fused(variant, Size(), torch.float32, cache, target="cpp", strict=True)
+    ratio = _row(name).native = _ratio(variant, compiled, torch.float32)
+    assert ratio <= SLACK, f"error {ratio:.2f} times eager's"
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_other_dtypes(name: str, dtype: torch.dtype, cache: str) -> None:
     variant = PROGRAMS[name][0]
     if dtype not in variant.dtypes:
         pytest.skip("eager does not run it in this dtype")
-    compiled, got = _fused(variant, Size(), dtype, cache)
+    target = "evaluate" if dtype is torch.float16 else "cpp"
+    compiled, got = _fused(variant, Size(), dtype, cache, target=target)
     if dtype is torch.float64:
         for g, e in zip(leaves(got), leaves(variant.fn(*variant.make(Size(), dtype, 0))), strict=True):
             torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-10, equal_nan=True, check_stride=False)
@@ -97,7 +106,7 @@ def _score_elements(kernel: Kernel) -> int:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_score_matrix_is_allocated(name: str, cache: str) -> None:
     variant = PROGRAMS[name][0]
-    compiled, _ = _fused(variant, LONG, torch.float32, cache)
+    compiled, _ = _fused(variant, LONG, torch.float32, cache, target="evaluate")
     kernels = [k for p in compiled.plans for k in p.schedule.kernels]
     if variant.quadratic_io or all(s.axis.size < 512 for k in kernels for s in k.sweeps):
         pytest.skip("an input or output is as large as the scores, or the size of the scores is fixed by the program")
@@ -112,7 +121,7 @@ def test_no_score_matrix_is_allocated(name: str, cache: str) -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_interpreted_triton_computes_the_kernel(name: str, cache: str) -> None:
     variant = PROGRAMS[name][0]
-    compiled = compile_only(variant.fn, cache)
+    compiled = compile_only(variant.fn, cache, target="evaluate")
     inputs = variant.make(INTERPRETED, torch.float32, 0)
     compiled(*inputs)
     for plan in compiled.plans:

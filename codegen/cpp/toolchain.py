@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_contract.h")
 COMMON_FLAGS = (
     "-O3", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-    "-fno-semantic-interposition", "-Wno-psabi", "-Wno-ignored-attributes",
+    "-fno-semantic-interposition", "-fno-strict-aliasing", "-Wno-psabi", "-Wno-ignored-attributes",
 )  # fmt: skip
 
 
