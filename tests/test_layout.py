@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEAVES = {
-    "cache", "checks", "errors", "evaluate", "index", "kernel", "naming", "ops", "program", "report", "serialize", "text",
+    "cache", "checks", "errors", "evaluate", "index", "kernel", "naming", "ops", "program", "report",
+    "serialize", "text",
 }  # fmt: skip
 
 
