@@ -143,6 +143,26 @@ def error_ratio(got: Sequence[Any], eager: Sequence[Any], exact: Sequence[Any]) 
     return max(_output_ratio(triples) for triples in zip(*samples, strict=True))
 
 
+def rms_ratio(got: Sequence[Any], eager: Sequence[Any], exact: Sequence[Any]) -> float:
+    """Root mean square error against float64 over eager's own, over all samples; the worst of the outputs."""
+    worst = 0.0
+    for triples in zip(
+        *[list(zip(*map(leaves, s), strict=True)) for s in zip(got, eager, exact, strict=True)], strict=True
+    ):
+        mine, theirs, floor = 0.0, 0.0, 1e-300
+        for g, e, x in triples:
+            finite = torch.isfinite(g) & torch.isfinite(e) & torch.isfinite(x)
+            mine += (g.double() - x.double())[finite].square().sum().item()
+            theirs += (e.double() - x.double())[finite].square().sum().item()
+            floor += (
+                (x.double()[finite] * torch.finfo(g.dtype).eps / 8).square().sum().item()
+                if g.is_floating_point()
+                else 0
+            )
+        worst = max(worst, (mine / max(theirs, floor, 1e-300)) ** 0.5)
+    return worst
+
+
 def _output_ratio(triples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> float:
     mine, theirs, floor = 0.0, 0.0, 1e-300
     for g, e, x in triples:

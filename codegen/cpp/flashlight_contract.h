@@ -38,12 +38,18 @@ template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void 
     *p = ADD ? *p + acc[i][1] : acc[i][1];
   }
 }
+// Long sums are added up in parts: the error grows with the root of a part, not of the whole.
+constexpr long PART = 64;
+template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_INLINE void rows_of(const real* s, const real* l, real* out, long count) {
+  micro<R, RS, KS, LS, OS, ADD>(s, l, out, count < PART ? count : PART);
+  for (long k = PART; k < count; k += PART) micro<R, RS, KS, LS, OS, true>(s + k * KS, l + k * LS, out, count - k < PART ? count - k : PART);
+}
 template <long RS, long KS, long LS, long OS, bool ADD, class Then = Nothing>
 FL_INLINE void contract(const real* s, const real* l, real* out, long rows, long count, Then then = Then()) {
   long r = 0;
-  for (; r + ROWS <= rows; r += ROWS) micro<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
-  if (ROWS > 4 && r + 4 <= rows) micro<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
-  for (; r < rows; r++) micro<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
+  for (; r + ROWS <= rows; r += ROWS) rows_of<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
+  if (ROWS > 4 && r + 4 <= rows) rows_of<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
+  for (; r < rows; r++) rows_of<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
 }
 
 #if defined(__AVX512BF16__) && FL_BITS >= 256 && !defined(FL_DOUBLE)
