@@ -32,6 +32,7 @@ from flashlight.sdpa import Attention, decompose, restore
 
 TRAINING = "needs gradients: the backward pass is not fused yet"
 TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
+FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explicit target fuses them all the same"
 
 _COPIED_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
 
@@ -90,7 +91,10 @@ class _GraphCapture:
     def _capture(self, attentions: list[Attention]) -> None:
         found = find_regions(self.graph, self.parameters, _reason)
         outcomes: list[tuple[fx.Node, RegionReport]] = [(r.seeds[0], self._refused(r)) for r in found.declined]
-        outcomes += [(r.first, self._region(r)) for r in found.regions]
+        for region in found.regions:
+            report = self._region(region)
+            if report is not None:
+                outcomes.append((region.first, report))
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
         self._number([report for _, report in outcomes])
@@ -107,8 +111,8 @@ class _GraphCapture:
             return _declined(Decline(TRAINING, TRAINING_FIX), source_of(refusal.seeds))
         return _declined(refusal.decline, source_of(refusal.seeds))
 
-    def _region(self, region: Region) -> RegionReport:
-        """Fuse a region, or say why not."""
+    def _region(self, region: Region) -> RegionReport | None:
+        """Fuse a region, or say why not; None where there is nothing to gain."""
         try:
             if self.training:
                 raise Decline(TRAINING, TRAINING_FIX)
@@ -126,13 +130,16 @@ class _GraphCapture:
         debug.failure(source, error)
         return _declined(Decline(text, "report this, with the region's code"), source)
 
-    def _fuse(self, region: Region) -> RegionReport:
+    def _fuse(self, region: Region) -> RegionReport | None:
         clock = time.perf_counter()
         copy = extract(region)
         program, used = lower_with_inputs(copy.outputs, copy.inputs)
         lowered = time.perf_counter()
         _check_strides(program, copy.outputs)
         schedule, passes = compile_program(program)
+        if self.options.target == "auto" and not targets.worthwhile(schedule.kernels):
+            self.report.untouched.append((region.source, FEW_QUERIES))
+            return None
         scheduled = time.perf_counter()
         device = copy.outputs[0].meta["val"].device
         language = targets.language(self.options.target, device)

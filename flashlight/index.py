@@ -303,9 +303,7 @@ def rewrite(e: Expr, axes: Mapping[Axis, Expr], gathers: Callable[[Node], Expr |
     return out
 
 
-def _rewrite_atom(
-    atom: Atom, axes: Mapping[Axis, Expr], gathers: Callable[[Node], Expr | Node] | None
-) -> Expr:
+def _rewrite_atom(atom: Atom, axes: Mapping[Axis, Expr], gathers: Callable[[Node], Expr | Node] | None) -> Expr:
     if isinstance(atom, Axis):
         return axes[atom] if atom in axes else Expr(((atom, 1),))
     if isinstance(atom, Gather):

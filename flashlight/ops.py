@@ -81,8 +81,15 @@ FNS: dict[str, Fn] = {
         Fn("ERF", 1, torch.erf, "tl.erf({0})", "float", monotone=1, image=(-1.0, 1.0)),
         # shape of the number line
         Fn("ABS", 1, torch.abs, "tl.abs({0})", homogeneous=True, image=(0.0, _INF)),
-        Fn("RELU", 1, torch.relu, "tl.maximum({0}, 0.0, tl.PropagateNan.ALL)", homogeneous=True, monotone=1,
-           image=(0.0, _INF)),
+        Fn(
+            "RELU",
+            1,
+            torch.relu,
+            "tl.maximum({0}, 0.0, tl.PropagateNan.ALL)",
+            homogeneous=True,
+            monotone=1,
+            image=(0.0, _INF),
+        ),
         Fn("SIGN", 1, torch.sign, "_sign({0})", monotone=1, image=(-1.0, 1.0)),
         Fn("FLOOR", 1, torch.floor, "tl.floor({0})", monotone=1),
         Fn("CEIL", 1, torch.ceil, "tl.ceil({0})", monotone=1),

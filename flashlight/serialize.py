@@ -55,9 +55,7 @@ class _Reader:
     def __init__(self, nodes: Sequence[Json]):
         self.nodes: list[Node] = []
         for kind, attr, args, dtype in nodes:
-            self.nodes.append(
-                make(kind, tuple(self.attr(a) for a in attr), tuple(self.nodes[i] for i in args), dtype)
-            )
+            self.nodes.append(make(kind, tuple(self.attr(a) for a in attr), tuple(self.nodes[i] for i in args), dtype))
 
     def attr(self, value: Json) -> Any:
         if isinstance(value, dict):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +17,8 @@ from flashlight.evaluate import evaluate_kernel
 from flashlight.kernel import Kernel
 
 TARGETS = ("auto", "cpp", "evaluate", "reference", "triton", "triton-interpret")
+FEW_ROWS = 8
+"""Rows a tile must have at least for fusion to pay."""
 
 Tensors = dict[str, torch.Tensor]
 KernelRun = Callable[[Tensors, Tensors], None]
@@ -28,6 +32,11 @@ def language(target: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "triton"
     return "cpp" if _native_problem() is None else "evaluate"
+
+
+def worthwhile(kernels: Sequence[Kernel]) -> bool:
+    """Whether fusing pays: with a few queries (decoding) the scores are no larger than the keys."""
+    return any(math.prod(a.size for a in k.tile) >= FEW_ROWS for k in kernels)
 
 
 @functools.cache
@@ -44,7 +53,7 @@ def _native_problem() -> str | None:
 def prepare(kernels: Sequence[Kernel], found: str, device: torch.device, cache: Cache | None) -> list[KernelRun]:
     """Functions that run the kernels in the given language; native code is compiled here, in parallel."""
     if found == "evaluate":
-        return [functools.partial(evaluate_kernel, k) for k in kernels]
+        return [partial(evaluate_kernel, k) for k in kernels]
     if found == "cpp":
         return _native(kernels, cache)
     return [_Triton(k, device, found == "triton-interpret", cache) for k in kernels]
@@ -68,7 +77,7 @@ def _native(kernels: Sequence[Kernel], cache: Cache | None) -> list[KernelRun]:
     def call(i: int, tensors: Tensors, outputs: Tensors) -> None:
         run(built[i], kernels[i], tensors, outputs, torch.get_num_threads())
 
-    return [functools.partial(call, i) for i in range(len(kernels))]
+    return [partial(call, i) for i in range(len(kernels))]
 
 
 def _native_folder(cache: Cache | None) -> Path:

@@ -9,8 +9,20 @@ from flashlight.index import Axis
 from flashlight.kernel import Carry, Kernel, Rescale
 from flashlight.program import Node, Program, Store, Tensor, postorder, value_of
 
-_INFIX = {"ADD": "+", "SUB": "-", "MUL": "*", "DIV": "/", "LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==",
-          "NE": "!=", "AND": "&", "OR": "|"}
+_INFIX = {
+    "ADD": "+",
+    "SUB": "-",
+    "MUL": "*",
+    "DIV": "/",
+    "LT": "<",
+    "LE": "<=",
+    "GT": ">",
+    "GE": ">=",
+    "EQ": "==",
+    "NE": "!=",
+    "AND": "&",
+    "OR": "|",
+}
 
 
 class Printer:

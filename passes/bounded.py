@@ -1,6 +1,6 @@
 """Is a factor bounded whatever the data?  Decides whether a float16 product may keep float16 operands.
 
-    exp(s[n] - max[n'](s[n']))  is at most 1;   exp(s[n])  is not bounded
+exp(s[n] - max[n'](s[n']))  is at most 1;   exp(s[n])  is not bounded
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Canonical bound axes: every Reduce binds `b<height>`, so alpha-equivalent reductions are one object.
 
-    sum[j < 8](q[m, j])  and  sum[d < 8](q[m, d])   ->   sum[b1 < 8](q[m, b1])
+sum[j < 8](q[m, j])  and  sum[d < 8](q[m, d])   ->   sum[b1 < 8](q[m, b1])
 """
 
 from __future__ import annotations

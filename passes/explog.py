@@ -1,6 +1,6 @@
 """exp of a logarithm is a factor.
 
-    exp(s - (m + log l))   ->   exp(s - m) / l
+exp(s - (m + log l))   ->   exp(s - m) / l
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Distributivity: factors free of the bound axis leave a sum.
 
-    sum[n](p[m, n] / l[m] * v[n])   ->   sum[n](p[m, n] * v[n]) / l[m]
+sum[n](p[m, n] / l[m] * v[n])   ->   sum[n](p[m, n] * v[n]) / l[m]
 """
 
 from __future__ import annotations

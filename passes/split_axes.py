@@ -1,7 +1,7 @@
 """Split an axis that is used only through // and % into two.
 
-    out[i, m] for i < B*H, with q[i//H, i%H, m]                  ->   out[b*H + h, m] with q[b, h, m]
-    out[m, j] for j < H*D, with q[m, j//D*D + d] and v[n, j]     ->   out[m, h*D + e] with q[m, h*D + d], v[n, h*D + e]
+out[i, m] for i < B*H, with q[i//H, i%H, m]                  ->   out[b*H + h, m] with q[b, h, m]
+out[m, j] for j < H*D, with q[m, j//D*D + d] and v[n, j]     ->   out[m, h*D + e] with q[m, h*D + d], v[n, h*D + e]
 """
 
 from __future__ import annotations

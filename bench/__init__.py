@@ -1,0 +1,1 @@
+"""Benchmark of fused attention against eager, Inductor, FlexAttention and SDPA; see ``python -m bench --help``."""

@@ -1,0 +1,51 @@
+"""What is compared: each contender turns a case into something that can be called, or says that it cannot."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.variants import Case, Function
+
+Run = Callable[[], Any]
+
+CONTENDERS = ("eager", "inductor", "flex", "sdpa", "flashlight")
+OURS = "flashlight"
+
+
+def prepare(contender: str, case: Case, cache_dir: str) -> Run | None:
+    """The contender's way to run the case; None where it has no way to express it. Compiles at the first call."""
+    fn = {"flex": case.flex, "sdpa": case.sdpa}.get(contender, case.fn)
+    if fn is None:
+        return None
+    if contender == OURS:
+        fn = torch.compile(own_code(fn), backend="flashlight", dynamic=False, options={"cache_dir": cache_dir})
+    elif contender in ("inductor", "flex"):
+        fn = torch.compile(own_code(fn), dynamic=False)
+    return lambda: fn(*case.inputs)
+
+
+def own_code(fn: Function) -> Function:
+    """The function with a code object of its own, so that no contender meets what was compiled for another."""
+    if not isinstance(fn, types.FunctionType):
+        return fn
+    code = fn.__code__.replace(co_name=fn.__name__)
+    copy = types.FunctionType(code, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
+    copy.__kwdefaults__ = fn.__kwdefaults__
+    return copy
+
+
+def compile_tools(cache_dir: str) -> None:
+    """Compile a little with each compiler, so that imports and precompiled headers are nobody's compile time."""
+    from bench.variants import VARIANTS
+
+    case = VARIANTS["full"](64, torch.float32)
+    for contender in ("inductor", "flex", OURS):
+        run = prepare(contender, case, cache_dir)
+        assert run is not None
+        with torch.no_grad():
+            run()
+    torch.compiler.reset()
