@@ -9,13 +9,16 @@ BIN := $(VENV)/bin
 # One stamp for each combination of requirements: another TORCH is another installation.
 STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,,$(TORCH)-$(TRITON)))
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m bench --quick
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

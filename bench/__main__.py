@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--lengths", nargs="+", metavar="S", help="sequence lengths (default: 2048 4096)")
     result.add_argument("--dtypes", nargs="+", metavar="DTYPE", help=f"of {', '.join(DTYPES)}")
     result.add_argument("--contenders", nargs="+", metavar="NAME", help=f"of {', '.join(CONTENDERS)}")
-    result.add_argument("--rounds", type=int, help="at least so many; up to three times as many under foreign load")
+    result.add_argument("--rounds", type=int, help="at least so many; up to four times as many under foreign load")
     result.add_argument("--threads", type=int, help="of torch (default: its own choice)")
     result.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="default: %(default)s")
     result.add_argument("--quick", action="store_true", help="a selection of five minutes; other flags change it")
@@ -55,7 +55,9 @@ def settings(arguments: argparse.Namespace, error: Any) -> dict[str, Any]:
 
     def chosen(name: str, legal: Sequence[str] | None) -> list[str]:
         given = getattr(arguments, name)
-        words = [str(w) for w in base.get(name, CONTENDERS)] if given is None else " ".join(given).replace(",", " ").split()
+        words = (
+            [str(w) for w in base.get(name, CONTENDERS)] if given is None else " ".join(given).replace(",", " ").split()
+        )
         for word in words:
             if legal is None and not (word.isdigit() and int(word) >= 16):
                 error(f"--{name}: {word!r} is not a whole number of at least 16")
@@ -113,7 +115,7 @@ def run_all(wanted: dict[str, Any], description: dict[str, Any], out: Path, cach
     cells: list[Cell] = []
     try:
         say("starting the compilers")
-        compile_tools(str(Path(cache) / "flashlight"))
+        compile_tools(wanted["contenders"], str(Path(cache) / "flashlight"))
         plan = Plan(wanted["contenders"], wanted["rounds"], str(Path(cache) / "flashlight"))
         todo = [(v, d, n) for n in wanted["lengths"] for d in wanted["dtypes"] for v in wanted["variants"]]
         size = min(2048, max(256, *wanted["lengths"]))
@@ -134,9 +136,9 @@ def run_all(wanted: dict[str, Any], description: dict[str, Any], out: Path, cach
 
 def summary(cell: Cell) -> str:
     """A cell in a line."""
-    ratios = " ".join(f"{f.contender} {f.milliseconds:.3g} ms" for f in cell.figures if f.problem is None)
-    load = "" if cell.foreign_load is None else f", foreign load {cell.foreign_load:.0%}"
-    return f"{cell.name}: {ratios} ({cell.rounds} rounds{load}{'' if cell.steady else ', NOT STEADY'})"
+    ratios = " ".join(f"{f.contender} {f.milliseconds:.3g} ms" for f in cell.figures)
+    doubt = "" if cell.steady else ", NOT STEADY"
+    return f"{cell.name}: {ratios} ({cell.rounds} rounds, foreign load {cell.foreign_load:.0%}{doubt})"
 
 
 def _notes(cells: Sequence[Cell]) -> str:
@@ -145,9 +147,8 @@ def _notes(cells: Sequence[Cell]) -> str:
     for dtype in dict.fromkeys(cell.dtype for cell in cells):
         rates = [cell.matmul_rate / 1e9 for cell in cells if cell.dtype == dtype]
         copies = [cell.copy_bandwidth / 1e9 for cell in cells if cell.dtype == dtype]
-        lines.append(
-            f"{dtype}: torch.mm {min(rates):.0f}-{max(rates):.0f} GFLOP/s, copy {min(copies):.1f}-{max(copies):.1f} GB/s"
-        )
+        matmul, copy = f"{min(rates):.0f}-{max(rates):.0f} GFLOP/s", f"{min(copies):.1f}-{max(copies):.1f} GB/s"
+        lines.append(f"{dtype}: torch.mm {matmul}, copy {copy}")
     lines += [f"{cell.name}: {f.contender}: {f.problem}" for cell in cells for f in cell.figures if f.problem]
     if unsteady := [cell.name for cell in cells if not cell.steady]:
         lines.append(f"not steady, run these again on a quiet machine: {'; '.join(unsteady)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -38,12 +38,12 @@ def own_code(fn: Function) -> Function:
     return copy
 
 
-def compile_tools(cache_dir: str) -> None:
-    """Compile a little with each compiler, so that imports and precompiled headers are nobody's compile time."""
+def compile_tools(contenders: Sequence[str], cache_dir: str) -> None:
+    """Run a little with each contender, so that imports and precompiled headers are nobody's compile time."""
     from bench.variants import VARIANTS
 
     case = VARIANTS["full"](64, torch.float32)
-    for contender in ("inductor", "flex", OURS):
+    for contender in contenders:
         run = prepare(contender, case, cache_dir)
         assert run is not None
         with torch.no_grad():

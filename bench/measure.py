@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.contenders import Run
 
-SAMPLE = 2e-3
+SAMPLE = 2e-2
 """Seconds that a sample lasts at least; shorter calls are repeated within it."""
 MIB = 2**20
 

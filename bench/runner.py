@@ -17,9 +17,13 @@ from bench.machine import ForeignLoad
 from bench.variants import VARIANTS
 
 STEADY = 0.15
-"""Spread above which a figure is taken to be disturbed and more rounds are run."""
-PATIENCE = 3
+"""Spread between the rounds above which they are taken to be disturbed and more are run."""
+QUIET = 0.1
+"""Share of the machine that others may take during a round that counts."""
+PATIENCE = 4
 """How many times the asked rounds a cell gets at most."""
+LIMIT = 90.0
+"""Seconds after which a cell gets no rounds beyond those asked for."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 """Largest difference from eager, of the largest value, that counts as the same function."""
 
@@ -63,8 +67,10 @@ class Cell:
     flops_floor_ms: float = math.nan
     bytes_floor_ms: float = math.nan
     rounds: int = 0
+    """That were run; the quietest of them count."""
     steady: bool = True
-    foreign_load: float | None = None
+    foreign_load: float = 0.0
+    """Share of the machine that others took in the busiest round that counts; 0 where it cannot be seen."""
     fused: str = ""
     """What flashlight made of it: kernels and their language, or why it declined."""
     figures: list[Figure] = field(default_factory=list)
@@ -156,41 +162,57 @@ def _fused() -> str:
     return f"{sum(len(region.kernels) for region in regions)} kernel(s), {', '.join(languages)}, fused"
 
 
+@dataclass(frozen=True)
+class Round:
+    """One time of every contender, the rates of the floors, and how much of the machine others took meanwhile."""
+
+    times: dict[str, float]
+    rates: tuple[float, float]
+    load: float
+
+
 def _rounds(cell: Cell, runs: dict[str, Run], rounds: int, probe: measure.Probe, say: Say) -> None:
-    """Every contender once in each round, another first each time; more rounds while the figures are not steady."""
+    """Every contender once in each round, another first each time; more rounds while the figures are disturbed.
+
+    Of all rounds those count in which others took least of the machine.
+    """
     calls = {contender: measure.calls_for(run) for contender, run in runs.items()}
-    figures = {figure.contender: figure for figure in cell.figures if figure.contender in runs}
+    figures = [figure for figure in cell.figures if figure.contender in runs]
     order = list(runs)
-    probes: list[tuple[float, float]] = []
-    load = ForeignLoad()
+    done: list[Round] = []
+    began = time.perf_counter()
     for number in range(rounds * PATIENCE):
-        probes.append(probe.sample())
+        load = ForeignLoad()
+        rates = probe.sample()
         turn = number % len(order)
-        for contender in order[turn:] + order[:turn]:
-            figures[contender].samples.append(measure.seconds(runs[contender], calls[contender]))
-        if number + 1 >= rounds:
-            _summarise(cell, figures, probes)
-            if cell.steady:
-                break
-            if number + 1 == rounds:
-                say(f"{cell.name}: times spread by more than {STEADY:.0%}, up to {rounds * (PATIENCE - 1)} more rounds")
-    cell.foreign_load = load.share()
+        times = {c: measure.seconds(runs[c], calls[c]) for c in order[turn:] + order[:turn]}
+        done.append(Round(times, rates, load.share() or 0.0))
+        if number + 1 < rounds:
+            continue
+        _summarise(cell, figures, sorted(done, key=lambda r: r.load)[:rounds])
+        cell.rounds = len(done)
+        if cell.steady or time.perf_counter() - began > LIMIT:
+            break
+        if number + 1 == rounds:
+            say(f"{cell.name}: disturbed (foreign load {cell.foreign_load:.0%}), more rounds")
 
 
-def _summarise(cell: Cell, figures: dict[str, Figure], probes: list[tuple[float, float]]) -> None:
+def _summarise(cell: Cell, figures: list[Figure], chosen: list[Round]) -> None:
     """Medians, ratios, floors, and whether they can be believed."""
-    cell.rounds = len(probes)
-    cell.matmul_rate, cell.copy_bandwidth = (statistics.median(column) for column in zip(*probes, strict=True))
+    cell.matmul_rate, cell.copy_bandwidth = (
+        statistics.median(column) for column in zip(*(r.rates for r in chosen), strict=True)
+    )
     cell.flops_floor_ms = cell.flops / cell.matmul_rate * 1e3
     cell.bytes_floor_ms = cell.bytes / cell.copy_bandwidth * 1e3
-    ours = figures.get(OURS)
-    for figure in figures.values():
+    cell.foreign_load = max(r.load for r in chosen)
+    ours = [r.times[OURS] for r in chosen if OURS in r.times]
+    for figure in figures:
+        figure.samples = [r.times[figure.contender] for r in chosen]
         figure.milliseconds = statistics.median(figure.samples) * 1e3
         figure.time_spread = measure.spread(figure.samples)
         figure.of_floor = max(cell.flops_floor_ms, cell.bytes_floor_ms) / figure.milliseconds
-        if ours is not None:
-            ratios = [theirs / mine for theirs, mine in zip(figure.samples, ours.samples, strict=True)]
+        if ours:
+            ratios = [theirs / mine for theirs, mine in zip(figure.samples, ours, strict=True)]
             figure.ratio, figure.ratio_spread = statistics.median(ratios), measure.spread(ratios)
-    cell.steady = all(max(figure.time_spread, figure.ratio_spread) <= STEADY for figure in figures.values())
-
-
+    widest = max(max(figure.time_spread, figure.ratio_spread) for figure in figures)
+    cell.steady = widest <= STEADY and cell.foreign_load <= QUIET
