@@ -24,7 +24,7 @@ PATIENCE = 4
 """How many times the asked rounds a cell gets at most."""
 LIMIT = 90.0
 """Seconds after which a cell gets no rounds beyond those asked for."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference from eager, of the largest value, that counts as the same function."""
 
 Say = Callable[[str], None]
@@ -138,7 +138,7 @@ def _start(figure: Figure, run: Run, cell: Cell, expected: object, dtype: torch.
     first = time.perf_counter() - began
     figure.compile_seconds = max(0.0, first - measure.seconds(run)) if figure.contender not in ("eager", "sdpa") else 0
     figure.difference = measure.difference(actual, expected)
-    if figure.difference > TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]):
+    if figure.difference > TOLERANCE[dtype]:
         figure.problem = f"differs from eager by {figure.difference:.1e} of its largest value"
         say(f"{cell.name}: {figure.contender} {figure.problem}")
     if figure.contender == OURS:

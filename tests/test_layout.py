@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEAVES = {
-    "cache", "checks", "errors", "evaluate", "index", "kernel", "naming", "ops", "program", "report",
+    "cache", "checks", "errors", "evaluate", "index", "kernel", "naming", "nodes", "ops", "program", "report",
     "serialize", "text",
 }  # fmt: skip
 
