@@ -146,9 +146,8 @@ def plot(path: Path, title: str, cells: Sequence[Cell]) -> bool:
             bars = axes.bar(positions, [y for _, y in points], width, label=contender, color=f"C{place}")
             axes.bar_label(bars, fmt="%.1f", fontsize=6)
         axes.set_yscale("log")
-        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis_format("{x:g}")
-        axes.tick_params(axis="y", which="both", labelsize=7)
+        axes.set_yticks([0.5, 1, 2, 5, 10, 20, 50], ["0.5", "1", "2", "5", "10", "20", "50"], fontsize=7)
+        axes.set_yticks([], minor=True)
         axes.axhline(1.0, color="black", linewidth=1)
         axes.set_xticks(range(len(shown)), [cell.variant for cell in shown], rotation=20, ha="right", fontsize=8)
         axes.set_title(f"{panel[0]}, S={panel[1]}", fontsize=9)

@@ -143,8 +143,17 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
 
 def _fma(kernel: Kernel) -> bool:
     """Whether products run in full precision, so without matrix instructions (or few of them)."""
-    wide = any(t.dtype is torch.float32 for t in kernel.inputs)
+    wide = any(t.dtype is torch.float32 for t in kernel.inputs) or any(map(_full_precision, kernel.nodes))
     return kernel.double or (wide and torch.get_float32_matmul_precision() == "highest")
+
+
+def _full_precision(n: Node) -> bool:
+    """A contraction whose operands are not rounded, whatever the type they were loaded in."""
+    if n.kind != "Reduce" or n.attr[0] != "SUM" or n.attr[2] is not None:
+        return False
+    body = n.args[0]
+    is_product = body.kind == "Map" and body.attr[0] == "MUL"
+    return is_product and all(n.attr[1] in a.free and a.dtype == "float" for a in body.args)
 
 
 def _dims(node: Node, layout: Layout) -> frozenset[Axis]:
