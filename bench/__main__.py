@@ -136,7 +136,7 @@ def run_all(wanted: dict[str, Any], description: dict[str, Any], out: Path, cach
 
 def summary(cell: Cell) -> str:
     """A cell in a line."""
-    ratios = " ".join(f"{f.contender} {f.milliseconds:.3g} ms" for f in cell.figures)
+    ratios = " ".join(f"{f.contender} {f.milliseconds:.3g} ms" for f in cell.figures if f.samples)
     doubt = "" if cell.steady else ", NOT STEADY"
     return f"{cell.name}: {ratios} ({cell.rounds} rounds, foreign load {cell.foreign_load:.0%}{doubt})"
 

@@ -25,7 +25,8 @@ def prepare(contender: str, case: Case, cache_dir: str) -> Run | None:
         fn = torch.compile(own_code(fn), backend="flashlight", dynamic=False, options={"cache_dir": cache_dir})
     elif contender in ("inductor", "flex"):
         fn = torch.compile(own_code(fn), dynamic=False)
-    return lambda: fn(*case.inputs)
+    inputs = case.flex_inputs if contender == "flex" and case.flex_inputs is not None else case.inputs
+    return lambda: fn(*inputs)
 
 
 def own_code(fn: Function) -> Function:

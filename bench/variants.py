@@ -28,7 +28,7 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A variant at one length and dtype; `flex` and `sdpa` take the same inputs as `fn`, None where impossible."""
+    """A variant at one length and dtype; `flex` and `sdpa` are None where it cannot be said in them."""
 
     fn: Function
     inputs: tuple[Tensor, ...]
@@ -36,6 +36,8 @@ class Case:
     """Of the contractions, at the scores that the mask leaves."""
     flex: Function | None = None
     sdpa: Function | None = None
+    flex_inputs: tuple[Tensor, ...] | None = None
+    """Where `flex` wants views of the inputs: inside its graph, its CPU lowering fails on those of 5-D tensors."""
 
 
 class Inputs:
@@ -219,14 +221,15 @@ def differential(length: int, dtype: torch.dtype) -> Case:
         return (first - lam[:, None, None] * second) @ v
 
     def flex(q: Tensor, k: Tensor, v: Tensor, lam: Tensor) -> Any:
-        both: Any = flex_attention(q[:, 0], k[:, 0], v.expand(2, -1, -1, -1))
+        both: Any = flex_attention(q, k, v)
         return both[:1] - lam[:, None, None] * both[1:]
 
     def sdpa(q: Tensor, k: Tensor, v: Tensor, lam: Tensor) -> Tensor:
         both = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v.expand(2, -1, -1, -1))
         return both[:1] - lam[:, None, None] * both[1:]
 
-    return Case(fn, (q, k, v, lam), dense_flops(length) * 1.5, flex, sdpa)
+    views = (q[:, 0], k[:, 0], v.expand(2, -1, -1, -1), lam)
+    return Case(fn, (q, k, v, lam), dense_flops(length) * 1.5, flex, sdpa, views)
 
 
 def sigmoid(length: int, dtype: torch.dtype) -> Case:
@@ -308,7 +311,7 @@ def evoformer(length: int, dtype: torch.dtype) -> Case:
         def score_mod(score: Tensor, r: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             return score + bias[0, h, i, j] + 1e9 * (mask[0, r, j] - 1)
 
-        out: Any = flex_attention(*(x[0].transpose(1, 2) for x in (q, k, v)), score_mod=score_mod)
+        out: Any = flex_attention(q, k, v, score_mod=score_mod)
         return out.transpose(1, 2)[None] * torch.sigmoid(gate)
 
     def sdpa(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -318,7 +321,10 @@ def evoformer(length: int, dtype: torch.dtype) -> Case:
 
     four = tuple(make(1, rows, n, HEADS, d) for _ in range(4))
     mask = (torch.rand(1, rows, n, generator=make.generator) < 0.9).to(dtype)
-    return Case(fn, (*four, make(1, HEADS, n, n), mask), 4.0 * rows * HEADS * d * n**2, flex, sdpa)
+    q, k, v, gate = four
+    rest = (gate, make(1, HEADS, n, n), mask)
+    views = (*(x[0].transpose(1, 2) for x in (q, k, v)), *rest)
+    return Case(fn, (q, k, v, *rest), 4.0 * rows * HEADS * d * n**2, flex, sdpa, views)
 
 
 VARIANTS: dict[str, Callable[[int, torch.dtype], Case]] = {

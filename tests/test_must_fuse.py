@@ -25,7 +25,7 @@ for _v in ZOO:
     if _v.fuses:
         PROGRAMS.setdefault(_v.name, []).append(_v)
 
-SEEDS = 24
+SEEDS = 16
 SLACK = 2.0
 """Our error against float64 is at most this many times eager's own."""
 WORST = 2.5
@@ -68,15 +68,16 @@ def test_every_spelling_fuses_is_exact_and_gives_one_kernel(name: str, cache: st
     row, first = _row(name), None
     for variant in PROGRAMS[name]:
         compiled, _ = _fused(variant, Size(), torch.float32, cache, target="evaluate")
-        ratio = _ratio(variant, compiled, torch.float32)
         row.spellings += 1
-        row.kernels = sum(len(p.schedule.kernels) for p in compiled.plans)
-        row.ratio = max(row.ratio, ratio)
-        assert ratio <= SLACK, f"{variant.id}: error {ratio:.2f} times eager's"
         digests = [p.schedule.digest for p in compiled.plans]
-        first = first or digests
-        if variant.same_kernel:
+        if first is not None and variant.same_kernel:
             assert digests == first, f"{variant.id} is another kernel than {PROGRAMS[name][0].id}"
+        if digests != first:
+            ratio = _ratio(variant, compiled, torch.float32)
+            row.kernels = row.kernels or sum(len(p.schedule.kernels) for p in compiled.plans)
+            row.ratio = max(row.ratio, ratio)
+            assert ratio <= SLACK, f"{variant.id}: error {ratio:.2f} times eager's"
+        first = first or digests
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
