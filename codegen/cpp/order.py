@@ -74,7 +74,10 @@ def _hands_on(d: Stage, s: Stage, nest: Nest, taken: set[Buffer]) -> bool:
     home, out = d.out, s.out
     if home is None or out is None or d.level != "block" or home in taken or d in nest:
         return False
-    return s.kind == "pairs" or (home.axes == out.axes and home.kind == out.kind and not _reduced(nest, home))
+    if home.axes != out.axes:
+        return False
+    # a pair is written at or before the places of its two halves only where the paired axis is the innermost of both
+    return s.kind == "pairs" or (home.kind == out.kind and not _reduced(nest, home))
 
 
 def _reduced(nest: Nest, b: Buffer) -> bool:
