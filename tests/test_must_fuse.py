@@ -6,7 +6,6 @@ A table of all programs is printed at the end of the run (see conftest.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,9 @@ for _v in ZOO:
 
 SEEDS = 16
 SLACK = 2.0
-"""Our error against float64 is at most this many times eager's own."""
+"""Our root mean square error against float64 is at most this many times eager's own."""
 WORST = 2.5
-"""The same for the single largest error of native code, whose functions round differently from eager's."""
+"""The same for the single largest error of all elements and samples, which is a matter of luck on both sides."""
 LONG = Size(batch=1, heads=3, queries=200, keys=640, dim=16, dim_v=24)
 INTERPRETED = Size(batch=1, heads=2, queries=19, keys=37, dim=16, dim_v=24)
 
@@ -47,16 +46,18 @@ def _fused(variant: Variant, size: Size, dtype: torch.dtype, cache: str, **optio
     return compiled, got
 
 
-def _ratio(
-    variant: Variant, compiled: Compiled, dtype: torch.dtype, measure: Callable[..., float] = error_ratio
-) -> float:
-    """Error over eager's, both over several inputs; the largest errors are compared unless `measure` says otherwise."""
+def _checked_ratio(variant: Variant, compiled: Compiled, dtype: torch.dtype) -> float:
+    """Root mean square error over eager's, over several inputs; it and the largest error are within bounds."""
     samples = [variant.make(Size(), dtype, seed) for seed in range(SEEDS)]
     with torch.no_grad():
         eager = [variant.fn(*s) for s in samples]
         with doubled():
             exact = [variant.fn(*as_double(s)) for s in samples]
-    return measure([compiled(*s) for s in samples], eager, exact)
+    got = [compiled(*s) for s in samples]
+    ratio, worst = rms_ratio(got, eager, exact), error_ratio(got, eager, exact)
+    assert ratio <= SLACK, f"{variant.id}: error {ratio:.2f} times eager's"
+    assert worst <= WORST, f"{variant.id}: largest error {worst:.2f} times eager's"
+    return ratio
 
 
 def _row(name: str) -> TableRow:
@@ -73,10 +74,9 @@ def test_every_spelling_fuses_is_exact_and_gives_one_kernel(name: str, cache: st
         if first is not None and variant.same_kernel:
             assert digests == first, f"{variant.id} is another kernel than {PROGRAMS[name][0].id}"
         if digests != first:
-            ratio = _ratio(variant, compiled, torch.float32)
+            ratio = _checked_ratio(variant, compiled, torch.float32)
             row.kernels = row.kernels or sum(len(p.schedule.kernels) for p in compiled.plans)
             row.ratio = max(row.ratio, ratio)
-            assert ratio <= SLACK, f"{variant.id}: error {ratio:.2f} times eager's"
         first = first or digests
 
 
@@ -84,10 +84,7 @@ def test_every_spelling_fuses_is_exact_and_gives_one_kernel(name: str, cache: st
 def test_native_code_is_exact(name: str, cache: str) -> None:
     variant = PROGRAMS[name][0]
     compiled, _ = _fused(variant, Size(), torch.float32, cache, target="cpp", strict=True)
-    _row(name).native = ratio = _ratio(variant, compiled, torch.float32, rms_ratio)
-    worst = _ratio(variant, compiled, torch.float32)
-    assert ratio <= SLACK, f"error {ratio:.2f} times eager's"
-    assert worst <= WORST, f"largest error {worst:.2f} times eager's"
+    _row(name).native = _checked_ratio(variant, compiled, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -102,8 +99,7 @@ def test_other_dtypes(name: str, dtype: torch.dtype, cache: str) -> None:
         for g, e in zip(leaves(got), leaves(variant.fn(*variant.make(Size(), dtype, 0))), strict=True):
             torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-10, equal_nan=True, check_stride=False)
         return
-    ratio = _ratio(variant, compiled, dtype)
-    assert ratio <= SLACK, f"error {ratio:.2f} times eager's"
+    _checked_ratio(variant, compiled, dtype)
 
 
 def _score_elements(kernel: Kernel) -> int:
