@@ -237,7 +237,11 @@ def write(store: Store, value: Value, out: torch.Tensor, ev: Evaluator) -> None:
     sizes = [ev.span(a)[1] - ev.span(a)[0] for a in all_axes]
     full = align([value, (all_axes, torch.empty(sizes, device="meta"))])[1][0].expand(sizes)
     target = ev.view(out, store.index)
-    if target is not None and target[0] == all_axes:
+    # an expanded output (as a layout may ask for) holds one element many times: writing it by index is allowed
+    plain = target is not None and all(
+        st > 0 or n == 1 for n, st in zip(target[1].shape, target[1].stride(), strict=True)
+    )
+    if target is not None and plain and target[0] == all_axes:
         target[1].copy_(full)
         return
     positions = [ev.expr(e) for e in store.index]

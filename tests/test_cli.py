@@ -226,7 +226,7 @@ def test_unknown_kernel(script: str, capsys: pytest.CaptureFixture[str]):
         (["inspect", "no/such.py"], "no such script: no/such.py"),
         (
             ["inspect", "SCRIPT", "--emit", "ptx,wasm"],
-            "unknown kind 'wasm' (choose from report, program, passes, kernel, triton, ttir",
+            "unknown kind 'wasm' (choose from report, program, passes, kernel, triton, cpp, ttir",
         ),
         (["inspect", "SCRIPT", "--emit", ""], "unknown kind ''"),
         (["inspect", "SCRIPT", "--arch", "sm_75"], "unknown architecture 'sm_75' (choose from sm_80, sm_90, sm_100"),
