@@ -65,8 +65,11 @@ def compile_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Comp
             def uuid(self) -> None:
                 return None
 
-        with contextlib.suppress(Exception):
+        try:
             compile_fx(gm, inputs, config_patches={"joint_custom_pre_pass": Pass(), "fx_graph_cache": False})
+        except Exception:
+            if not found:  # Dynamo may ask to trace again
+                raise
         result.report.regions += capture.report.regions
         result.report.untouched += capture.report.untouched
         if not found:
