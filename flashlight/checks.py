@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from flashlight.errors import InternalError
 from flashlight.index import Axis
-from flashlight.kernel import Kernel, Schedule
+from flashlight.kernel import Kernel, Schedule, Sweep, Visit, first, last
 from flashlight.program import Node, Program, Store, postorder
 
 
@@ -48,8 +48,22 @@ def check_kernel(k: Kernel) -> None:
             ready.add(c.node)
         for s in sweep.stores:
             _check_store(k, s, ready, {*owned, sweep.axis})
+        if sweep.visit is not None:
+            _check_visit(k, sweep, sweep.visit, ready)
     for s in k.stores:
         _check_store(k, s, ready, set(owned))
+
+
+def _check_visit(k: Kernel, sweep: Sweep, visit: Visit, ready: set[Node]) -> None:
+    """A test of blocks knows grid positions and the ends of the block; the guard knows rows and carries."""
+    ends = {end(a) for a in (*k.tile, sweep.axis) for end in (first, last)}
+    for test in (visit.some, visit.every):
+        _check_value(k, test, set(), {*k.grid, *ends})
+    if visit.exact is not None:
+        _check_value(k, visit.exact, ready, {*k.grid, *k.tile, *k.whole})
+    known = {n for c in sweep.carries for n in postorder([c.body])}
+    if not set(visit.conditions) <= known or any(c.dtype != "bool" for c in visit.conditions):
+        _fail("a condition is no truth value of the sweep", k)
 
 
 def _check_store(k: Kernel, s: Store, ready: set[Node], axes: set[Axis]) -> None:

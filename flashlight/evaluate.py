@@ -92,12 +92,16 @@ class Evaluator:
     def span(self, axis: Axis) -> Span:
         return self.spans.get(axis, (0, axis.size))
 
+    def positions(self, axis: Axis) -> Value:
+        """The positions along an axis as int64."""
+        return (axis,), torch.arange(*self.span(axis), device=self.device)
+
     def expr(self, e: Expr) -> Value:
-        """Positions as int64."""
+        """The value of an index expression as int64."""
         total: Value = ((), torch.tensor(e.const, device=self.device))
         for atom, c in e.terms:
             if isinstance(atom, Axis):
-                part: Value = ((atom,), torch.arange(*self.span(atom), device=self.device))
+                part = self.positions(atom)
             elif isinstance(atom, Gather):
                 axes, t = self(atom.node)
                 # a masked-out position may hold anything: keep it inside the tensor

@@ -1,7 +1,8 @@
 """Kernel: a schedule for a Program.
 
     Carry(node, step, rescale)               the running value of one reduction over the swept axis
-    Sweep(axis, carries, stores)             one loop over an axis: carries accumulate, stores write per-step values
+    Visit(some, every, conditions, exact)    which blocks of a sweep are computed
+    Sweep(axis, carries, stores, visit)      one loop over an axis: carries accumulate, stores write per-step values
     Kernel(grid, tile, whole, sweeps, stores)
 
 Each grid instance owns one position of every `grid` axis and one block of every `tile` axis; `whole` axes (features,
@@ -68,13 +69,55 @@ class Carry:
         return self.node.attr[1]
 
 
+GRANULE = 64
+"""Positions of a swept axis that are visited or passed over together; summaries hold one value for each so many."""
+
+
+def first(axis: Axis) -> Axis:
+    """Stands for the smallest position of axis in a block."""
+    return Axis(f"{axis.name}_first", axis.size)
+
+
+def last(axis: Axis) -> Axis:
+    """Stands for the largest position of axis in a block."""
+    return Axis(f"{axis.name}_last", axis.size)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Which blocks of a sweep are computed.
+
+    A block is a range of swept positions that does not straddle a multiple of GRANULE, for the rows of one tile.
+    `some` and `every` are truth values over grid axes and the `first` and `last` positions of the tile and swept axes;
+    a reduction over a tile axis inside them runs over the rows of the tile.
+
+    some:        where false, no carry changes over the block: it need not be computed
+    every:       where true, all `conditions` are true at all positions of the block
+    exact:       a truth value over rows, of the carries after the last block and before their final correction: where
+                 it is false for a row, passing blocks over was wrong, and the tile is computed again without
+    """
+
+    some: Node
+    every: Node
+    conditions: tuple[Node, ...]
+    exact: Node | None = None
+
+    @property
+    def roots(self) -> list[Node]:
+        return [self.some, self.every, *([self.exact] if self.exact is not None else [])]
+
+
 @dataclass(frozen=True)
 class Sweep:
-    """A loop over axis.  Carries are ordered: a body uses only earlier carries of this sweep, or earlier sweeps."""
+    """A loop over axis.  Carries are ordered: a body uses only earlier carries of this sweep, or earlier sweeps.
+
+    visit: None where every block is computed.
+    """
 
     axis: Axis
     carries: tuple[Carry, ...]
     stores: tuple[Store, ...] = ()
+    visit: Visit | None = None
 
 
 @dataclass(frozen=True)

@@ -295,22 +295,29 @@ def _fold_neutral(fn: str, args: tuple[Node, ...]) -> Node | None:
 # ---------------------------------------------------------------- walking and rewriting
 
 
-def postorder(roots: Iterable[Node]) -> list[Node]:
-    """Every node below the roots once, arguments first (no recursion: chains may be long)."""
+def postorder(roots: Iterable[Node], enter: Callable[[Node], bool] = lambda _: True) -> list[Node]:
+    """Every node below the roots once, arguments first (no recursion: chains may be long).
+
+    Arguments of nodes that `enter` says no to are left out.
+    """
     seen: set[Node] = set()
     out: list[Node] = []
     stack: list[tuple[Node, Iterator[Node]]] = []
+
+    def below(node: Node) -> Iterator[Node]:
+        return iter(node.args if enter(node) else ())
+
     for root in roots:
         if root in seen:
             continue
         seen.add(root)
-        stack.append((root, iter(root.args)))
+        stack.append((root, below(root)))
         while stack:
             node, rest = stack[-1]
             for child in rest:
                 if child not in seen:
                     seen.add(child)
-                    stack.append((child, iter(child.args)))
+                    stack.append((child, below(child)))
                     break
             else:
                 stack.pop()

@@ -23,7 +23,8 @@ class Fn:
     result:       kind of the result; "same" is the kind of the last argument
     commutative:  arguments may be exchanged (they are kept in a canonical order)
     homogeneous:  f(c*x) = c*f(x) for every c > 0
-    monotone:     +1 never decreasing, -1 never increasing, in its only argument (0: unknown)
+    monotone:     for each argument, +1 never decreasing or -1 never increasing in it; () where that is not known.
+                  A value range follows: f is smallest where every argument is at the end its sign asks for
     image:        bounds of the result whatever the arguments
     """
 
@@ -34,7 +35,7 @@ class Fn:
     result: Kind | Literal["same"] = "same"
     commutative: bool = False
     homogeneous: bool = False
-    monotone: int = 0
+    monotone: tuple[int, ...] = ()
     image: tuple[float, float] = (float("-inf"), float("inf"))
     negation: str | None = None
 
@@ -53,32 +54,32 @@ FNS: dict[str, Fn] = {
     f.name: f
     for f in (
         # arithmetic
-        Fn("ADD", 2, torch.add, "({0} + {1})", commutative=True),
-        Fn("SUB", 2, torch.sub, "({0} - {1})"),
+        Fn("ADD", 2, torch.add, "({0} + {1})", commutative=True, monotone=(1, 1)),
+        Fn("SUB", 2, torch.sub, "({0} - {1})", monotone=(1, -1)),
         Fn("MUL", 2, torch.mul, "({0} * {1})", commutative=True),
         Fn("DIV", 2, torch.div, "({0} / {1})", result="float"),
-        Fn("NEG", 1, torch.neg, "(-{0})", homogeneous=True, monotone=-1),
+        Fn("NEG", 1, torch.neg, "(-{0})", homogeneous=True, monotone=(-1,)),
         Fn("RECIP", 1, torch.reciprocal, "(1.0 / {0})"),
         Fn("FLOORDIV", 2, _floordiv, "_floordiv({0}, {1})"),
         Fn("TRUNCDIV", 2, _truncdiv, "({0} // {1})"),
         Fn("REM", 2, torch.remainder, "_remainder({0}, {1})"),
-        Fn("MAXIMUM", 2, torch.maximum, "tl.maximum({0}, {1}, tl.PropagateNan.ALL)", commutative=True),
-        Fn("MINIMUM", 2, torch.minimum, "tl.minimum({0}, {1}, tl.PropagateNan.ALL)", commutative=True),
+        Fn("MAXIMUM", 2, torch.maximum, "tl.maximum({0}, {1}, tl.PropagateNan.ALL)", commutative=True, monotone=(1, 1)),
+        Fn("MINIMUM", 2, torch.minimum, "tl.minimum({0}, {1}, tl.PropagateNan.ALL)", commutative=True, monotone=(1, 1)),
         # transcendental
-        Fn("EXP", 1, torch.exp, "_exp({0})", "float", monotone=1, image=(0.0, _INF)),
-        Fn("EXP2", 1, torch.exp2, "tl.exp2({0})", "float", monotone=1, image=(0.0, _INF)),
-        Fn("EXPM1", 1, torch.expm1, "_expm1({0})", "float", monotone=1, image=(-1.0, _INF)),
-        Fn("LOG", 1, torch.log, "tl.log({0})", "float", monotone=1),
-        Fn("LOG2", 1, torch.log2, "tl.log2({0})", "float", monotone=1),
-        Fn("LOG1P", 1, torch.log1p, "_log1p({0})", "float", monotone=1),
-        Fn("SQRT", 1, torch.sqrt, "tl.sqrt({0})", "float", monotone=1, image=(0.0, _INF)),
+        Fn("EXP", 1, torch.exp, "_exp({0})", "float", monotone=(1,), image=(0.0, _INF)),
+        Fn("EXP2", 1, torch.exp2, "tl.exp2({0})", "float", monotone=(1,), image=(0.0, _INF)),
+        Fn("EXPM1", 1, torch.expm1, "_expm1({0})", "float", monotone=(1,), image=(-1.0, _INF)),
+        Fn("LOG", 1, torch.log, "tl.log({0})", "float", monotone=(1,)),
+        Fn("LOG2", 1, torch.log2, "tl.log2({0})", "float", monotone=(1,)),
+        Fn("LOG1P", 1, torch.log1p, "_log1p({0})", "float", monotone=(1,)),
+        Fn("SQRT", 1, torch.sqrt, "tl.sqrt({0})", "float", monotone=(1,), image=(0.0, _INF)),
         Fn("RSQRT", 1, torch.rsqrt, "tl.rsqrt({0})", "float", image=(0.0, _INF)),
         Fn("POW", 2, torch.pow, "_pow({0}, {1})", "float"),
         Fn("SIN", 1, torch.sin, "tl.sin({0})", "float", image=(-1.0, 1.0)),
         Fn("COS", 1, torch.cos, "tl.cos({0})", "float", image=(-1.0, 1.0)),
-        Fn("TANH", 1, torch.tanh, "_tanh({0})", "float", monotone=1, image=(-1.0, 1.0)),
-        Fn("SIGMOID", 1, torch.sigmoid, "tl.sigmoid({0})", "float", monotone=1, image=(0.0, 1.0)),
-        Fn("ERF", 1, torch.erf, "tl.erf({0})", "float", monotone=1, image=(-1.0, 1.0)),
+        Fn("TANH", 1, torch.tanh, "_tanh({0})", "float", monotone=(1,), image=(-1.0, 1.0)),
+        Fn("SIGMOID", 1, torch.sigmoid, "tl.sigmoid({0})", "float", monotone=(1,), image=(0.0, 1.0)),
+        Fn("ERF", 1, torch.erf, "tl.erf({0})", "float", monotone=(1,), image=(-1.0, 1.0)),
         # shape of the number line
         Fn("ABS", 1, torch.abs, "tl.abs({0})", homogeneous=True, image=(0.0, _INF)),
         Fn(
@@ -87,25 +88,25 @@ FNS: dict[str, Fn] = {
             torch.relu,
             "tl.maximum({0}, 0.0, tl.PropagateNan.ALL)",
             homogeneous=True,
-            monotone=1,
+            monotone=(1,),
             image=(0.0, _INF),
         ),
-        Fn("SIGN", 1, torch.sign, "_sign({0})", monotone=1, image=(-1.0, 1.0)),
-        Fn("FLOOR", 1, torch.floor, "tl.floor({0})", monotone=1),
-        Fn("CEIL", 1, torch.ceil, "tl.ceil({0})", monotone=1),
-        Fn("TRUNC", 1, torch.trunc, "_trunc({0})", monotone=1),
-        Fn("ROUND", 1, torch.round, "_round({0})", monotone=1),
+        Fn("SIGN", 1, torch.sign, "_sign({0})", monotone=(1,), image=(-1.0, 1.0)),
+        Fn("FLOOR", 1, torch.floor, "tl.floor({0})", monotone=(1,)),
+        Fn("CEIL", 1, torch.ceil, "tl.ceil({0})", monotone=(1,)),
+        Fn("TRUNC", 1, torch.trunc, "_trunc({0})", monotone=(1,)),
+        Fn("ROUND", 1, torch.round, "_round({0})", monotone=(1,)),
         # comparison and logic
-        Fn("LT", 2, torch.lt, "({0} < {1})", "bool", negation="GE"),
-        Fn("LE", 2, torch.le, "({0} <= {1})", "bool", negation="GT"),
-        Fn("GT", 2, torch.gt, "({0} > {1})", "bool", negation="LE"),
-        Fn("GE", 2, torch.ge, "({0} >= {1})", "bool", negation="LT"),
+        Fn("LT", 2, torch.lt, "({0} < {1})", "bool", negation="GE", monotone=(-1, 1)),
+        Fn("LE", 2, torch.le, "({0} <= {1})", "bool", negation="GT", monotone=(-1, 1)),
+        Fn("GT", 2, torch.gt, "({0} > {1})", "bool", negation="LE", monotone=(1, -1)),
+        Fn("GE", 2, torch.ge, "({0} >= {1})", "bool", negation="LT", monotone=(1, -1)),
         Fn("EQ", 2, torch.eq, "({0} == {1})", "bool", commutative=True, negation="NE"),
         Fn("NE", 2, torch.ne, "({0} != {1})", "bool", commutative=True, negation="EQ"),
-        Fn("AND", 2, torch.logical_and, "({0} & {1})", "bool", commutative=True),
-        Fn("OR", 2, torch.logical_or, "({0} | {1})", "bool", commutative=True),
+        Fn("AND", 2, torch.logical_and, "({0} & {1})", "bool", commutative=True, monotone=(1, 1)),
+        Fn("OR", 2, torch.logical_or, "({0} | {1})", "bool", commutative=True, monotone=(1, 1)),
         Fn("XOR", 2, torch.logical_xor, "({0} ^ {1})", "bool", commutative=True),
-        Fn("NOT", 1, torch.logical_not, "(~{0})", "bool"),
+        Fn("NOT", 1, torch.logical_not, "(~{0})", "bool", monotone=(-1,)),
         Fn("ISNAN", 1, torch.isnan, "({0} != {0})", "bool"),
         Fn("ISINF", 1, torch.isinf, "(tl.abs({0}) == float('inf'))", "bool"),
         Fn("WHERE", 3, torch.where, "tl.where({0}, {1}, {2})"),

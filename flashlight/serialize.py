@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flashlight.index import Atom, Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.kernel import Carry, Kernel, Rescale, Sweep
+from flashlight.kernel import Carry, Kernel, Rescale, Sweep, Visit
 from flashlight.program import Node, Program, Store, Tensor, make, postorder
 
 Json = Any
@@ -132,11 +132,18 @@ def program_from_json(value: Json) -> Program:
 
 def kernel_to_json(k: Kernel) -> Json:
     extra = [n for c in k.carries for n in (c.node, *([c.rescale.exponent, c.rescale.factor] if c.rescale else []))]
-    w = _Writer([*k.roots, *extra])
+    visits = [n for s in k.sweeps if s.visit for n in (*s.visit.roots, *s.visit.conditions)]
+    w = _Writer([*k.roots, *extra, *visits])
 
     def carry(c: Carry) -> Json:
         shift = [w.number[c.rescale.exponent], w.number[c.rescale.factor]] if c.rescale else None
         return [w.number[c.node], w.number[c.step], shift]
+
+    def visit(v: Visit | None) -> Json:
+        if v is None:
+            return None
+        exact = None if v.exact is None else w.number[v.exact]
+        return [w.number[v.some], w.number[v.every], [w.number[c] for c in v.conditions], exact]
 
     return {
         "name": k.name,
@@ -147,7 +154,8 @@ def kernel_to_json(k: Kernel) -> Json:
         "tile": [axis_to_json(a) for a in k.tile],
         "whole": [axis_to_json(a) for a in k.whole],
         "sweeps": [
-            [axis_to_json(s.axis), [carry(c) for c in s.carries], [w.store(t) for t in s.stores]] for s in k.sweeps
+            [axis_to_json(s.axis), [carry(c) for c in s.carries], [w.store(t) for t in s.stores], visit(s.visit)]
+            for s in k.sweeps
         ],
         "stores": [w.store(t) for t in k.stores],
         "double": k.double,
@@ -162,6 +170,17 @@ def kernel_from_json(value: Json) -> Kernel:
         node, step, shift = v
         return Carry(r.nodes[node], r.nodes[step], Rescale(*[r.nodes[i] for i in shift]) if shift else None)
 
+    def visit(v: Json) -> Visit | None:
+        if v is None:
+            return None
+        some, every, conditions, exact = v
+        known = None if exact is None else r.nodes[exact]
+        return Visit(r.nodes[some], r.nodes[every], tuple(r.nodes[c] for c in conditions), known)
+
+    def sweep(v: Json) -> Sweep:
+        axis, carries, stores, visits = v
+        return Sweep(Axis(*axis), tuple(map(carry, carries)), tuple(map(r.store, stores)), visit(visits))
+
     def axes(key: str) -> tuple[Axis, ...]:
         return tuple(Axis(*a) for a in value[key])
 
@@ -172,7 +191,7 @@ def kernel_from_json(value: Json) -> Kernel:
         axes("grid"),
         axes("tile"),
         axes("whole"),
-        tuple(Sweep(Axis(*a), tuple(map(carry, cs)), tuple(map(r.store, ss))) for a, cs, ss in value["sweeps"]),
+        tuple(map(sweep, value["sweeps"])),
         tuple(map(r.store, value["stores"])),
         value["double"],
         {r.nodes[n]: o for n, o in value["origins"]},

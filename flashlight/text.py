@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Kernel, Rescale
+from flashlight.kernel import Carry, Kernel, Rescale, Sweep
 from flashlight.program import Node, Program, Store, Tensor, postorder, value_of
 
 _INFIX = {
@@ -109,6 +109,15 @@ def _rescale_text(op: str, r: Rescale | None, p: Printer) -> str:
     return f"    rescaled by exp({p.show(r.exponent)}){factor}"
 
 
+def _sweep_head(s: Sweep, p: Printer) -> list[str]:
+    lines = [f"  sweep {s.axis.name} < {s.axis.size}:"]
+    if s.visit is None:
+        return lines
+    lines += [*p.define(s.visit.roots, "    "), f"    blocks where {p.show(s.visit.some)}"]
+    lines.append(f"    unmasked where {p.show(s.visit.every)}")
+    return lines + ([f"    exact if then {p.show(s.visit.exact)}"] if s.visit.exact is not None else [])
+
+
 def kernel_text(kernel: Kernel) -> str:
     """grid, tiles, then sweeps with their carries, then the epilogue."""
     p = Printer(kernel.roots, kernel.origins)
@@ -116,7 +125,7 @@ def kernel_text(kernel: Kernel) -> str:
     lines = [head, f"  grid   {_axes_text(kernel.grid)}", f"  tile   {_axes_text(kernel.tile)}"]
     lines.append(f"  whole  {_axes_text(kernel.whole)}")
     for s in kernel.sweeps:
-        lines.append(f"  sweep {s.axis.name} < {s.axis.size}:")
+        lines += _sweep_head(s, p)
         for c in s.carries:
             lines += p.define([c.body], "    ")
             lines.append(f"    {_carry_text(c, p)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from flashlight.errors import InternalError
 from flashlight.index import Axis, of, rewrite
@@ -16,6 +17,8 @@ from flashlight.passes.align import align_stores
 from flashlight.passes.product import factors
 from flashlight.passes.stream import Streamer
 from flashlight.passes.sweep import Swept, scores, sweep
+from flashlight.passes.temporaries import Temporaries
+from flashlight.passes.visit import with_visits
 from flashlight.program import Node, Program, Store, inherited_origins, postorder, substitute
 
 
@@ -38,11 +41,24 @@ def _no_cut(node: Node) -> Node:
 def schedule(program: Program) -> Schedule:
     """The kernels of a program, in launch order."""
     kernels: list[Kernel] = []
+    summaries = Temporaries(program)
     for level in _levels(program):
         swept = [sweep(s, _no_cut) for s in align_stores(level)]
         for group in _groups(swept):
-            kernels.append(_kernel(f"attention{len(kernels)}", group, program))
-    return Schedule(tuple(kernels), program.temporaries)
+            known = summaries.mark()
+            kernel = with_visits(_kernel(f"attention{len(kernels)}", group, program), summaries)
+            kernels += _summary_kernels(program, summaries, known)
+            kernels.append(replace(kernel, name=f"attention{len(kernels)}"))
+    return Schedule(tuple(kernels), (*program.temporaries, *summaries.tensors))
+
+
+def _summary_kernels(program: Program, summaries: Temporaries, known: int) -> list[Kernel]:
+    """Kernels for the summaries registered since; none of them reads another's result in the same launch."""
+    full = program.with_stores(program.stores, summaries.tensors)
+    out = []
+    for store in summaries.stores[known:]:
+        out.append(_kernel(f"summary{store.tensor}", [sweep(store, _no_cut)], full))
+    return out
 
 
 def _groups(swept: Iterable[Swept]) -> list[list[Swept]]:
@@ -60,7 +76,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
     tile = ()
     origins: Mapping[Node, str] = program.origins
     if axis is not None:
-        tile = _tile_axes([s.value for s in stores], axis, rows)
+        tile = _tile_axes([s.value for s in stores], axis, rows) or _contiguous([s.value for s in stores], rows)
         streamer = Streamer(axis, lambda a: a.key)
         known = inherited_origins(program.origins, [s.value for s in stores])
         stores = [Store(s.tensor, s.index, _product_form(streamer(s.value))) for s in stores]
@@ -152,6 +168,13 @@ def _tile_axes(values: Sequence[Node], x: Axis, rows: frozenset[Axis]) -> tuple[
     if one:
         return (max(one, key=_size),)
     return tuple(dict.fromkeys(max(side, key=_size) for side in two if side))[:2]
+
+
+def _contiguous(values: Sequence[Node], rows: frozenset[Axis]) -> tuple[Axis, ...]:
+    """Without rows of one operand only: the row that loads run along, else the longest."""
+    loads = [n for n in postorder(values) if n.kind == "Load" and n.attr[1]]
+    along = {n.attr[1][-1].single for n in loads} & rows
+    return (max(along or rows, key=_size),) if rows else ()
 
 
 def _one_sided_rows(values: Sequence[Node], x: Axis, rows: frozenset[Axis]) -> set[Axis]:

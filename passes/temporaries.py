@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from flashlight.errors import Decline
 from flashlight.index import Axis, of
 from flashlight.passes.align import abstract
 from flashlight.passes.canonical import canonical_nodes
-from flashlight.program import Load, Node, Program, Store, Tensor, dense_tensor
+from flashlight.program import Load, Node, Program, Store, Tensor, dense_tensor, substitute
 
 MAX_TEMPORARIES = 12
 
@@ -25,12 +29,33 @@ class Temporaries:
         """The load that replaces node."""
         shape, order = abstract(node)
         (shape,) = canonical_nodes([shape])
+        return self._load(shape, order)
+
+    def load(self, node: Node, order: Sequence[Axis]) -> Node:
+        """The load that replaces node, from a tensor whose dimensions are its axes in this order."""
+        renamed = substitute(node, {a: of(Axis(f"a{i}", a.size)) for i, a in enumerate(order)})
+        (shape,) = canonical_nodes([renamed])
+        return self._load(shape, order)
+
+    def _load(self, shape: Node, order: Sequence[Axis]) -> Node:
+        """shape is over axes a0, a1, ... that stand for those of order."""
         name = self.names.get(shape)
         if name is None:
             if len(self.names) == MAX_TEMPORARIES:
                 raise Decline(f"needs more than {MAX_TEMPORARIES} passes over the scores")
             name = self.names[shape] = f"t{self.first + len(self.names)}"
             axes = [Axis(f"a{i}", a.size) for i, a in enumerate(order)]
-            self.tensors.append(dense_tensor(name, [a.size for a in axes], self.compute))
+            dtype = {"float": self.compute, "int": torch.int64, "bool": torch.bool}[shape.dtype]
+            self.tensors.append(dense_tensor(name, [a.size for a in axes], dtype))
             self.stores.append(Store(name, tuple(of(a) for a in axes), shape))
-        return Load(name, [of(a) for a in order], node.dtype)
+        return Load(name, [of(a) for a in order], shape.dtype)
+
+    def mark(self) -> int:
+        """How many there are."""
+        return len(self.stores)
+
+    def undo(self, mark: int) -> None:
+        """Forget those registered since."""
+        for shape in list(self.names)[mark:]:
+            del self.names[shape]
+        del self.tensors[mark:], self.stores[mark:]

@@ -1,0 +1,223 @@
+"""Value ranges over a block: what a node's smallest and largest values are, as nodes over the ends of the block.
+
+    n <= m            false somewhere unless  n_last <= m_first,  true somewhere only if  n_first <= m_last
+    doc[n] == doc[m]  true somewhere only if the ranges [min doc, max doc] of the block's n and m meet
+
+The range of a truth value is (true everywhere, true somewhere).  A monotone function takes its extremes where its
+arguments do (ops.Fn.monotone); of any other function only the value at a single point is known.  What is loaded by the
+swept position alone comes from summaries, one a granule; a truth value that is loaded by both rows and swept position
+is reduced over the granule for each row.
+"""
+
+from __future__ import annotations
+
+from flashlight.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
+from flashlight.kernel import first, last
+from flashlight.ops import FNS
+from flashlight.passes.summaries import Summaries
+from flashlight.program import Cast, Const, Index, Map, Node, Reduce, postorder, value_of
+
+Range = tuple[Node, Node]
+FALSE, TRUE = Const(False), Const(True)
+UNKNOWN = (FALSE, TRUE)
+
+
+class Ranges:
+    """Ranges over blocks of the swept axis x and the rows of `tile`, all of `whole`; grid axes are fixed."""
+
+    def __init__(self, x: Axis, tile: tuple[Axis, ...], whole: tuple[Axis, ...], summaries: Summaries):
+        self.x, self.tile, self.whole, self.summaries = x, tile, whole, summaries
+        self.moving = {x, *tile, *whole}
+        self._memo: dict[Node, Range | None] = {}
+
+    def truth(self, node: Node) -> Range:
+        """(true everywhere, true somewhere) of a truth value; nothing is claimed where it is not known."""
+        return self.range(node) or UNKNOWN
+
+    def range(self, node: Node) -> Range | None:
+        """(smallest, largest), or None where that is not known."""
+        for n in postorder([node], self._by_arguments):
+            if n not in self._memo:
+                self._memo[n] = self._range(n)
+        return self._memo[node]
+
+    def _by_arguments(self, n: Node) -> bool:
+        """Whether the range of n follows from those of its arguments."""
+        return n.kind in ("Map", "Cast") and bool(n.free & self.moving) and not self._from_data(n)
+
+    def _from_data(self, n: Node) -> bool:
+        """Whether n depends on data that one side of the block, rows or swept positions, selects."""
+        one_sided = self.x not in n.free or not n.free & set(self.tile)
+        return one_sided and any(m.kind == "Load" and m.free & self.moving for m in postorder([n]))
+
+    def _range(self, n: Node) -> Range | None:
+        if not n.free & self.moving:
+            return n, n
+        if self._from_data(n):
+            return self._summarised(n) if _only_loads(n) else None
+        if n.kind == "Index":
+            return self._positions(n.attr[0])
+        found = self._mapped(n) if n.kind in ("Map", "Cast") else None
+        if found is None and n.dtype == "bool" and self.x in n.free and _only_loads(n):
+            return self._summarised(n)
+        return found
+
+    def _summarised(self, n: Node) -> Range:
+        """Over the granule, then over the rows of the tile and the whole axes."""
+        lo, hi = self.summaries.over_granules(n, self.x) if self.x in n.free else (n, n)
+        down, up = ("MIN", "MAX") if n.dtype != "bool" else ("ANY", "ANY")
+        if n.dtype == "bool":
+            lo = Map("NOT", lo)
+        for axis in sorted(n.free & self.moving - {self.x}, key=lambda a: a.key):
+            lo, hi = Reduce(down, axis, lo), Reduce(up, axis, hi)
+        return (Map("NOT", lo) if n.dtype == "bool" else lo), hi
+
+    # ------------------------------------------------------------ positions
+
+    def _positions(self, e: Expr) -> Range | None:
+        """Ends of an index expression: affine terms stay one expression, so that nothing is lost."""
+        plain = [(a, c) for a, c in e.terms if not isinstance(a, Gather) and not _moving_atom(a, self.moving)]
+        axes = [(a, c) for a, c in e.terms if isinstance(a, Axis) and a in self.moving]
+        ends = []
+        for low in (True, False):
+            moved = [(self._end(a, (c > 0) == low), c) for a, c in axes]
+            ends.append(sum((x * c for x, c in moved), Expr(plain, e.const)))
+        lo, hi = Index(ends[0]), Index(ends[1])
+        for atom, c in e.terms:
+            if (atom, c) in plain or (atom, c) in axes:
+                continue
+            part = self._atom(atom)
+            if part is None:
+                return None
+            a, b = part if c > 0 else part[::-1]
+            lo, hi = Map("ADD", lo, Map("MUL", a, Const(c))), Map("ADD", hi, Map("MUL", b, Const(c)))
+        return lo, hi
+
+    def _end(self, axis: Axis, low: bool) -> Expr:
+        if axis in self.whole:
+            return const(0 if low else axis.size - 1)
+        return of(first(axis) if low else last(axis))
+
+    def _atom(self, atom: Atom) -> Range | None:
+        if isinstance(atom, Gather):
+            return self.range(atom.node)
+        assert isinstance(atom, FloorDiv | Mod)
+        inner = self._positions(atom.arg)
+        if inner is None:
+            return None
+        by = Const(atom.by)
+        quotients = [Map("FLOORDIV", end, by) for end in inner]
+        if isinstance(atom, FloorDiv):
+            return quotients[0], quotients[1]
+        one_period = Map("EQ", *quotients)
+        lo, hi = (Map("REM", end, by) for end in inner)
+        return Map("WHERE", one_period, lo, Const(0)), Map("WHERE", one_period, hi, Const(atom.by - 1))
+
+    # ------------------------------------------------------------ functions
+
+    def _mapped(self, n: Node) -> Range | None:
+        args = [self._memo.get(a) for a in n.args]
+        found = [a for a in args if a is not None]
+        if len(found) < len(args):
+            return None
+        if n.kind == "Cast":
+            return (Cast(n.attr[0], found[0][0]), Cast(n.attr[0], found[0][1])) if n.attr[0] != "bool" else None
+        return apply(n.attr[0], found)
+
+
+def apply(fn: str, args: list[Range]) -> Range | None:
+    """The range of a function of values with these ranges."""
+    if all(lo is hi for lo, hi in args):
+        point = Map(fn, *[lo for lo, _ in args])
+        return point, point
+    if fn == "NE":
+        every, some = _equal(*args)
+        return Map("NOT", some), Map("NOT", every)
+    if fn == "EQ":
+        return _equal(*args)
+    if fn == "WHERE":
+        return _choice(*args)
+    if fn == "ABS":
+        return _folded(*args[0])
+    if fn == "MUL" and any(value_of(lo) is not None and lo is hi for lo, hi in args):
+        return _scaled(*args)
+    if fn in ("FLOORDIV", "SHR", "DIV") and args[1][0] is args[1][1] and (value_of(args[1][0]) or -1) >= 0:
+        by = args[1][0]
+        return Map(fn, args[0][0], by), Map(fn, args[0][1], by)
+    signs = FNS[fn].monotone
+    if signs:
+        return _monotone(fn, signs, args)
+    return _at_a_point(fn, args)
+
+
+def _monotone(fn: str, signs: tuple[int, ...], args: list[Range]) -> Range:
+    low = [lo if s > 0 else hi for s, (lo, hi) in zip(signs, args, strict=True)]
+    high = [hi if s > 0 else lo for s, (lo, hi) in zip(signs, args, strict=True)]
+    opposite = FNS[fn].negation
+    if opposite and args[0][0].dtype == "float":
+        return Map(fn, *low), Map("NOT", Map(opposite, *high))  # a NaN among the values must not hide the others
+    return Map(fn, *low), Map(fn, *high)
+
+
+def _equal(a: Range, b: Range) -> Range:
+    """Equal everywhere if both are the same point, somewhere only if the ranges meet (not: if one is above the other,
+    so that a NaN among the values decides nothing)."""
+    if a[0].dtype == "bool":
+        return _at_a_point("EQ", [a, b])
+    every = Map("AND", Map("AND", Map("EQ", *a), Map("EQ", *b)), Map("EQ", a[0], b[0]))
+    apart = Map("OR", Map("GT", a[0], b[1]), Map("GT", b[0], a[1]))
+    return every, Map("NOT", apart)
+
+
+def _choice(c: Range, yes: Range, no: Range) -> Range:
+    """where(c, yes, no): both branches may occur."""
+    if yes[0].dtype == "bool":
+        every, some = (Map("AND", y, n) for y, n in ((yes[0], no[0]), (Map("NOT", yes[1]), Map("NOT", no[1]))))
+        return every, Map("NOT", some)
+    return Map("MINIMUM", yes[0], no[0]), Map("MAXIMUM", yes[1], no[1])
+
+
+def _folded(lo: Node, hi: Node) -> Range:
+    """|x|: falls up to 0 and rises from there."""
+    zero = Const(0) if lo.dtype == "int" else Const(0.0)
+    most = Map("MAXIMUM", Map("NEG", lo), hi)
+    return Map("MAXIMUM", zero, Map("MAXIMUM", lo, Map("NEG", hi))), most
+
+
+def _scaled(a: Range, b: Range) -> Range:
+    if value_of(a[0]) is not None and a[0] is a[1]:
+        a, b = b, a
+    k = value_of(b[0])
+    assert k is not None
+    ends = [Map("MUL", end, b[0]) for end in a]
+    return (ends[0], ends[1]) if k >= 0 else (ends[1], ends[0])
+
+
+def _at_a_point(fn: str, args: list[Range]) -> Range:
+    """A truth value or a number of which only the value at single points is known."""
+    points = [_same(lo, hi) for lo, hi in args if lo is not hi]
+    fixed = points[0]
+    for p in points[1:]:
+        fixed = Map("AND", fixed, p)
+    value = Map(fn, *[lo for lo, _ in args])
+    if value.dtype == "bool":
+        return Map("AND", fixed, value), Map("OR", Map("NOT", fixed), value)
+    least, most = (Const(-(2**62)), Const(2**62)) if value.dtype == "int" else (Const(-_INF), Const(_INF))
+    return Map("WHERE", fixed, value, least), Map("WHERE", fixed, value, most)
+
+
+_INF = float("inf")
+
+
+def _same(lo: Node, hi: Node) -> Node:
+    """Whether a range is one point: for truth values (everywhere, somewhere), both or neither."""
+    return Map("OR", lo, Map("NOT", hi)) if lo.dtype == "bool" else Map("EQ", lo, hi)
+
+
+def _moving_atom(atom: Atom, moving: set[Axis]) -> bool:
+    return bool(Expr([(atom, 1)]).axes & moving)
+
+
+def _only_loads(n: Node) -> bool:
+    """Whether computing n at every position costs no more than reading it."""
+    return all(m.kind not in ("Reduce", "Carry") for m in postorder([n]))

@@ -1,0 +1,61 @@
+"""What a test of blocks needs to know of data: computed once, by stores of their own, and loaded.
+
+min over granules of doc[b, n]   ->   t0[b, j] = min[c < 64](doc[b, 64*j + c]),  loaded as t0[b, n_first // 64]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flashlight.index import Axis, divmod_expr, of
+from flashlight.kernel import GRANULE, first
+from flashlight.passes.temporaries import Temporaries
+from flashlight.program import Const, Index, Map, Node, Reduce, substitute
+
+LARGEST = 2**62
+_START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): float("inf"),
+          ("MAX", "float"): float("-inf"), ("ANY", "bool"): False}  # fmt: skip
+
+
+class Summaries:
+    """Registers the summaries of a kernel with these tile and whole axes."""
+
+    def __init__(self, temporaries: Temporaries, tile: tuple[Axis, ...], whole: tuple[Axis, ...]):
+        self.temporaries, self.tile, self.whole = temporaries, tile, whole
+
+    def over_granules(self, node: Node, x: Axis) -> tuple[Node, Node]:
+        """(smallest, largest) value in the granule of x that a block lies in; (everywhere, somewhere) of truth values."""
+        if node.dtype == "bool":
+            missing = self._granule("ANY", Map("NOT", node), x)
+            return Map("NOT", missing), self._granule("ANY", node, x)
+        return self._granule("MIN", node, x), self._granule("MAX", node, x)
+
+    def _granule(self, op: str, node: Node, x: Axis) -> Node:
+        block = Axis(f"{x.name}_granule", -(-x.size // GRANULE))
+        within = Axis("c", min(GRANULE, x.size))
+        position = of(block) * GRANULE + of(within)
+        body = substitute(node, {x: position})
+        if x.size % within.size:
+            inside = Map("LT", Index(position), Const(x.size))
+            body = Map("WHERE", inside, body, Const(_START[op, node.dtype]))
+        value = Reduce(op, within, body)
+        found = self.temporaries.load(value, self._ordered(value.free))
+        return substitute(found, {block: divmod_expr(of(first(x)), GRANULE)[0]})
+
+    def largest(self, load: Node, x: Axis) -> Node | None:
+        """The largest absolute value (NaN if any is) of a load by grid position, whatever the row and swept position;
+        None where finding it would mean reading something as large as the scores."""
+        sides = [a for a in (x, *self.tile) if a in load.free]
+        if len(sides) > 1:
+            return None
+        value = Map("ABS", load)
+        for axis in sides:
+            value = self.temporaries.load(Reduce("MAX", axis, value), self._ordered(value.free - {axis}))
+        for axis in sorted(value.free & set(self.whole), key=lambda a: a.key):
+            value = Reduce("MAX", axis, value)
+        return value
+
+    def _ordered(self, axes: Iterable[Axis]) -> list[Axis]:
+        """Features and rows innermost: they are read together."""
+        inner = (*self.whole, *self.tile)
+        return sorted(axes, key=lambda a: (inner.index(a) if a in inner else -1, a.key))

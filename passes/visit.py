@@ -1,0 +1,73 @@
+"""Sweeps that need not visit every block.
+
+    sweep n < 4096:  m = max(where(n <= i, s, -inf));  l = sum(exp(where(n <= i, s, -inf) - m))
+        ->   blocks where n_first <= i_last, unmasked where n_last <= i_first
+
+A block is visited if some position of it may change some carry, or if what makes its contribution nothing (finite
+values, see neutral.py) does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import reduce
+
+from flashlight.errors import Decline
+from flashlight.kernel import GRANULE, Kernel, Sweep, Visit
+from flashlight.passes.neutral import neutral
+from flashlight.passes.ranges import Ranges
+from flashlight.passes.summaries import Summaries
+from flashlight.passes.temporaries import Temporaries
+from flashlight.program import Const, Map, Node, Tensor, postorder, value_of
+
+TRUE, FALSE = Const(True), Const(False)
+
+
+def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
+    """The kernel with a Visit on every sweep that may pass blocks over; loads summaries registered in temporaries."""
+    sweeps = tuple(_with_visit(s, kernel, temporaries) for s in kernel.sweeps)
+    loaded = {n.attr[0] for s in sweeps if s.visit for n in postorder(s.visit.roots) if n.kind == "Load"}
+    have = {t.name for t in kernel.inputs}
+    known: dict[str, Tensor] = {t.name: t for t in temporaries.tensors}
+    extra = tuple(known[name] for name in sorted(loaded - have) if name in known)
+    return replace(kernel, sweeps=sweeps, inputs=(*kernel.inputs, *extra))
+
+
+def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep:
+    if sweep.stores or not sweep.carries or sweep.axis.size < 2 * GRANULE:
+        return sweep
+    mark = temporaries.mark()
+    try:
+        visit = _visit(sweep, kernel, temporaries)
+    except Decline:  # too many summaries
+        visit = None
+    if visit is None:
+        temporaries.undo(mark)
+    return replace(sweep, visit=visit)
+
+
+def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Visit | None:
+    summaries = Summaries(temporaries, kernel.tile, kernel.whole)
+    own = {c.node: c for c in sweep.carries}
+    per_carry = [neutral(c, own, sweep.axis, summaries) for c in sweep.carries]
+    if not all(per_carry):
+        return None
+    found = [n for ns in per_carry for n in ns]
+    ranges = Ranges(sweep.axis, kernel.tile, kernel.whole, summaries)
+    live = dict.fromkeys(_all(n.condition for n in ns) for ns in per_carry)
+    some = _any(ranges.truth(condition)[1] for condition in live)
+    conditions = tuple(dict.fromkeys(n.condition for n in found if n.masks))
+    every = _all(ranges.truth(c)[0] for c in conditions) if conditions else FALSE
+    if value_of(some) is True:
+        return None
+    before, after = _all(_all(n.before) for n in found), [a for n in found for a in n.after]
+    return Visit(Map("OR", some, Map("NOT", before)), every, conditions, _all(after) if after else None)
+
+
+def _all(nodes: Iterable[Node]) -> Node:
+    return reduce(lambda a, b: Map("AND", a, b), dict.fromkeys(nodes), TRUE)
+
+
+def _any(nodes: Iterable[Node]) -> Node:
+    return reduce(lambda a, b: Map("OR", a, b), dict.fromkeys(nodes), FALSE)
