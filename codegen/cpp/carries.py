@@ -123,16 +123,23 @@ class CarryPrinter:
         return lines
 
     def _accumulate(self, em: Emitter, s: Stage, nest: Nest) -> None:
-        """A carry in the innermost loop: from the identity over the block, then rescale and combine."""
+        """A carry in the innermost loop: from the identity over the block, then rescale and combine.
+
+        Sums of floats are added up in runs (Sum of flashlight_contract.h): in one chain over a block their error is
+        several times eager's, and as a denominator they pass it on to a whole row.
+        """
         c = s.carry
         assert c is not None
         kind = LANE_TYPES[self.carries[c.node].kind]
         total = self.new("sum" if c.op == "SUM" else "top")
         home = em.scopes[-2]
-        home.lines.append(f"{kind} {total} = all<{kind}>({IDENTITY[c.op, c.node.dtype]});")
+        in_runs = (c.op, kind) == ("SUM", "F")
+        start = f"all<{kind}>({IDENTITY[c.op, c.node.dtype]})"
+        home.lines.append(f"Sum {total};" if in_runs else f"{kind} {total} = {start};")
         body = em.lift(self._fit(em, em.value(c.body), kind), kind)
-        em.line(f"{total} = {combine(c.op, total, body, c.node.dtype)};")
-        home.after += self._update(c, total, nest)
+        step = f"{total}.add({body})" if in_runs else f"{total} = {combine(c.op, total, body, c.node.dtype)}"
+        em.line(f"{step};")
+        home.after += self._update(c, f"{total}.value()" if in_runs else total, nest)
 
     def _update(self, c: Carry, total: str, nest: Nest) -> list[str]:
         b = self.carries[c.node]

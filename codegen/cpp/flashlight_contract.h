@@ -52,6 +52,18 @@ FL_INLINE void contract(const real* s, const real* l, real* out, long rows, long
   for (; r < rows; r++) rows_of<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
 }
 
+// The same for a sum over a pointwise loop, as a row's sum of weights is: its error is a factor of the whole row.
+constexpr int RUN = 16;
+struct Sum {
+  F run = {}, total = {};
+  int count = 0;
+  void add(F x) {
+    run = run + x;
+    if (++count == RUN) total = total + run, run = F{}, count = 0;
+  }
+  F value() const { return total + run; }
+};
+
 #if defined(__AVX512BF16__) && FL_BITS >= 256 && !defined(FL_DOUBLE)
 // The same on bfloat16: a pair of neighbours along k is one 32-bit element of s and of l; count is in pairs.
 FL_INLINE vf dot(vf acc, vi s, vi l) {
