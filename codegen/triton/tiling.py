@@ -143,7 +143,9 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
 
 def _fma(kernel: Kernel) -> bool:
     """Whether products run in full precision, so without matrix instructions (or few of them)."""
-    wide = any(t.dtype is torch.float32 for t in kernel.inputs) or any(map(_full_precision, kernel.nodes))
+    loaded = {n.attr[0] for n in kernel.nodes if n.kind == "Load"}  # not what only the tests of blocks read
+    wide = any(t.dtype is torch.float32 for t in kernel.inputs if t.name in loaded)
+    wide = wide or any(map(_full_precision, kernel.nodes))
     return kernel.double or (wide and torch.get_float32_matmul_precision() == "highest")
 
 
