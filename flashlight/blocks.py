@@ -6,7 +6,7 @@ block_map(kernel, sweep, tensors, rows=64)   ->   int8 [grid..., row tiles, gran
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import torch
@@ -34,7 +34,7 @@ class _BlockEvaluator(Evaluator):
     def positions(self, axis: Axis) -> Value:
         return self.places[axis] if axis in self.places else super().positions(axis)
 
-    def view(self, t: torch.Tensor, index: tuple[Expr, ...]) -> Value | None:
+    def view(self, t: torch.Tensor, index: Sequence[Expr]) -> Value | None:
         placed = any(a in self.places for e in index for a in e.axes)
         return None if placed else super().view(t, index)
 

@@ -57,20 +57,27 @@ def neutral(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> l
     return out
 
 
-def _candidates(body: Node, x: Axis, whole: frozenset[Axis]) -> Iterator[tuple[Node, bool, dict[Node, Range]]]:
+def _candidates(body: Node, x: Axis, whole: frozenset[Axis]) -> Iterator[Candidate]:
     """(condition, whether it is a node of the body, ranges where it is false)."""
     for n in postorder([body]):
-        if n.kind == "Map" and n.attr[0] == "WHERE" and _usable(n.args[0], body, x):
-            yield n.args[0], True, {n.args[0]: (FALSE, FALSE)}
-        elif n.kind == "Cast" and n.args[0].dtype == "bool" and _usable(n.args[0], body, x):
+        masks = n.kind == "Cast" or (n.kind == "Map" and n.attr[0] == "WHERE")
+        if masks and n.args[0].dtype == "bool" and _usable(n.args[0], body, x):
             yield n.args[0], True, {n.args[0]: (FALSE, FALSE)}
         elif n.kind == "Map" and n.attr[0] in ("ADD", "SUB", "MUL"):
             for a in n.args:
                 if a.kind == "Load" and a.dtype == "float" and not a.free & whole and _usable(a, body, x):
-                    if n.attr[0] == "MUL":
-                        yield Map("NE", a, ZERO), False, {a: (ZERO, ZERO)}
-                    else:
-                        yield Map("NOT", Map("LE", a, SMALL)), False, {a: (MINUS_INF, SMALL)}
+                    yield _addend(a) if n.attr[0] != "MUL" else _factor(a)
+
+
+Candidate = tuple[Node, bool, dict[Node, Range]]
+
+
+def _addend(a: Node) -> Candidate:
+    return Map("NOT", Map("LE", a, SMALL)), False, {a: (MINUS_INF, SMALL)}
+
+
+def _factor(a: Node) -> Candidate:
+    return Map("NE", a, ZERO), False, {a: (ZERO, ZERO)}
 
 
 def _usable(condition: Node, body: Node, x: Axis) -> bool:
@@ -96,13 +103,16 @@ class _Assuming:
             return found is not None and found[0] is found[1] and str(value_of(found[0])) == identity
         if carry.op == "SUM":
             return self.zero(carry.body)
-        found = self.range(carry.body)
+        found = self.range(carry.body) if self._affected(carry.body) else None
         if found is None or carry.op not in ("MAX", "MIN"):
             return False
         lo, hi = found
         if carry.op == "MAX":
             return is_const(hi, -INF) or self._need(Map("LE", hi, carry.node))
         return is_const(lo, INF) or self._need(Map("GE", lo, carry.node))
+
+    def _affected(self, n: Node) -> bool:
+        return any(m in self.assumed for m in postorder([n]))
 
     def _need(self, condition: Node) -> bool:
         v = value_of(_decided(condition))
@@ -126,8 +136,8 @@ class _Assuming:
     # ------------------------------------------------------------ zero and finite
 
     def zero(self, n: Node) -> bool:
-        """Whether n is 0."""
-        if self.x not in n.free:
+        """Whether n is 0, because of what is assumed."""
+        if not self._affected(n):
             return is_const(n, 0)
         if n.kind == "Cast" and n.args[0].dtype == "float":
             return self.zero(n.args[0])

@@ -55,10 +55,8 @@ def schedule(program: Program) -> Schedule:
 def _summary_kernels(program: Program, summaries: Temporaries, known: int) -> list[Kernel]:
     """Kernels for the summaries registered since; none of them reads another's result in the same launch."""
     full = program.with_stores(program.stores, summaries.tensors)
-    out = []
-    for store in summaries.stores[known:]:
-        out.append(_kernel(f"summary{store.tensor}", [sweep(store, _no_cut)], full))
-    return out
+    groups = _groups([sweep(s, _no_cut) for s in summaries.stores[known:]])
+    return [_kernel(f"summary_{group[0].store.tensor}", group, full) for group in groups]
 
 
 def _groups(swept: Iterable[Swept]) -> list[list[Swept]]:

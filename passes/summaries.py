@@ -24,7 +24,7 @@ class Summaries:
         self.temporaries, self.tile, self.whole = temporaries, tile, whole
 
     def over_granules(self, node: Node, x: Axis) -> tuple[Node, Node]:
-        """(smallest, largest) value in the granule of x that a block lies in; (everywhere, somewhere) of truth values."""
+        """(smallest, largest) in the granule of x that a block lies in; of truth values (everywhere, somewhere)."""
         if node.dtype == "bool":
             missing = self._granule("ANY", Map("NOT", node), x)
             return Map("NOT", missing), self._granule("ANY", node, x)

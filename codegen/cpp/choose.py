@@ -15,7 +15,7 @@ from flashlight.codegen.cpp.isa import VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.index import Axis
-from flashlight.kernel import Kernel
+from flashlight.kernel import GRANULE, Kernel
 
 LONGEST, SHORTEST = 384, 16
 """Positions of the swept axis in a block."""
@@ -48,8 +48,17 @@ def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
         row = size * max(rows.get(sweep.axis, 1), 1)
         simple = row <= 2 * size
         room = caches().l1 * (2 if half else 1) // 2 if simple else caches().l2 // 4
-        tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, _fit(row, room))))
+        length = _fit(row, room)
+        length = length if sweep.visit is None else _granules(length)
+        tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
     return tiling
+
+
+def _granules(length: int) -> int:
+    """A whole number of granules near length, or a part of one that divides it."""
+    if length >= GRANULE * 3 // 4:
+        return max(1, round(length / GRANULE)) * GRANULE
+    return 32 if length >= 32 else SHORTEST
 
 
 def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:

@@ -55,6 +55,10 @@ class Emitter(Positions):
         self.double = facts.kernel.double
         self.carries_are_lanes = lane == facts.lane
         self.scopes = [Scope(None)]
+        self.ranges: Mapping[Axis, str] = {}
+        """Heads of the loops of reductions over less than the whole axis."""
+        self.full: frozenset[Node] = frozenset()
+        """Truth values that need not be computed in blocks where FULL says that they are true."""
         self.mode = ""
         """Distinguishes values that are computed twice, before and after a carry moves."""
 
@@ -113,6 +117,8 @@ class Emitter(Positions):
         value = self.known(node)
         if value is None:
             value = self._reduce(node, depth) if node.kind == "Reduce" else self._inner(node)
+        if node in self.full:
+            value = Value(f"(FULL ? {'all<B>(1)' if value.lanes else 'true'} : {value.text})", value.type)
         if not value.text.isidentifier() and node.kind != "Const":
             name = self.new.temporary()
             origin = f"  // {self.origins[node]}" if node in self.origins else ""
@@ -152,7 +158,8 @@ class Emitter(Positions):
         total = self.new("sum" if op == "SUM" else "acc")
         start = IDENTITY[op, n.dtype]
         a = self.places[axis]
-        self.scopes.append(Scope(axis, f"for (long {a} = 0; {a} < {axis.size}; ++{a})"))
+        head = self.ranges.get(axis, f"for (long {a} = 0; {a} < {axis.size}; ++{a})")
+        self.scopes.append(Scope(axis, head))
         body = self.lift(self.value(n.args[0]), kind)
         self.line(f"{total} = {combine(op, total, body, n.dtype)};")
         loop = self.scopes.pop()

@@ -235,6 +235,38 @@ FL_INLINE long floor_div(long x, long by) { return x / by - (x % by < 0); }
 template <class T> FL_INLINE auto floor_mod(T x, decltype(long(0)) by) { return x - floor_div(x, by) * all<T>(by); }
 FL_INLINE long floor_mod(long x, long by) { return x - floor_div(x, by) * by; }
 
+// Whether x is true in the first n lanes.
+FL_INLINE bool every_lane(B x, long n) {
+  mask met = -1;
+  for (int i = 0; i < W; i++) met &= i < n ? (i < V ? x.a[i] : x.b[i - V]) : -1;
+  return met != 0;
+}
+
+// ---------------------------------------------------------------- blocks of a sweep
+
+// Cuts a sweep of `size` positions into blocks of at most `longest`: runs of granules for which test(from, to), both
+// inclusive, gives the same: 0 is passed over, 1 needs masks, 2 does not.  `coarse` granules may be tested at once.
+// Calls block(first, count, whether no masks are needed).
+template <class Test, class Block>
+FL_INLINE void visit(long size, long granule, long longest, long coarse, const Test& test, const Block& block) {
+  const long wide = granule * coarse;
+  const auto kind = [&](long at, long count) { return test(at, (at + count < size ? at + count : size) - 1); };
+  long from = 0;
+  while (from < size) {
+    if (coarse > 1 && from % wide == 0 && kind(from, wide) == 0) {
+      from += wide;
+      continue;
+    }
+    const int here = kind(from, granule);
+    long to = from + granule;
+    if (here) {
+      while (to < size && to + granule - from <= longest && kind(to, granule) == here) to += granule;
+      block(from, (to < size ? to : size) - from, here == 2);
+    }
+    from = to;
+  }
+}
+
 // ---------------------------------------------------------------- rows of W lanes in scratch
 
 template <class T> FL_INLINE T row(const typename T::scalar* p) { return {*(const typename T::vec*)p, *(const typename T::vec*)(p + V)}; }

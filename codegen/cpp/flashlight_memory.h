@@ -137,13 +137,17 @@ FL_INLINE void transpose16(__m512* r) {
     r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88), r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
-template <class T> FL_INLINE __m512 load16(const T* p, long n) {
+template <class T> FL_INLINE __m512 load16(const T* p, long n) {  // 32 bits a lane: floats, or the bits of an integer
   if constexpr (std::is_same<T, float>::value) return _mm512_maskz_loadu_ps(first16(n), p);
+  if constexpr (std::is_same<T, int32_t>::value) return (__m512)_mm512_maskz_loadu_epi32(first16(n), p);
+  if constexpr (std::is_same<T, bool>::value)  // a mask of ones
+    return (__m512)_mm512_sub_epi32(_mm512_setzero_si512(), _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first16(n), p)));
   if constexpr (std::is_same<T, bf16>::value)
     return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first16(n), p)), 16);
   else return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first16(n), p));
 }
 template <class T> constexpr bool small_float = std::is_same<T, float>::value || std::is_same<T, bf16>::value || std::is_same<T, f16>::value;
+template <class T> constexpr bool loads16 = small_float<T> || std::is_same<T, int32_t>::value || std::is_same<T, bool>::value;
 
 FL_INLINE void store16(float* p, __m512 x, long n) { _mm512_mask_storeu_ps(p, first16(n), x); }
 FL_INLINE void store16(f16* p, __m512 x, long n) {
@@ -161,13 +165,13 @@ FL_INLINE void store16(bf16* p, __m512 x, long n) {
 template <class T> FL_NOINLINE void pack(typename lanes_of<T>::scalar* out, long step, const T* p, long stride, long count, long n) {
   long t0 = 0;
 #if FL_512 && !defined(FL_DOUBLE)
-  if constexpr (small_float<T>) {
+  if constexpr (loads16<T>) {
     for (; t0 < count; t0 += 16) for (int half = 0; half < 2; half++) {
       __m512 r[16];
       FL_UNROLL for (int i = 0; i < 16; i++) r[i] = load16(p + (half * 16 + i) * stride + t0, half * 16 + i < n ? count - t0 : 0);
       transpose16(r);
       long rest = count - t0;
-      float* q = out + t0 * step + half * 16;
+      float* q = (float*)out + t0 * step + half * 16;
       if (rest >= 16) { FL_UNROLL for (int i = 0; i < 16; i++) _mm512_store_ps(q + i * step, r[i]); }
       else { FL_UNROLL for (int i = 0; i < 16; i++) if (i < rest) _mm512_store_ps(q + i * step, r[i]); }
     }

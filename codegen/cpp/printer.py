@@ -3,6 +3,9 @@
 setup     once a task              prologue  once a panel           sweepN_start   once a sweep and panel
 sweepN_shared  once a block of the swept axis                       sweepN_block   once a block and panel
 sweepN_finish  once a sweep and panel                               epilogue       once a panel
+
+Sweeps that pass blocks over also have a test of blocks, a block function for blocks with and without masks, and where
+needed sweepN_exact, once a panel: whether passing blocks over was right (see visits.py).
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from flashlight.codegen.cpp.stages import StagePrinter
 from flashlight.codegen.cpp.structure import Buffer, Plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.toolchain import CppKernel
+from flashlight.codegen.cpp.visits import TestPrinter, coarse, step
 from flashlight.index import Axis
-from flashlight.kernel import Kernel
+from flashlight.kernel import Kernel, Sweep
 from flashlight.program import Node
 from flashlight.text import kernel_text
 
@@ -52,6 +56,7 @@ class _Printer:
                 self.starts[axis] = self.names(f"{axis.name}_first")
                 self.counts[axis] = self.names(f"{axis.name}_count")
         self.lane = plan.facts.lane
+        self.visits = any(s.visit for s in k.sweeps)
         self.memory = Memory(plan.tiling, self.places, self.starts)
         self.buffers: list[Buffer] = []
         self.stages = StagePrinter(plan, self.memory, self.names, self.tensors, self.counts, origins, self.buffers)
@@ -77,7 +82,11 @@ class _Printer:
             bodies[f"{name}_start"] = (
                 [*s.identities(sweep.sweep), *s.nests(sweep.start, sweep.sweep)], "pw", "before the first block",
             )  # fmt: skip
-            bodies[f"{name}_block"] = (s.nests(sweep.block, sweep.sweep), "pw", "a block for one panel")
+            kinds = "pwf" if sweep.sweep.visit else "pw"
+            bodies[f"{name}_block"] = (s.block(sweep.block, sweep.sweep), kinds, "a block for one panel")
+            if sweep.sweep.visit is not None and sweep.sweep.visit.exact is not None:
+                doc = "whether passing blocks over was exact, for every row"
+                bodies[f"{name}_exact"] = (s.exact(sweep.sweep), "pwb", doc)
             bodies[f"{name}_finish"] = (
                 s.finish(sweep.sweep),
                 "pw",
@@ -115,7 +124,9 @@ class _Printer:
         if "live" in used:
             head.append("const long live = p.live;")
         panel = "Panel& p, " if "p" in kinds else ""
-        lines = [f"// {doc}", f"static void {name}(const Tensors& t, const Tile& g, {panel}Work& w) {{"]
+        returned = "bool" if "b" in kinds else "void"
+        lines = [f"// {doc}", *(["template <bool FULL>"] if "f" in kinds else []),
+                 f"static {returned} {name}(const Tensors& t, const Tile& g, {panel}Work& w) {{"]  # fmt: skip
         return "\n".join([*lines, *[f"  {x}" for x in [*head, *body]], "}"])
 
     # ------------------------------------------------------------ data
@@ -130,6 +141,7 @@ class _Printer:
                    for t in self.kernel.inputs + self.kernel.outputs]  # fmt: skip
         grid = [f"long {self.places[a]};" for a in self.kernel.grid]
         blocks = [f"long {self.starts[a]}, {self.counts[a]};" for a in self.starts]
+        blocks += ["long visited;  // granules of swept axes that were not passed over"] if self.visits else []
         panel = ["long first, live;  // position of lane 0, lanes that exist"]
         work: list[str] = []
         for b in self.buffers:
@@ -155,12 +167,14 @@ class _Printer:
             lines.append(f"  {each} prologue(t, g, p[i], w);")
         for i, s in enumerate(self.plan.sweeps):
             assert s.sweep is not None
-            lines += self._sweep(f"sweep{i}", s.sweep.axis, calls, each)
+            print_sweep = self._sweep if s.sweep.visit is None else self._visiting
+            lines += print_sweep(f"sweep{i}", s.sweep, calls, each)
         if "epilogue" in calls:
             lines.append(f"  {each} epilogue(t, g, p[i], w);")
         return "\n".join([*lines, "}"])
 
-    def _sweep(self, name: str, axis: Axis, calls: set[str], each: str) -> list[str]:
+    def _sweep(self, name: str, sweep: Sweep, calls: set[str], each: str) -> list[str]:
+        axis = sweep.axis
         first, count, block = self.starts[axis], self.counts[axis], self.tiling.extent(axis)
         lines = []
         if f"{name}_start" in calls:
@@ -172,9 +186,56 @@ class _Printer:
         if f"{name}_block" in calls:
             lines.append(f"    {each} {name}_block(t, g, p[i], w);")
         lines.append("  }")
-        if f"{name}_finish" in calls:
-            lines.append(f"  {each} {name}_finish(t, g, p[i], w);")
-        return lines
+        return lines + self._finish(name, calls, each)
+
+    def _finish(self, name: str, calls: set[str], each: str) -> list[str]:
+        return [f"  {each} {name}_finish(t, g, p[i], w);"] if f"{name}_finish" in calls else []
+
+    def _visiting(self, name: str, sweep: Sweep, calls: set[str], each: str) -> list[str]:
+        """A sweep that passes blocks over."""
+        axis, visit, longest = sweep.axis, sweep.visit, self.tiling.extent(sweep.axis)
+        assert visit is not None
+        granule = step(sweep, longest)
+        lines = [*self._test(f"{name}_test", sweep), f"const auto {name} = [&](const auto& block_test) {{"]
+        if f"{name}_start" in calls:
+            lines.append(f"  {each} {name}_start(t, g, p[i], w);")
+        lines += [
+            f"  visit({axis.size}, {granule}, {longest}, {coarse(visit)}, block_test,",
+            "        [&](long first, long count, bool full) {",
+            f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
+            f"    g.visited += (count + {granule - 1}) / {granule};",
+        ]
+        if f"{name}_shared" in calls:
+            lines.append(f"    {name}_shared(t, g, w);")
+        lines += [
+            f"    if (full) {each} {name}_block<true>(t, g, p[i], w);",
+            f"    else {each} {name}_block<false>(t, g, p[i], w);",
+            "  });",
+            "};",
+            f"{name}({name}_test);",
+        ]
+        if f"{name}_exact" in calls:
+            lines += [
+                "bool exact = true;",
+                f"{each} exact = exact && {name}_exact(t, g, p[i], w);",
+                f"if (!exact) {name}([](long, long) {{ return 1; }});",
+            ]
+        return [*(f"  {x}" for x in lines), *self._finish(name, calls, each)]
+
+    def _test(self, name: str, sweep: Sweep) -> list[str]:
+        """The test of blocks, with what it names."""
+        assert sweep.visit is not None
+        rows = {}
+        for i, axis in enumerate(self.kernel.tile):
+            start, count = self.starts.get(axis), self.counts.get(axis)
+            rows[axis] = ("rows_first", "rows_last") if i == 0 else (f"g.{start}", f"g.{start} + g.{count} - 1")
+        places = {a: f"g.{n}" if a in self.kernel.grid else n for a, n in self.places.items()}
+        tensors = {t: f"t.{n}" for t, n in self.tensors.items()}
+        test = TestPrinter(self.plan.facts, self.names, places, tensors, rows).lines(name, sweep, sweep.visit)
+        if not rows:
+            return test
+        ends = ["const long rows_first = p[0].first, rows_last = p[panels - 1].first + p[panels - 1].live - 1;"]
+        return ["// 0: a block is passed over, 1: it needs masks, 2: it does not", *ends, *test]
 
     def _entry(self) -> str:
         k = self.kernel
@@ -194,7 +255,7 @@ class _Printer:
         lines = [
             "struct Thread { Panel p[PANELS]; Work w; };",
             f"// {' x '.join(map(str, sizes))} tasks; returns 0, or 1 when there is no memory for scratch",
-            f'extern "C" int {self.entry}(void* const* tensors, long threads) {{',
+            f'extern "C" int {self.entry}(void* const* tensors, long threads, long* visited) {{',
             f"  const Tensors t = {{{', '.join(casts)}}};",
             "  Thread* memory = (Thread*)aligned_alloc(64, threads * sizeof(Thread));",
             "  if (!memory) return 1;",
@@ -203,13 +264,14 @@ class _Printer:
             "    Thread& own = memory[omp_get_thread_num()];",
             "#pragma omp for schedule(dynamic, 1)",
             f"    for (long task = 0; task < {math.prod(sizes)}; ++task) {{",
-            "      Tile g;",
+            f"      Tile g{'{}' if self.visits else ''};",
             "      long rest = task;",
             *[f"      {x}" for x in self._decode(tiles, second)],
             "      long panels = 0;",
             f"      for (long first = tile * PANELS * W; panels < PANELS && first < {rows}; first += W, ++panels)",
             f"        own.p[panels].first = first, own.p[panels].live = {rows} - first < W ? {rows} - first : W;",
             "      run_task(t, g, panels, own.p, own.w);",
+            *(["#pragma omp atomic", "      *visited += g.visited;"] if self.visits else []),
             "    }",
             "  }",
             "  free(memory);",

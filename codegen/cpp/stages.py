@@ -12,11 +12,40 @@ from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.index import Axis, Expr
 from flashlight.kernel import Sweep
-from flashlight.program import Node
+from flashlight.program import Node, postorder
 
 
 class StagePrinter(CarryPrinter):
-    """Prints nests of stages."""
+    """Prints nests of stages.  full: conditions that full blocks leave out; masked: what only they use."""
+
+    full: frozenset[Node] = frozenset()
+    masked: frozenset[Node] = frozenset()
+
+    def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
+        em = super().emitter(nest, lane, live)
+        em.full = self.full
+        return em
+
+    def block(self, nests: Sequence[Nest], sweep: Sweep) -> list[str]:
+        """The nests of a block, in which FULL says whether the conditions of the sweep's visit hold everywhere."""
+        self.full = frozenset(sweep.visit.conditions if sweep.visit else ())
+        bodies = [c.step for c in sweep.carries]
+        unmasked = postorder(bodies, lambda n: n not in self.full)
+        self.masked = frozenset(postorder(bodies)) - frozenset(unmasked)
+        lines = self.nests(nests, sweep)
+        self.full = self.masked = frozenset()
+        return lines
+
+    def exact(self, sweep: Sweep) -> list[str]:
+        """Whether passing blocks over was exact for all rows of a panel."""
+        assert sweep.visit is not None and sweep.visit.exact is not None
+        self.sweep = sweep
+        em = self.emitter([], self.facts.lane)
+        em.mode = "final"
+        self._open(em, self.facts.ordered(sweep.visit.exact.free))
+        value = em.as_kind(em.value(sweep.visit.exact), "bool")
+        em.line(f"exact = exact & {em.lift(value, 'B')};")
+        return ["B exact = all<B>(1);", *em.close(), "return every_lane(exact, live);"]
 
     def nests(self, nests: Sequence[Nest], sweep: Sweep | None) -> list[str]:
         self.sweep = sweep
@@ -29,13 +58,18 @@ class StagePrinter(CarryPrinter):
             if lead.kind == "contract" and i + 1 < len(nests) and self._follows(lead, nests[i + 1]):
                 lines += self._pointwise(nests[i + 1], lead, nest)
                 done.add(i + 1)
-            elif lead.kind not in POINTWISE:
-                lines += getattr(self, f"_{lead.kind}")(lead, nest)
-            elif lead.level in ("tile", "shared") and lead.out is not None and not lead.out.lanes:
-                lines += self._scalar_map(lead)
+            elif self.masked and all(s.node in self.masked for s in nest):
+                lines += ["if (!FULL) {", *(f"  {x}" for x in self._nest(lead, nest)), "}"]
             else:
-                lines += self._pointwise(nest)
+                lines += self._nest(lead, nest)
         return lines
+
+    def _nest(self, lead: Stage, nest: Nest) -> list[str]:
+        if lead.kind not in POINTWISE:
+            return getattr(self, f"_{lead.kind}")(lead, nest)
+        if lead.level in ("tile", "shared") and lead.out is not None and not lead.out.lanes:
+            return self._scalar_map(lead)
+        return self._pointwise(nest)
 
     def _follows(self, s: Stage, nest: Nest) -> bool:
         """Whether a nest can process the rows of a contraction as they are made."""

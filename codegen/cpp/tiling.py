@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flashlight.index import Axis
-from flashlight.kernel import Kernel
+from flashlight.kernel import Kernel, Visit
+from flashlight.program import Map, Reduce
 
 
 @dataclass(frozen=True)
@@ -37,4 +38,15 @@ class Tiling:
         if not self.folded:
             return kernel
         grid = tuple(a for a in kernel.grid if a not in self.folded)
-        return replace(kernel, grid=grid, whole=(*self.folded, *kernel.whole))
+        sweeps = tuple(replace(s, visit=self._folded_visit(s.visit)) for s in kernel.sweeps)
+        return replace(kernel, grid=grid, whole=(*self.folded, *kernel.whole), sweeps=sweeps)
+
+    def _folded_visit(self, visit: Visit | None) -> Visit | None:
+        """Tests over all positions of the folded axes."""
+        if visit is None:
+            return None
+        some, missing = visit.some, Map("NOT", visit.every)
+        for axis in self.folded:
+            some = Reduce("ANY", axis, some) if axis in some.free else some
+            missing = Reduce("ANY", axis, missing) if axis in missing.free else missing
+        return replace(visit, some=some, every=Map("NOT", missing))

@@ -58,14 +58,19 @@ def headers_digest() -> str:
 
 @dataclass(frozen=True)
 class Built:
-    """A loaded kernel.  Calling it runs the kernel: tensors' addresses in the kernel's order, then threads."""
+    """A loaded kernel.  Calling it runs the kernel: tensors' addresses in the kernel's order, then threads.
+
+    Returns how many granules of swept axes were visited, over all tiles of sweeps that may pass some over.
+    """
 
     path: Path
     entry: ctypes._NamedFuncPointer
 
-    def __call__(self, addresses: ctypes.Array[ctypes.c_void_p], threads: int) -> None:
-        if self.entry(addresses, threads):
+    def __call__(self, addresses: ctypes.Array[ctypes.c_void_p], threads: int) -> int:
+        visited = ctypes.c_long(0)
+        if self.entry(addresses, threads, ctypes.byref(visited)):
             raise MemoryError(f"no memory for the scratch of {self.path.name} on {threads} threads")
+        return visited.value
 
 
 def compiler() -> str:
@@ -148,7 +153,7 @@ def build_all(kernels: Sequence[CppKernel], cache_dir: Path) -> list[Built]:
 
 def _load(kernel: CppKernel, path: Path) -> Built:
     entry = getattr(ctypes.CDLL(str(path)), kernel.name)
-    entry.restype, entry.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_long]
+    entry.restype, entry.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p]
     return Built(path, entry)
 
 
@@ -178,12 +183,13 @@ def _write(path: Path, text: str) -> None:
 
 def run(
     built: Built, kernel: Kernel, tensors: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor], threads: int
-) -> None:
-    """Run the kernel into `outputs`.  Tensors must have the layout that the kernel describes."""
+) -> int:
+    """Run the kernel into `outputs`.  Tensors must have the layout that the kernel describes.  Returns the granules
+    visited, see Built."""
     found = [tensors[t.name] for t in kernel.inputs] + [outputs[t.name] for t in kernel.outputs]
     for t, have in zip(kernel.inputs + kernel.outputs, found, strict=True):
         _check(t.name, t.shape, t.strides, t.dtype, have)
-    built((ctypes.c_void_p * len(found))(*[t.data_ptr() for t in found]), max(1, threads))
+    return built((ctypes.c_void_p * len(found))(*[t.data_ptr() for t in found]), max(1, threads))
 
 
 def _check(name: str, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, have: torch.Tensor) -> None:

@@ -1,0 +1,65 @@
+"""Which blocks a sweep computes, as C++: a test of granules, blocks made of runs that are alike, a check afterwards.
+
+const auto sweep0_test = [&](long x_from, long x_to) -> int {  // 0: not visited, 1: with masks, 2: without
+  return x_from <= rows_last ? x_to <= rows_first ? 2 : 1 : 0;
+};
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flashlight.codegen.cpp.emit import Emitter, Value
+from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.cpp.names import Names
+from flashlight.codegen.cpp.positions import bare
+from flashlight.index import Axis
+from flashlight.kernel import GRANULE, Sweep, Visit, first, last
+from flashlight.program import Node, postorder
+
+COARSE = 8
+"""Granules that are tested at once where the test needs no summaries."""
+
+
+def step(sweep: Sweep, longest: int) -> int:
+    """Swept positions that are tested at once: a granule, or a part of one where a block holds less."""
+    return min(GRANULE, longest, sweep.axis.size)
+
+
+def coarse(visit: Visit) -> int:
+    """How many granules one test may span: summaries are of one granule."""
+    loads = any(n.kind == "Load" and _of_block(n) for n in postorder(visit.roots[:2]))
+    return 1 if loads else COARSE
+
+
+def _of_block(n: Node) -> bool:
+    return any(a.name.endswith("_first") for e in n.attr[1] for a in e.axes)
+
+
+class TestPrinter:
+    """Prints the test of a sweep's blocks for the rows of a task."""
+
+    def __init__(
+        self, facts: Facts, names: Names, places: Mapping[Axis, str], tensors: Mapping[str, str],
+        rows: Mapping[Axis, tuple[str, str]],
+    ):  # fmt: skip
+        self.facts, self.names, self.tensors, self.rows = facts, names, tensors, rows
+        self.places = dict(places)
+
+    def lines(self, name: str, sweep: Sweep, visit: Visit) -> list[str]:
+        """The lambda, after what does not depend on the block."""
+        x = sweep.axis
+        places = {**self.places, first(x): self.names(f"{x.name}_from"), last(x): self.names(f"{x.name}_to")}
+        for axis, ends in self.rows.items():
+            places[first(axis)], places[last(axis)] = ends
+        nothing: Callable[[Node], Value | None] = lambda _: None  # noqa: E731
+        em = Emitter(self.facts, self.names, places, self.tensors, None, nothing, {})
+        em.carries_are_lanes = False
+        em.ranges = {a: f"for (long {places[a]} = {lo}; {places[a]} <= {hi}; ++{places[a]})"
+                     for a, (lo, hi) in self.rows.items()}  # fmt: skip
+        em.open(first(x), f"const auto {name} = [&](long {places[first(x)]}, long {places[last(x)]}) -> int", "};")
+        em.open(last(x), "")
+        some = bare(em.as_kind(em.value(visit.some), "bool").text)
+        every = bare(em.as_kind(em.value(visit.every), "bool").text)
+        em.line(f"return {some} ? {every} ? 2 : 1 : 0;")
+        return em.close()
