@@ -22,7 +22,7 @@ from flashlight.kernel import Carry
 from flashlight.ops import FNS
 from flashlight.passes.ranges import FALSE, Range, apply
 from flashlight.passes.summaries import Summaries
-from flashlight.program import Cast, Const, Map, Node, is_const, postorder, value_of
+from flashlight.program import Cast, Const, Map, Node, is_const, postorder, transform, value_of
 
 INF = float("inf")
 ZERO, MINUS_INF = Const(0.0), Const(-INF)
@@ -119,6 +119,8 @@ class _Assuming:
         if v is not None:
             return bool(v)
         if self.x in condition.free:
+            return False
+        if not _plausible(condition):
             return False
         known = not condition.free & self.inner and all(n.kind != "Carry" for n in postorder([condition]))
         (self.found.before if known else self.found.after).append(condition)
@@ -273,6 +275,19 @@ class _Assuming:
                         self._need(Map("LT", Map("ABS", other), Const(INF)))
                 return Const(sign * v)
         return Map(fn, a, b)
+
+
+def _plausible(condition: Node) -> bool:
+    """Whether a need is met by ordinary data: values of 4, maxima of 0.  What never holds would cost a second sweep."""
+
+    def ordinary(n: Node) -> Node:
+        if n.kind == "Carry" and n.dtype == "float":
+            return ZERO
+        if n.kind == "Load" and n.dtype == "float":
+            return Const(4.0)
+        return n.args[0] if n.kind == "Reduce" and n.args[0].kind == "Const" else _decided(n)
+
+    return value_of(transform([condition], ordinary)[0]) is not False
 
 
 def _decided(n: Node) -> Node:

@@ -5,7 +5,7 @@
     where(m - n >= 0, s, -inf)       ->   where(n <= m, s, -inf)
 
 Comparisons point one way, negations move inwards to where a comparison absorbs them, and the constant branch of a
-`where` comes last.
+`where` comes last, the smaller of two constants.
 """
 
 from __future__ import annotations
@@ -95,8 +95,11 @@ def _rule(node: Node) -> Node:
 
 def _where(condition: Node, yes: Node, no: Node) -> Node:
     swap = _negative(condition)
-    if (value_of(yes) is None) != (value_of(no) is None):
-        swap = value_of(yes) is not None
+    first, second = value_of(yes), value_of(no)
+    if (first is None) != (second is None):
+        swap = first is not None
+    elif first is not None and second is not None and first != second:
+        swap = first < second
     if swap:
         condition, yes, no = negated(condition), no, yes
     if yes.kind == "Map" and yes.attr[0] == "WHERE" and yes.args[2] is no:

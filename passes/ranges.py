@@ -11,11 +11,13 @@ is reduced over the granule for each row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flashlight.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.kernel import first, last
 from flashlight.ops import FNS
 from flashlight.passes.summaries import Summaries
-from flashlight.program import Cast, Const, Index, Map, Node, Reduce, postorder, value_of
+from flashlight.program import Cast, Const, Index, Map, Node, Reduce, index_expr, postorder, value_of
 
 Range = tuple[Node, Node]
 FALSE, TRUE = Const(False), Const(True)
@@ -25,8 +27,16 @@ UNKNOWN = (FALSE, TRUE)
 class Ranges:
     """Ranges over blocks of the swept axis x and the rows of `tile`, all of `whole`; grid axes are fixed."""
 
-    def __init__(self, x: Axis, tile: tuple[Axis, ...], whole: tuple[Axis, ...], summaries: Summaries):
+    def __init__(
+        self,
+        x: Axis,
+        tile: tuple[Axis, ...],
+        whole: tuple[Axis, ...],
+        summaries: Summaries,
+        within: Mapping[Expr, Limits] | None = None,
+    ):
         self.x, self.tile, self.whole, self.summaries = x, tile, whole, summaries
+        self.within = within or {}
         self.moving = {x, *tile, *whole}
         self._memo: dict[Node, Range | None] = {}
 
@@ -105,6 +115,7 @@ class Ranges:
         inner = self._positions(atom.arg)
         if inner is None:
             return None
+        inner = self._limited(atom.arg, inner)
         by = Const(atom.by)
         quotients = [Map("FLOORDIV", end, by) for end in inner]
         if isinstance(atom, FloorDiv):
@@ -112,6 +123,16 @@ class Ranges:
         one_period = Map("EQ", *quotients)
         lo, hi = (Map("REM", end, by) for end in inner)
         return Map("WHERE", one_period, lo, Const(0)), Map("WHERE", one_period, hi, Const(atom.by - 1))
+
+    def _limited(self, e: Expr, ends: Range) -> Range:
+        """The ends, no further than the conditions that hold beside allow."""
+        form, sign = _form(e)
+        least, most = self.within.get(form, (None, None))
+        if sign < 0:
+            least, most = (None if most is None else -most, None if least is None else -least)
+        lo, hi = ends
+        lo = lo if least is None else Map("MAXIMUM", lo, Const(least + e.const))
+        return lo, hi if most is None else Map("MINIMUM", hi, Const(most + e.const))
 
     # ------------------------------------------------------------ functions
 
@@ -122,7 +143,60 @@ class Ranges:
             return None
         if n.kind == "Cast":
             return (Cast(n.attr[0], found[0][0]), Cast(n.attr[0], found[0][1])) if n.attr[0] != "bool" else None
-        return apply(n.attr[0], found)
+        result = apply(n.attr[0], found)
+        if result is not None and n.kind == "Map" and n.attr[0] == "AND":
+            return result[0], self._jointly(n, result[1])
+        return result
+
+    def _jointly(self, n: Node, some: Node) -> Node:
+        """True somewhere: every condition is asked about the positions that the others leave.
+
+        0 <= m - n < 300  and  (m - n) % 100 == 0:  a block with m - n in 250 ... 313 holds no multiple of 100 below 300
+        """
+        parts = _conjuncts(n)
+        limits = _limits(parts)
+        if limits == self.within or not any(lo is not None or hi is not None for lo, hi in limits.values()):
+            return some
+        inside = Ranges(self.x, self.tile, self.whole, self.summaries, limits)
+        out = Const(True)
+        for part in parts:
+            out = Map("AND", out, inside.truth(part)[1])
+        return out
+
+
+Limits = tuple[int | None, int | None]
+
+
+def _form(e: Expr) -> tuple[Expr, int]:
+    """The terms of an expression with a positive first coefficient, and the sign that was taken off."""
+    sign = -1 if e.terms and e.terms[0][1] < 0 else 1
+    return Expr([(a, c * sign) for a, c in e.terms]), sign
+
+
+def _conjuncts(n: Node) -> list[Node]:
+    if n.kind == "Map" and n.attr[0] == "AND":
+        return [c for a in n.args for c in _conjuncts(a)]
+    return [n]
+
+
+def _limits(conditions: list[Node]) -> dict[Expr, Limits]:
+    """What comparisons of positions say of linear forms: n <= m and m <= n + 9 give 0 <= m - n <= 9."""
+    out: dict[Expr, Limits] = {}
+    for c in conditions:
+        if c.kind != "Map" or c.attr[0] != "LE":
+            continue
+        ends = [index_expr(a) for a in c.args]
+        if ends[0] is None or ends[1] is None:
+            continue
+        gap = ends[1] - ends[0]  # at least 0
+        form, sign = _form(gap)
+        least, most = out.get(form, (None, None))
+        if sign > 0:
+            least = -gap.const if least is None else max(least, -gap.const)
+        else:
+            most = gap.const if most is None else min(most, gap.const)
+        out[form] = least, most
+    return out
 
 
 def apply(fn: str, args: list[Range]) -> Range | None:

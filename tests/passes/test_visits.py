@@ -1,0 +1,137 @@
+"""Blocks that are passed over hold nothing live, full blocks nothing masked, and known masks are found exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from flashlight.blocks import FULL, SKIPPED, block_map
+from flashlight.evaluate import Evaluator, evaluate_kernel, new_output
+from flashlight.index import Axis, of
+from flashlight.kernel import GRANULE, Kernel
+from flashlight.passes.pipeline import compile_program
+from flashlight.program import Const, Index, Map, Node, Program
+from tests.dsl import Builder
+from tests.passes.masks import KINDS, H, attention, cases, data, integers
+
+
+def main_kernel(program: Program, tensors: dict[str, torch.Tensor]) -> tuple[Kernel, dict[str, torch.Tensor]]:
+    """The last kernel, and its inputs after the kernels before it have run."""
+    schedule, _ = compile_program(program)
+    for kernel in schedule.kernels[:-1]:
+        outputs = {t.name: new_output(t, torch.device("cpu")) for t in kernel.outputs}
+        evaluate_kernel(kernel, tensors, outputs)
+        tensors = tensors | outputs
+    return schedule.kernels[-1], tensors
+
+
+def truth(condition: Node, m: Axis, n: Axis, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[H, M, N] booleans."""
+    axes, value = Evaluator(tensors, torch.float32)(condition)
+    wanted = (H, m, n)
+    value = value.permute([axes.index(a) for a in wanted if a in axes])
+    return value.reshape([a.size if a in axes else 1 for a in wanted]).expand(H.size, m.size, n.size)
+
+
+def brute(mask: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(any, all) of each block, [H, tiles, granules]."""
+    out = []
+    for fill, op in ((False, torch.any), (True, torch.all)):
+        h, m, n = mask.shape
+        whole = torch.full((h, -(-m // rows) * rows, -(-n // GRANULE) * GRANULE), fill)
+        whole[:, :m, :n] = mask
+        blocks = whole.reshape(h, -1, rows, whole.shape[-1] // GRANULE, GRANULE)
+        out.append(op(op(blocks, -1), -2))
+    return out[0], out[1]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases())
+def test_nothing_live_is_passed_over(case: tuple[Builder, Node, Axis, Axis, str, int]) -> None:
+    b, condition, m, n, _kind, seed = case
+    kernel, tensors = main_kernel(b.program, data(b, seed))
+    live, full = brute(truth(condition, m, n, tensors), 32)
+    for sweep in kernel.sweeps:
+        if sweep.visit is not None:
+            found = block_map(kernel, sweep, tensors, 32).expand(live.shape)
+            assert not ((found == SKIPPED) & live).any()
+            assert not ((found == FULL) & ~full).any()
+
+
+M, N = Axis("o1", 512), Axis("n", 512)
+row, key = Index(of(M)), Index(of(N))
+
+
+def _le(a: Node, b: Node) -> Node:
+    return Map("LE", a, b)
+
+
+def _and(a: Node, b: Node) -> Node:
+    return Map("AND", a, b)
+
+
+def _by(a: Node, size: int) -> Node:
+    return Map("FLOORDIV", a, Const(size))
+
+
+CAUSAL = _le(key, row)
+BACK = Map("SUB", row, key)
+
+
+def _power_of_two(b: Builder) -> Node:
+    d = Map("SUB", _by(row, 64), _by(key, 64))
+    return Map("EQ", Map("BITAND", d, Map("SUB", d, Const(1))), Const(0))
+
+
+def _neighbours(b: Builder) -> Node:
+    lines = Map("ABS", Map("SUB", _by(row, 32), _by(key, 32)))
+    columns = Map("ABS", Map("SUB", Map("REM", row, Const(32)), Map("REM", key, Const(32))))
+    return _and(_le(lines, Const(2)), _le(columns, Const(2)))
+
+
+MASKS = {
+    "causal": lambda b: CAUSAL,
+    "causal with offset": lambda b: _le(key, Map("ADD", row, integers(b, "window", torch.int64, H))),
+    "window": lambda b: _and(CAUSAL, Map("LT", BACK, Const(100))),
+    "window and sinks": lambda b: _and(CAUSAL, Map("OR", Map("LT", BACK, Const(100)), Map("LT", key, Const(4)))),
+    "prefix": lambda b: Map("OR", CAUSAL, Map("LT", key, integers(b, "window", torch.int64, H))),
+    "padding": lambda b: integers(b, "padding", torch.bool, H, N),
+    "dilated": lambda b: _and(
+        _and(CAUSAL, Map("LT", BACK, Const(300))), Map("EQ", Map("REM", BACK, Const(100)), Const(0))
+    ),
+    "strided": lambda b: _and(CAUSAL, Map("EQ", Map("REM", BACK, Const(3)), Const(0))),
+    "block diagonal": lambda b: Map("EQ", _by(row, 128), _by(key, 128)),
+    "per-head windows": lambda b: Map("LT", Map("ABS", BACK), integers(b, "window", torch.int64, H)),
+    "power of two": _power_of_two,
+    "neighbours": _neighbours,
+    "dense": lambda b: integers(b, "mask", torch.bool, M, N),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MASKS)
+def test_blocks_of_known_masks_are_found_exactly(name: str, kind: str) -> None:
+    b = Builder(torch.float32)
+    condition = MASKS[name](b)
+    attention(b, kind, condition, M, N)
+    kernel, tensors = main_kernel(b.program, data(b, 1))
+    live, full = brute(truth(condition, M, N, tensors), 64)
+    found = block_map(kernel, kernel.sweeps[0], tensors, 64).expand(live.shape)
+    assert torch.equal(found != SKIPPED, live)
+    assert torch.equal(found == FULL, full)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_blocks_of_documents_are_found_nearly_exactly(causal: bool) -> None:
+    b = Builder(torch.float32)
+    same = Map("EQ", integers(b, "id_q", torch.int64, H, M), integers(b, "id_k", torch.int64, H, N))
+    condition = _and(CAUSAL, same) if causal else same
+    attention(b, "-inf", condition, M, N)
+    inputs = data(b, 1)
+    inputs["id_k"] = inputs["id_q"]
+    kernel, tensors = main_kernel(b.program, inputs)
+    live, _ = brute(truth(condition, M, N, tensors), 64)
+    found = block_map(kernel, kernel.sweeps[0], tensors, 64)
+    assert not ((found == SKIPPED) & live).any()
+    assert (found != SKIPPED).sum() <= 1.05 * live.sum()
