@@ -1,0 +1,66 @@
+"""Native kernels that pass blocks over compute what the kernel says, and visit the blocks that the map says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from flashlight.blocks import count
+from flashlight.codegen.cpp import available, build_all, default_tiling, detect_isa, print_kernel, run
+from flashlight.evaluate import evaluate_kernel, new_output
+from flashlight.index import Axis
+from flashlight.passes.pipeline import compile_program
+from flashlight.program import Node, Program
+from tests.dsl import Builder
+from tests.passes.masks import KINDS, attention, cases, data, integers
+from tests.passes.test_visits import MASKS, M, N
+
+pytestmark = pytest.mark.skipif(available() is not None, reason="no C++ compiler")
+
+
+def compare(program: Program, tensors: dict[str, torch.Tensor], folder: Path) -> list[tuple[int, int]]:
+    """Runs every kernel natively and evaluated; (granules visited, granules the map visits) of those with visits."""
+    isa, cpu, out = detect_isa(), torch.device("cpu"), []
+    kernels = compile_program(program)[0].kernels
+    tilings = [default_tiling(k, isa) for k in kernels]
+    built = build_all([print_kernel(k, t, isa) for k, t in zip(kernels, tilings, strict=True)], folder)
+    for kernel, tiling, native in zip(kernels, tilings, built, strict=True):
+        want = {t.name: new_output(t, cpu) for t in kernel.outputs}
+        got = {name: torch.zeros_like(t) for name, t in want.items()}
+        evaluate_kernel(kernel, tensors, want)
+        visited = run(native, kernel, tensors, got, 2)
+        for name, t in want.items():
+            torch.testing.assert_close(got[name], t, rtol=1e-4, atol=1e-5, equal_nan=True)
+        tensors = tensors | want
+        if any(s.visit for s in kernel.sweeps):
+            out.append((visited, count(kernel, tensors, tiling.lanes(kernel.double) * tiling.panels)[0]))
+    return out
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(cases())
+def test_random_masks(tmp_path: Path, case: tuple[Builder, Node, Axis, Axis, str, int]) -> None:
+    b, *_, seed = case
+    compare(b.program, data(b, seed), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "kind"), list(zip(MASKS, KINDS * 3, strict=False)))
+def test_known_masks(name: str, kind: str, tmp_path: Path) -> None:
+    b = Builder(torch.float32)
+    attention(b, kind, MASKS[name](b), M, N)
+    for visited, mapped in compare(b.program, data(b, 1), tmp_path):
+        assert visited >= mapped if kind in ("-1e9", "added") else visited == mapped
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_anything_and_values_that_are_not_finite(kind: str, tmp_path: Path) -> None:
+    b = Builder(torch.float32)
+    attention(b, kind, integers(b, "mask", torch.bool, M, N), M, N)
+    tensors = data(b, 1)
+    tensors["mask"][100:300] = False
+    compare(b.program, tensors, tmp_path)
+    for name, value in (("v", float("nan")), ("v", float("inf")), ("k", float("nan")), ("q", float("-inf"))):
+        compare(b.program, tensors | {name: tensors[name].clone().index_fill_(1, torch.tensor([7]), value)}, tmp_path)
