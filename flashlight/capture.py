@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,9 +19,11 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from flashlight import debug, runtime, targets
 from flashlight.errors import Decline, FlashlightError
 from flashlight.extract import extract
+from flashlight.kernel import Schedule
 from flashlight.lowering import can_lower, lower_with_inputs
 from flashlight.options import Options
 from flashlight.passes.pipeline import compile_program
+from flashlight.passes.share import share
 from flashlight.plan import Plan, kernel_reports, plan_key, sources_hash
 from flashlight.program import Program
 from flashlight.regions import Refusal, Region, find_regions
@@ -70,6 +72,8 @@ class _GraphCapture:
         self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
         self.training = any(n.name.startswith("tangents") for n in _placeholders(graph))
         self.changed = False
+        self.summaries: dict[tuple, list[fx.Node]] = {}
+        """Outputs of ops that summarise conditions, by key and inputs."""
 
     def run(self) -> None:
         attentions: list[Attention] = []
@@ -143,32 +147,63 @@ class _GraphCapture:
         scheduled = time.perf_counter()
         device = copy.outputs[0].meta["val"].device
         language = targets.language(self.options.target, device)
-        report = RegionReport(
-            True, source=region.source, kernels=kernel_reports(program, schedule, language), passes=passes
-        )
-        key = plan_key(program, f"{self.options.fingerprint()} {torch.get_float32_matmul_precision()}")
-        plan = Plan(key, self.options.target, self.options.strict, region.source, program, schedule, report)
-        runtime.register(plan, report, runtime.use_cache(self.options.cache_dir))
-        self._insert(region, [copy.origin[n] for n in used], key)
+        inputs = {t.name: copy.origin[n] for t, n in zip(program.inputs, used, strict=True)}
+        shared, program, schedule = share(program, schedule)
+        first = kernel_reports(*shared, language) if shared else []
+        kernels = [*first, *kernel_reports(program, schedule, language)]
+        report = RegionReport(True, source=region.source, kernels=kernels, passes=passes)
+        if shared:
+            inputs |= self._shared(shared, inputs, region)
+        key = self._register(program, schedule, report, region.source)
+        self._insert(region, [inputs[t.name] for t in program.inputs], key)
         debug.timing(f"{region.source}: lowering", lowered - clock)
         debug.timing(f"{region.source}: passes", scheduled - lowered)
         debug.timing(f"{region.source}: report and cache", time.perf_counter() - scheduled)
         return report
 
+    def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> str:
+        """The key under which the op finds the plan."""
+        key = plan_key(program, f"{self.options.fingerprint()} {torch.get_float32_matmul_precision()}")
+        plan = Plan(key, self.options.target, self.options.strict, source, program, schedule, report)
+        runtime.register(plan, report, runtime.use_cache(self.options.cache_dir))
+        return key
+
+    def _shared(
+        self, shared: tuple[Program, Schedule], inputs: Mapping[str, fx.Node], region: Region
+    ) -> dict[str, fx.Node]:
+        """The nodes of summaries by tensor; regions with the same condition on the same tensors have the same ones."""
+        program, schedule = shared
+        key = self._register(program, schedule, RegionReport(True, source=region.source), region.source)
+        given = [inputs[t.name] for t in program.inputs]
+        known = self.summaries.get((key, *given))
+        if known is None:
+            like = given[0].meta["val"]
+            values = [like.new_empty_strided(t.shape, t.strides, dtype=t.dtype) for t in program.outputs]
+            known = self.summaries[(key, *given)] = self._call(given, key, values, [region.first] * len(values))
+        return {t.name: node for t, node in zip(program.outputs, known, strict=True)}
+
     def _insert(self, region: Region, inputs: Sequence[fx.Node], key: str) -> None:
+        values = [o.meta["val"] for o in region.outputs]
+        for old, new in zip(region.outputs, self._call(inputs, key, values, region.outputs), strict=True):
+            old.replace_all_uses_with(new)
+
+    def _call(
+        self, inputs: Sequence[fx.Node], key: str, values: Sequence[torch.Tensor], like: Sequence[fx.Node]
+    ) -> list[fx.Node]:
+        """A call of the op, and its outputs; metadata is that of the nodes they are like."""
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         starts = [*inputs, *_placeholders(self.graph)]
         with self.graph.inserting_after(max(starts, key=order.__getitem__)):
             call = self.graph.call_function(torch.ops.flashlight.fused.default, (list(inputs), key))
-        values = [o.meta["val"] for o in region.outputs]
-        _describe(call, region.first, values)
-        anchor = call
-        for i, output in enumerate(region.outputs):
+        _describe(call, like[0], list(values))
+        anchor, outputs = call, []
+        for i, value in enumerate(values):
             with self.graph.inserting_after(anchor):
                 anchor = self.graph.call_function(operator.getitem, (call, i))
-            _describe(anchor, output, values[i])
-            output.replace_all_uses_with(anchor)
+            _describe(anchor, like[i], value)
+            outputs.append(anchor)
         self.changed = True
+        return outputs
 
     def _enforce(self) -> None:
         """strict: every region must have been fused."""

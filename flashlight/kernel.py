@@ -179,10 +179,14 @@ def carry_nodes(node: Node) -> list[Node]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The kernels of one region in launch order.  temporaries are written by one kernel and read by later ones."""
+    """The kernels of one region in launch order.  temporaries are written by one kernel and read by later ones.
+
+    conditions: stores of those temporaries that summarise conditions, which other regions may have too.
+    """
 
     kernels: tuple[Kernel, ...]
     temporaries: tuple[Tensor, ...] = ()
+    conditions: tuple[Store, ...] = ()
 
     @property
     def digest(self) -> str:

@@ -49,7 +49,8 @@ def schedule(program: Program) -> Schedule:
             kernel = with_visits(_kernel(f"attention{len(kernels)}", group, program), summaries)
             kernels += _summary_kernels(program, summaries, known)
             kernels.append(replace(kernel, name=f"attention{len(kernels)}"))
-    return Schedule(tuple(kernels), (*program.temporaries, *summaries.tensors))
+    conditions = tuple(s for s in summaries.stores if s.tensor in summaries.conditions)
+    return Schedule(tuple(kernels), (*program.temporaries, *summaries.tensors), conditions)
 
 
 def _summary_kernels(program: Program, summaries: Temporaries, known: int) -> list[Kernel]:

@@ -24,6 +24,8 @@ class Temporaries:
         self.first = len(program.temporaries)
         self.tensors: list[Tensor] = []
         self.stores: list[Store] = []
+        self.conditions: set[str] = set()
+        """Those that summarise conditions."""
 
     def __call__(self, node: Node) -> Node:
         """The load that replaces node."""

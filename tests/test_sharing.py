@@ -1,0 +1,33 @@
+"""Layers with the same condition share its summaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.harness import compile_only
+
+
+def attention(x: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    keep = (ids[:, None] == ids[None]) & mask
+    return (x @ x.mT).masked_fill(~keep, float("-inf")).softmax(-1) @ x
+
+
+def layers(x: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    for _ in range(3):
+        x = x + attention(x, ids, mask)
+    return x
+
+
+def test_summaries_are_computed_once_for_all_layers(tmp_path: Path) -> None:
+    gen = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 200, 16, generator=gen) / 4
+    ids, mask = torch.arange(200) // 70, torch.ones(200, 200, dtype=torch.bool).tril()
+    compiled = compile_only(layers, str(tmp_path))
+    torch.testing.assert_close(compiled(x, ids, mask), layers(x, ids, mask), rtol=1e-4, atol=1e-5)
+    calls = [n for n in compiled.graphs[0].nodes if n.target is torch.ops.flashlight.fused.default]
+    assert compiled.report.fused == 3
+    assert len(calls) == 4, "one for the summaries, one a layer"
+    summaries = list(calls[0].users)
+    assert all(set(summaries) <= set(call.args[0]) for call in calls[1:])
