@@ -19,6 +19,9 @@ from flashlight.program import Node, Program, Store, Tensor, value_of
 SERIAL_VOLUME = 1 << 18
 """Elements above which a reduction that is no contraction is accumulated in parts."""
 
+LONGEST_CHAIN = 32
+"""Products that are added one after another in a contraction."""
+
 Value = tuple[tuple[Axis, ...], torch.Tensor]
 Span = tuple[int, int]
 
@@ -220,11 +223,20 @@ class Evaluator:
         letters = {x: chr(97 + i) for i, x in enumerate(sorted({*a_axes, *b_axes}, key=axis_order))}
         out = tuple(x for x in letters if x != axis)
         spell = ["".join(letters[x] for x in xs) for xs in (a_axes, b_axes, out)]
-        return out, torch.einsum(f"{spell[0]},{spell[1]}->{spell[2]}", a, b)
+        formula = f"{spell[0]},{spell[1]}->{spell[2]}"
+        return out, contract(formula, a, a_axes.index(axis), b, b_axes.index(axis))
 
 
 def _is_product(n: Node) -> bool:
     return n.kind == "Reduce" and n.attr[0] == "SUM" and n.args[0].kind == "Map" and n.args[0].attr[0] == "MUL"
+
+
+def contract(formula: str, a: torch.Tensor, a_dim: int, b: torch.Tensor, b_dim: int) -> torch.Tensor:
+    """An einsum over one dimension of both, a long one in halves: the roundings of a chain grow with its length."""
+    if a.shape[a_dim] <= LONGEST_CHAIN:
+        return torch.einsum(formula, a, b)
+    (a0, a1), (b0, b1) = a.tensor_split(2, a_dim), b.tensor_split(2, b_dim)
+    return contract(formula, a0, a_dim, b0, b_dim) + contract(formula, a1, a_dim, b1, b_dim)
 
 
 def collapse(op: str, v: torch.Tensor, dim: int) -> torch.Tensor:
@@ -294,7 +306,8 @@ def _sweep(
 ) -> None:
     running: dict[Node, Value] = {}
     size = sweep.axis.size
-    rows = math.prod(a.size for a in {a for c in sweep.carries for a in c.step.free})
+    # of the largest carry, not of all axes together: a needlessly short block costs roundings
+    rows = max((math.prod(a.size for a in c.step.free) for c in sweep.carries), default=1)
     if size <= block and size * rows > SERIAL_VOLUME:
         block = max(1, SERIAL_VOLUME // rows)
     for lo in range(0, size, block) if size else [0]:

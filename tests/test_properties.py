@@ -89,18 +89,18 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, live: torch.Ten
 def test_attention(target: str, case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
     gen = torch.Generator().manual_seed(0)
     inputs = [_tensor(case, n, gen) for n in (case.queries, case.keys, case.keys)]
-    live = _mask(case, gen)
+    args = [*inputs, _mask(case, gen)]
     fill = -1e4 if case.mask == "finite" else -math.inf
 
     def fn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
         return attention(q, k, v, live, fill, case.mask)
 
     compiled = compile_only(fn, str(tmp_path_factory.getbasetemp() / "kernels"), target=target)
-    got = compiled(*inputs, live)
+    got = compiled(*args)
     assert not compiled.report.declined, compiled.report
-    eager = fn(*inputs, live)
+    eager = fn(*args)
     assert got.shape == eager.shape and got.dtype == eager.dtype
     if got.numel():
         # float64 is its own reference: the roundings of its scores grow with their size
         slack = SLACK[case.dtype] * (case.magnitude**2 if case.dtype is torch.float64 else 1.0)
-        assert error_ratio([got], [eager], [fn(*as_double(inputs), live)]) <= slack, case
+        assert error_ratio([got], [eager], [fn(*as_double(args))]) <= slack, case
