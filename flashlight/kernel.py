@@ -95,12 +95,14 @@ class Visit:
     every:       where true, all `conditions` are true at all positions of the block
     exact:       a truth value over rows, of the carries after the last block and before their final correction: where
                  it is false for a row, passing blocks over was wrong, and the tile is computed again without
+    cost:        estimated cost of the summaries that the tests load, as a part of the work of the whole sweep
     """
 
     some: Node
     every: Node
     conditions: tuple[Node, ...]
     exact: Node | None = None
+    cost: float = 0.0
 
     @property
     def roots(self) -> list[Node]:

@@ -143,7 +143,7 @@ def kernel_to_json(k: Kernel) -> Json:
         if v is None:
             return None
         exact = None if v.exact is None else w.number[v.exact]
-        return [w.number[v.some], w.number[v.every], [w.number[c] for c in v.conditions], exact]
+        return [w.number[v.some], w.number[v.every], [w.number[c] for c in v.conditions], exact, v.cost]
 
     return {
         "name": k.name,
@@ -173,9 +173,9 @@ def kernel_from_json(value: Json) -> Kernel:
     def visit(v: Json) -> Visit | None:
         if v is None:
             return None
-        some, every, conditions, exact = v
+        some, every, conditions, exact, cost = v
         known = None if exact is None else r.nodes[exact]
-        return Visit(r.nodes[some], r.nodes[every], tuple(r.nodes[c] for c in conditions), known)
+        return Visit(r.nodes[some], r.nodes[every], tuple(r.nodes[c] for c in conditions), known, cost)
 
     def sweep(v: Json) -> Sweep:
         axis, carries, stores, visits = v

@@ -115,6 +115,7 @@ def _sweep_head(s: Sweep, p: Printer) -> list[str]:
         return lines
     lines += [*p.define(s.visit.roots, "    "), f"    blocks where {p.show(s.visit.some)}"]
     lines.append(f"    unmasked where {p.show(s.visit.every)}")
+    lines += [f"    summaries cost {s.visit.cost:.2%} of the products"] if s.visit.cost else []
     return lines + ([f"    exact if then {p.show(s.visit.exact)}"] if s.visit.exact is not None else [])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import count
 
 import torch
 
@@ -21,7 +22,7 @@ class Temporaries:
     def __init__(self, program: Program):
         self.compute = program.compute
         self.names: dict[Node, str] = {}
-        self.first = len(program.temporaries)
+        self.numbers = count(len(program.temporaries))
         self.tensors: list[Tensor] = []
         self.stores: list[Store] = []
         self.conditions: set[str] = set()
@@ -45,7 +46,7 @@ class Temporaries:
         if name is None:
             if len(self.names) == MAX_TEMPORARIES:
                 raise Decline(f"needs more than {MAX_TEMPORARIES} passes over the scores")
-            name = self.names[shape] = f"t{self.first + len(self.names)}"
+            name = self.names[shape] = f"t{next(self.numbers)}"
             axes = [Axis(f"a{i}", a.size) for i, a in enumerate(order)]
             dtype = {"float": self.compute, "int": torch.int64, "bool": torch.bool}[shape.dtype]
             self.tensors.append(dense_tensor(name, [a.size for a in axes], dtype))
@@ -56,8 +57,10 @@ class Temporaries:
         """How many there are."""
         return len(self.stores)
 
-    def undo(self, mark: int) -> None:
-        """Forget those registered since."""
-        for shape in list(self.names)[mark:]:
-            del self.names[shape]
-        del self.tensors[mark:], self.stores[mark:]
+    def keep(self, mark: int, names: Collection[str]) -> None:
+        """Forget those registered since, but for these."""
+        gone = {s.tensor for s in self.stores[mark:]} - set(names)
+        self.names = {shape: name for shape, name in self.names.items() if name not in gone}
+        self.tensors = [t for t in self.tensors if t.name not in gone]
+        self.stores = [s for s in self.stores if s.tensor not in gone]
+        self.conditions -= gone

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
+from math import prod
 
 from flashlight.errors import Decline
 from flashlight.kernel import GRANULE, Kernel, Sweep, Visit
@@ -19,7 +20,13 @@ from flashlight.passes.neutral import neutral
 from flashlight.passes.ranges import Ranges
 from flashlight.passes.summaries import Summaries
 from flashlight.passes.temporaries import Temporaries
-from flashlight.program import Const, Map, Node, Tensor, postorder, value_of
+from flashlight.program import Const, Map, Node, Store, Tensor, postorder, value_of
+
+CONDITION, MAGNITUDE = 24, 2
+"""Operations that one value of a condition counts as when it is summarised, and one value whose magnitude is sought:
+measured on a CPU, where conditions are read across and magnitudes along their rows."""
+WORTHWHILE = 0.1
+"""The largest part of the work of a sweep that its summaries may cost."""
 
 TRUE, FALSE = Const(True), Const(False)
 
@@ -42,9 +49,27 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
         visit = _visit(sweep, kernel, temporaries)
     except Decline:  # too many summaries
         visit = None
-    if visit is None:
-        temporaries.undo(mark)
-    return replace(sweep, visit=visit)
+    used = {n.attr[0] for n in postorder(visit.roots) if n.kind == "Load"} if visit else set[str]()
+    new = [s for s in temporaries.stores[mark:] if s.tensor in used]
+    share = sum(_cost(s, s.tensor in temporaries.conditions) for s in new) / max(_work(sweep, kernel), 1)
+    if visit is None or share > WORTHWHILE:
+        temporaries.keep(mark, ())
+        return sweep
+    temporaries.keep(mark, used)
+    return replace(sweep, visit=replace(visit, cost=share))
+
+
+def _cost(summary: Store, condition: bool) -> float:
+    """Operations it takes to compute a summary."""
+    reduce = summary.value
+    return (CONDITION if condition else MAGNITUDE) * prod(a.size for a in {*reduce.args[0].free, reduce.attr[1]})
+
+
+def _work(sweep: Sweep, kernel: Kernel) -> float:
+    """Floating-point operations of the products of a sweep, every block visited."""
+    sums = [n for n in postorder([c.step for c in sweep.carries]) if n.kind == "Reduce" and n.attr[0] == "SUM"]
+    rows = {*kernel.grid, *kernel.tile, sweep.axis}
+    return sum(2 * prod(a.size for a in {*n.args[0].free, n.attr[1], *rows}) for n in sums)
 
 
 def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Visit | None:

@@ -22,7 +22,7 @@ def layers(x: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tens
 
 def test_summaries_are_computed_once_for_all_layers(tmp_path: Path) -> None:
     gen = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 2, 200, 16, generator=gen) / 4
+    x = torch.randn(1, 4, 200, 64, generator=gen) / 8
     ids, mask = torch.arange(200) // 70, torch.ones(200, 200, dtype=torch.bool).tril()
     compiled = compile_only(layers, str(tmp_path))
     torch.testing.assert_close(compiled(x, ids, mask), layers(x, ids, mask), rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from flashlight.index import Axis, of
 from flashlight.program import Cast, Const, Index, Load, Map, Node, Reduce, Tensor
 from tests.dsl import Builder, div, exp, largest, mul, sub, total
 
-H, D, E = Axis("o0", 2), Axis("d", 3), Axis("o2", 4)
+H, D, E = Axis("o0", 2), Axis("d", 64), Axis("o2", 64)
 
 
 def integers(b: Builder, name: str, dtype: torch.dtype, *axes: Axis) -> Node:
@@ -115,7 +115,7 @@ def data(b: Builder, seed: int) -> dict[str, torch.Tensor]:
             coarse = torch.rand([-(-s // 50) for s in t.shape], generator=gen) > 0.5
             x = coarse.repeat_interleave(50, 0).repeat_interleave(50, 1)[: t.shape[0], : t.shape[1]].contiguous()
         else:
-            x = torch.randn(t.shape, generator=gen).to(t.dtype)
+            x = (torch.randn(t.shape, generator=gen) / 3).to(t.dtype)
             if t.name in ("v", "rank_k") and seed % 7 == 0:
                 x.view(-1)[:: max(x.numel() // 2, 1)] = float("nan")
         out[t.name] = x
