@@ -14,6 +14,7 @@ import torch
 
 from flashlight.codegen.triton.state import State, Value, block_name, broken, spread, strip
 from flashlight.index import ZERO, Atom, Axis, Expr, FloorDiv, Gather, Mod
+from flashlight.kernel import first, last
 from flashlight.program import Node, Store, Tensor, postorder
 
 LARGE = 2**31
@@ -239,30 +240,60 @@ def store(state: State, s: Store, text: str, axes: frozenset[Axis]) -> None:
 
 
 def starts(state: State) -> int:
-    """Write which position of the grid axes and which block of the tile axes this program owns; return their number."""
+    """Write which position of the grid axes and which block of the tile axes this program owns; return their number.
+
+    Where blocks of a sweep are passed over, the last rows come first: they often have most to do.
+    """
     counts = [(a, a.size) for a in state.kernel.grid]
     counts += [(a, -(-a.size // state.layout.blocks[a])) for a in state.kernel.tile]
     active = [a for a, n in counts if n > 1]
     program = state.names("program")
     if active:
         state.line(f"{program} = tl.program_id(0)")
-    inner = 1
+    visits, inner = any(s.visit for s in state.kernel.sweeps), 1
     for axis, n in reversed(counts):
         divided = program if inner == 1 else f"{program} // {inner}"
-        _start(state, axis, "0" if n <= 1 else divided if axis is active[0] else f"{divided} % {n}")
+        number = "0" if n <= 1 else divided if axis is active[0] else f"{divided} % {n}"
+        if axis in state.layout.grid:
+            _grid_position(state, axis, number)
+        elif visits:
+            _block_with_ends(state, axis, number if n <= 1 else f"{n - 1} - {number}")
+        else:
+            _block(state, axis, number)
         inner *= n
     return inner
 
 
-def _start(state: State, axis: Axis, number: str) -> None:
-    if axis in state.layout.grid:
-        text = number if number == "0" else state.names(axis.name)
-        if text != "0":
-            state.line(f"{text} = {number}")
-        state.top.values["position", axis] = Value(text)
-        return
-    block = block_name(axis)
+def _grid_position(state: State, axis: Axis, number: str) -> None:
+    text = number if number == "0" else state.names(axis.name)
+    if text != "0":
+        state.line(f"{text} = {number}")
+    state.top.values["position", axis] = Value(text)
+
+
+def _block(state: State, axis: Axis, number: str) -> None:
     name = state.names(axis.name)
-    first = "" if number == "0" else f"({number}) * {block} + " if " " in number else f"{number} * {block} + "
-    state.line(f"{name} = {first}tl.arange(0, {block})")
+    start = "" if number == "0" else f"{_product(number, block_name(axis))} + "
+    state.line(f"{name} = {start}tl.arange(0, {block_name(axis)})")
     state.top.values["position", axis] = Value(name, (axis,))
+
+
+def _block_with_ends(state: State, axis: Axis, number: str) -> None:
+    """The rows of this program, and the first and the last of them as numbers."""
+    name, block, ends = state.names(axis.name), block_name(axis), (first(axis), last(axis))
+    texts = "0", str(axis.size - 1)
+    if number != "0":
+        texts = state.names(ends[0].name), state.names(ends[1].name)
+        state.line(f"{texts[0]} = {_product(number, block)}")
+        after = f"{texts[0]} + {block}"
+        after = f"tl.minimum({after}, {axis.size})" if state.layout.ragged(axis) else after
+        state.line(f"{texts[1]} = {after} - 1")
+    state.line(f"{name} = {texts[0]} + tl.arange(0, {block})" if number != "0" else f"{name} = tl.arange(0, {block})")
+    state.top.values["position", axis] = Value(name, (axis,))
+    state.top.scalars |= {*ends}
+    for end, text in zip(ends, texts, strict=True):
+        state.top.values["position", end] = Value(text)
+
+
+def _product(number: str, block: str) -> str:
+    return f"({number}) * {block}" if " " in number else f"{number} * {block}"

@@ -168,7 +168,12 @@ def triton_dtype(dtype: torch.dtype) -> str:
 def constant(state: State, node: Node) -> str:
     """A literal."""
     v = value_of(node)
-    return number(v) if isinstance(v, float) else str(v)
+    return number(v) if isinstance(v, float) else str(v) if isinstance(v, bool) else integer(v or 0)
+
+
+def integer(v: int) -> str:
+    """A whole number, with its type if it is too large for the 32 bits of what it may meet."""
+    return str(v) if -(2**31) <= v < 2**31 else f"tl.full((), {v}, tl.int64)"
 
 
 def number(v: float) -> str:

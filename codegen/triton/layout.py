@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from flashlight.codegen.triton.unmasked import unmasked
 from flashlight.index import Axis
 from flashlight.kernel import Kernel
 from flashlight.program import Map, Node, postorder
@@ -124,11 +125,13 @@ class Layout:
         self.grid = frozenset(kernel.grid)
         self.swept = tuple(dict.fromkeys(s.axis for s in kernel.sweeps))
         self.blocked = (*kernel.tile, *self.swept)
-        nodes = postorder(all_nodes(kernel))
+        nodes = postorder([*all_nodes(kernel), *[c.step for s in kernel.sweeps for c in unmasked(s).carries]])
         found = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
         self.batch = frozenset(a for c in found for a in c.batch if a not in self.blocked)
         self.heads = self.batch.union(*map(self._score_axes, nodes))
-        self.blocks = {a: power_of_two(a.size) for n in nodes for a in axes_of(n) if a not in self.grid}
+        tests = [n for s in kernel.sweeps if s.visit for n in postorder(s.visit.roots) if n.kind == "Reduce"]
+        axes = [a for n in nodes for a in axes_of(n)] + [n.attr[1] for n in tests]
+        self.blocks = {a: power_of_two(a.size) for a in axes if a not in self.grid}
         self.blocks.update(blocks)
         self._pad(c for c in found if self.usable(c))
 

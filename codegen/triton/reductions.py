@@ -14,9 +14,9 @@ import math
 import torch
 
 from flashlight.codegen.triton.addressing import inside, raw_load
-from flashlight.codegen.triton.expressions import number, render, triton_dtype
+from flashlight.codegen.triton.expressions import integer, number, render, triton_dtype
 from flashlight.codegen.triton.layout import LARGEST_TILE, Contraction
-from flashlight.codegen.triton.state import INDENT, Scope, State, Value, spread, strip
+from flashlight.codegen.triton.state import Scope, State, Value, spread, strip
 from flashlight.index import Axis
 from flashlight.ops import MONOIDS
 from flashlight.program import Node
@@ -40,7 +40,7 @@ def reduction(state: State, node: Node) -> Value:
     found = state.contraction(node)
     if found is not None:
         return Value(state.define("score" if len(dims) > 1 else "dot", dot(state, node, found), node), dims)
-    if state.layout.size({*dims, axis}) <= LARGEST_TILE:
+    if axis in state.kernel.tile or state.layout.size({*dims, axis}) <= LARGEST_TILE:
         return Value(state.define(HINTS[op], collapsed(state, node), node), dims)
     return _serial(state, node, dims)
 
@@ -79,9 +79,7 @@ def identity(op: str, kind: str) -> str:
     value = MONOIDS[op].identity
     if kind == "float":
         return number(value)
-    if math.isinf(value):
-        return str(-(2**63) if value < 0 else 2**63 - 1)
-    return str(int(value))
+    return integer(int(value) if math.isfinite(value) else -(2**63) if value < 0 else 2**63 - 1)
 
 
 def collapsed(state: State, node: Node, exact: bool = True) -> str:
@@ -111,11 +109,9 @@ def _serial(state: State, node: Node, dims: tuple[Axis, ...]) -> Value:
     state.line(f"{name} = {filled(state, op, node.dtype, dims)}")
     index = state.names(axis.name)
     loop = Scope(state.scope, frozenset({axis}), frozenset({axis}), values={("position", axis): Value(index)})
-    with state.inside(loop):
+    with state.nested(f"for {index} in range({axis.size}):", loop):
         step = strip(render(state, node.args[0], dims))
         state.line(f"{name} = {COMBINE[op].format(name, step)}")
-    state.line(f"for {index} in range({axis.size}):")
-    state.scope.lines += [INDENT + line.replace("\n", "\n" + INDENT) for line in loop.lines]
     return Value(name, dims)
 
 

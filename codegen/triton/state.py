@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flashlight.codegen.triton.layout import Contraction, Layout, all_nodes, axes_of, split
+from flashlight.codegen.triton.layout import Contraction, Layout, all_nodes, split
 from flashlight.index import Axis
 from flashlight.kernel import Kernel
 from flashlight.program import Node, postorder
@@ -81,10 +81,9 @@ class State:
         self.scope = self.top
         self.peel = True
         self.helpers: set[str] = set()
-        roots = all_nodes(kernel)
-        nodes = postorder(roots)
-        self.uses = Counter(a for n in nodes for a in n.args) + Counter(dict.fromkeys(roots, 1))
-        self.whole = {a for n in nodes for a in axes_of(n)} - layout.grid - set(layout.blocked)
+        self.uses = _uses(all_nodes(kernel))
+        self.ends: dict[Axis, Axis] = {}
+        """The ends of blocks of a swept axis, to the axis of these blocks that they are a tile dimension of."""
         self.compute = "tl.float64" if kernel.double else "tl.float32"
         self.handlers: dict[str, Callable[[State, Node], Value]] = {}
         self.inlined: list[str] = []
@@ -121,6 +120,25 @@ class State:
         finally:
             self.scope = outer
 
+    @contextmanager
+    def nested(self, head: str, scope: Scope, comment: str = "") -> Iterator[None]:
+        """Write the body of a loop or a condition, under a comment on what it is for."""
+        with self.inside(scope):
+            yield
+        if comment:
+            self.line(f"# {comment}")
+        self.line(head)
+        self.scope.lines += [INDENT + line.replace("\n", "\n" + INDENT) for line in scope.lines]
+
+    @contextmanager
+    def printing(self, nodes: Iterable[Node]) -> Iterator[None]:
+        """While other nodes than the kernel's are printed, they count as its own."""
+        outer, self.uses = self.uses, _uses([*all_nodes(self.kernel), *nodes])
+        try:
+            yield
+        finally:
+            self.uses = outer
+
     # ------------------------------------------------------------ dimensions
 
     def is_scalar(self, axis: Axis) -> bool:
@@ -128,7 +146,7 @@ class State:
 
     def dims_of(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         """The axes that are tile dimensions here, in canonical order."""
-        return self.layout.sort(a for a in axes if not self.is_scalar(a))
+        return self.layout.sort({self.ends.get(a, a) for a in axes if not self.is_scalar(a)})
 
     def dims(self, node: Node) -> tuple[Axis, ...]:
         return self.dims_of(node.free)
@@ -187,6 +205,11 @@ class State:
             with self.inside(scope):
                 scope.values[key] = build()
         return scope.values[key]
+
+
+def _uses(roots: list[Node]) -> Counter[Node]:
+    """How many nodes and roots have a node as an argument."""
+    return Counter(a for n in postorder(roots) for a in n.args) + Counter(dict.fromkeys(roots, 1))
 
 
 def block_name(axis: Axis) -> str:

@@ -16,38 +16,21 @@ Whole blocks come first, without masks; a partial block at the end follows once,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-from flashlight.codegen.triton.addressing import store
+from flashlight.codegen.triton.addressing import all_inside, store
 from flashlight.codegen.triton.expressions import render
+from flashlight.codegen.triton.phase import Phase, phases
 from flashlight.codegen.triton.reductions import COMBINE, PAIRS, collapsed, dot, filled, repeated
-from flashlight.codegen.triton.state import INDENT, Scope, State, Value, block_name, broken, spread, strip
+from flashlight.codegen.triton.rescale import correction, depends, nan_shows, previous, starts_at_zero
+from flashlight.codegen.triton.state import Scope, State, Value, block_name, broken, spread, strip
+from flashlight.codegen.triton.unmasked import without_conditions
+from flashlight.codegen.triton.visits import Visits, visits_blocks
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Kernel, Rescale, Sweep, carry_nodes
-from flashlight.program import Carry as make_carry
-from flashlight.program import Map, Node, Store, is_const, postorder, transform
+from flashlight.kernel import Carry, Sweep, carry_nodes
+from flashlight.program import Node, Store
 
 INFINITE = 'tl.abs({0}) == float("inf")'
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A run of equally long blocks: a loop over [start, stop), or one block without a loop."""
-
-    start: int
-    stop: int
-    loop: bool
-    ragged: bool
-    """Whether its blocks need masks."""
-
-
-def phases(axis: Axis, block: int, peel: bool) -> list[Phase]:
-    """The whole blocks, then the partial one; without peeling one loop with masks for all."""
-    whole = axis.size // block * block
-    if not peel and whole < axis.size:
-        return [Phase(0, axis.size, axis.size > block, True)]
-    out = [Phase(0, whole, whole > block, False)] if whole else []
-    return out + ([Phase(whole, axis.size, False, True)] if axis.size > whole else [])
 
 
 class SweepPrinter:
@@ -56,23 +39,54 @@ class SweepPrinter:
     def __init__(self, state: State, sweep: Sweep):
         self.state, self.sweep = state, sweep
         self.nodes = {c.node: c for c in sweep.carries}
-        self.shifted = {n for c in sweep.carries if c.rescale for n in _depends(c.rescale) if n in self.nodes}
-        used = {n for c in sweep.carries for n in (*carry_nodes(c.body), *_depends(c.rescale))}
+        self.shifted = {n for c in sweep.carries if c.rescale for n in depends(c.rescale) if n in self.nodes}
+        used = {n for c in sweep.carries for n in (*carry_nodes(c.body), *depends(c.rescale))}
         used |= {n for s in sweep.stores for n in carry_nodes(s.value)}
         self.used = used & self.nodes.keys()
         self.names: dict[Node, str] = {}
         self.start = "0"
+        new = without_conditions(sweep)
+        state.origins = {new[n]: state.origins[n] for n in new if n in state.origins} | {**state.origins}
+        self.cheap = {c.node for c in sweep.carries if starts_at_zero(c, sweep)}
         self.exact = {c.node for c in sweep.carries if not nan_shows(c, state.kernel)}
 
     def emit(self) -> None:
-        """The carries at their identities, the phases, the final correction."""
+        """The carries at their identities, the loops, the final correction."""
+        state, sweep = self.state, self.sweep
+        self.names = {c.node: state.names(c.name) for c in sweep.carries}
+        self._reset()
+        if sweep.visit is not None and visits_blocks(state, sweep):
+            Visits(state, sweep, sweep.visit, self._phase).emit()
+            if sweep.visit.exact is not None:
+                self._redo(sweep.visit.exact)
+        else:
+            for phase in phases(sweep, state.layout.blocks[sweep.axis], state.peel):
+                self._phase(phase)
+        self._finish()
+
+    def _reset(self) -> None:
         state = self.state
         for c in self.sweep.carries:
-            name = self.names[c.node] = state.names(c.name)
-            state.line(f"{name} = {filled(state, c.op, c.body.dtype, state.dims_of(c.axes))}")
-        for phase in phases(self.sweep.axis, state.layout.blocks[self.sweep.axis], state.peel):
-            self._phase(phase)
-        self._finish()
+            state.line(f"{self.names[c.node]} = {filled(state, c.op, c.body.dtype, state.dims_of(c.axes))}")
+
+    def _redo(self, exact: Node) -> None:
+        """Every block after all, if for some row it was wrong to pass blocks over."""
+        state, axis = self.state, self.sweep.axis
+        scope = Scope(state.scope, carries={n: Value("") for n in self.nodes})
+        with state.inside(scope), state.printing([exact]):
+            for c in self.sweep.carries:
+                self._bind(c.node, Value(self.names[c.node], state.dims_of(c.axes)))
+            value = state.value(exact)
+            wrong = " & ".join([f"~{value.text}", *all_inside(state, exact.free, value.dims)])
+        state.scope.lines += scope.lines
+        state.line("# Where a row has nothing that outweighs what is masked, it all counts.")
+        redo = state.define("redo", f"({wrong}).to(tl.int32)" if value.dims else wrong)
+        for i, _ in enumerate(value.dims):
+            state.line(f"{redo} = tl.max({redo}, 0)" + (" > 0" if i == len(value.dims) - 1 else ""))
+        with state.nested(f"if {redo}:", Scope(state.scope)):
+            self._reset()
+            for phase in phases(self.sweep, state.layout.blocks[axis], False):
+                self._phase(replace(phase, rare=True))
 
     # ------------------------------------------------------------ one block
 
@@ -81,25 +95,37 @@ class SweepPrinter:
         single = state.layout.blocks[axis] == 1
         scope = Scope(state.scope, frozenset({axis}), frozenset({axis} if single else ()), ragged=phase.ragged)
         scope.carries = {n: Value("") for n in self.nodes}
-        hint = axis.name if single else f"{axis.name}_start"
-        start = self.start = state.names(hint) if phase.loop else str(phase.start)
-        with state.inside(scope):
-            if single:
-                scope.values["position", axis] = Value(start)
-            else:
-                name = state.names(f"{axis.name}_tail" if phase.ragged and phase.start else axis.name)
-                prefix = f"{start} + " if start != "0" else ""
-                state.line(f"{name} = {prefix}tl.arange(0, {block_name(axis)})")
-                scope.values["position", axis] = Value(name, (axis,))
-            moved = [line for c in self.sweep.carries if (line := self._update(c, phase))]
-            for s in self.sweep.stores:
-                self._store(s)
-            for line in moved:
-                state.line(line)
+        counter = self.start = phase.start
         if phase.loop:
-            state.line(f"for {start} in range({phase.start}, {phase.stop}, {block_name(axis)}):")
-        indent = INDENT if phase.loop else ""
-        state.scope.lines += [indent + line.replace("\n", "\n" + indent) for line in scope.lines]
+            self.start = state.names(axis.name if single else f"{axis.name}_start")
+            counter = state.names(f"{axis.name}_step") if phase.jump else self.start
+            stages = ", num_stages=1" if phase.rare else ""
+            head = (
+                f"for {counter} in {'tl.' * phase.rare}range({phase.start}, {phase.stop}, {block_name(axis)}{stages}):"
+            )
+            with state.nested(head, scope, phase.comment):
+                if phase.jump:
+                    state.line(f"{self.start} = {phase.jump.format(counter)}")
+                self._block(phase, single)
+        else:
+            with state.inside(scope):
+                self._block(phase, single)
+            state.scope.lines += scope.lines
+
+    def _block(self, phase: Phase, single: bool) -> None:
+        state, axis = self.state, self.sweep.axis
+        if single:
+            state.scope.values["position", axis] = Value(self.start)
+        else:
+            name = state.names(f"{axis.name}_tail" if not phase.loop and phase.start != "0" else axis.name)
+            prefix = f"{self.start} + " if self.start != "0" else ""
+            state.line(f"{name} = {prefix}tl.arange(0, {block_name(axis)})")
+            state.scope.values["position", axis] = Value(name, (axis,))
+        moved = [line for c in phase.sweep.carries if (line := self._update(c, phase))]
+        for s in self.sweep.stores:
+            self._store(s)
+        for line in moved:
+            state.line(line)
 
     def _update(self, c: Carry, phase: Phase) -> str:
         """Accumulate one block into a carry; the assignment to make at the end of the block, if any."""
@@ -149,13 +175,13 @@ class SweepPrinter:
 
     def _rescaled(self, c: Carry, name: str, dims: tuple[Axis, ...]) -> str:
         """The text of the accumulated value, moved to the references of this block."""
-        if c.rescale is None or not any(n in self.nodes for n in _depends(c.rescale)):
+        if c.rescale is None or not any(n in self.nodes for n in depends(c.rescale)):
             return name
-        state, cheap = self.state, starts_at_zero(c, self.sweep)
-        for n in _depends(c.rescale):
+        state, cheap = self.state, c.node in self.cheap
+        for n in depends(c.rescale):
             if n in self.nodes:
                 self._bind_old(n, raw=cheap)
-        factor = correction(c, {n: _old(n) for n in self.nodes}, {})
+        factor = correction(c, {n: previous(n) for n in self.nodes}, {})
         if factor is None:
             return name
         state.hints[factor] = "scale" if c.op == "SUM" else "shift"
@@ -167,7 +193,7 @@ class SweepPrinter:
 
     def _bind_old(self, n: Node, raw: bool) -> None:
         """The value a carry had before this block: as it is, or as the others used it."""
-        state, old = self.state, _old(n)
+        state, old = self.state, previous(n)
         value = Value(self.names[n], state.dims_of(n.attr[1]))
         if not raw and self.nodes[n].op in PAIRS:
             key = ("reference", old)
@@ -196,107 +222,17 @@ class SweepPrinter:
         for n in sorted(differs, key=lambda n: self.names[n]):
             self._bind_old(n, raw=False)
         for c in self.sweep.carries:
-            if c.rescale is None or not differs & set(_depends(c.rescale)):
+            if c.rescale is None or not differs & set(depends(c.rescale)):
                 continue
             dims, name = state.dims_of(c.axes), self.names[c.node]
-            factor = correction(c, {n: _old(n) for n in differs}, {})
+            factor = correction(c, {n: previous(n) for n in differs}, {})
             if factor is None:
                 continue
             sign, state.hints[factor] = ("*", "scale") if c.op == "SUM" else ("+", "shift")
             text = f"{name} {sign} {spread(state.value(factor), dims)}"
             if c.node in self.shifted:
-                self._bind(_old(c.node), Value(name, dims))
+                self._bind(previous(c.node), Value(name, dims))
                 differs.add(c.node)
                 self._bind(c.node, Value(state.define(f"{name}_final", text), dims))
             else:
                 state.line(f"{name} = {text}")
-
-
-def _depends(r: Rescale | None) -> list[Node]:
-    """Carry nodes that a rescale uses."""
-    return [] if r is None else list(dict.fromkeys(carry_nodes(r.exponent) + carry_nodes(r.factor)))
-
-
-def _old(node: Node) -> Node:
-    """Stands for the value of a carry before a step."""
-    return make_carry(f"{node.attr[0]} before", node.attr[1], node.dtype)
-
-
-def correction(c: Carry, old: dict[Node, Node], new: dict[Node, Node]) -> Node | None:
-    """exp(exponent(new) - exponent(old)) * factor(new) / factor(old) for sums, the difference for extrema."""
-    assert c.rescale is not None
-
-    def at(root: Node, values: dict[Node, Node]) -> Node:
-        return transform([root], lambda n: values.get(n, n))[0] if values else root
-
-    e, f = c.rescale.exponent, c.rescale.factor
-    e_old, f_old = at(e, old), at(f, old)
-    e_new, f_new = at(e, new), at(f, new)
-    difference = None if e_old is e_new else _difference(e_new, e_old)
-    if c.op != "SUM":
-        return difference
-    grown = None if difference is None else Map("EXP", difference)
-    ratio = None if f_old is f_new else Map("DIV", f_new, f_old)
-    return grown if ratio is None else ratio if grown is None else Map("MUL", grown, ratio)
-
-
-def _difference(a: Node, b: Node) -> Node:
-    """a - b; (-x) - (-y) is y - x."""
-    if a.kind == b.kind == "Map" and a.attr == b.attr == ("NEG",):
-        return Map("SUB", b.args[0], a.args[0])
-    return Map("SUB", a, b)
-
-
-def starts_at_zero(c: Carry, sweep: Sweep) -> bool:
-    """Whether the carry is exactly 0 as long as the extremum it is scaled by is -inf.
-
-    So it is for sums of exp(s - m) * ... with m = max(s) or max(s, what does not depend on the sweep): then the
-    factor exp(m_old - m_new) may be computed with m_old = -inf, is 0, and needs no guard.
-    """
-    if c.op != "SUM" or c.rescale is None or not is_const(c.rescale.factor, 1.0):
-        return False
-    e = c.rescale.exponent
-    if e.kind != "Map" or e.attr[0] != "NEG":
-        return False
-    by_node = {k.node: k for k in sweep.carries}
-    extrema, rest = _maxima(e.args[0])
-    used = [n for n in extrema if n in by_node]
-    if len(used) != 1 or by_node[used[0]].op != "MAX" or any(carry_nodes(n) for n in rest):
-        return False
-    wanted = Map("EXP", Map("SUB", by_node[used[0]].body, e.args[0]))
-    return any(f is wanted for f in _numerator(c.body))
-
-
-def _maxima(node: Node) -> tuple[list[Node], list[Node]]:
-    """Carries, and other nodes, whose maximum the node is."""
-    if node.kind == "Carry":
-        return [node], []
-    if node.kind == "Map" and node.attr[0] == "MAXIMUM":
-        parts = [_maxima(a) for a in node.args]
-        return [n for p in parts for n in p[0]], [n for p in parts for n in p[1]]
-    return [], [node]
-
-
-def _numerator(node: Node) -> list[Node]:
-    """Factors of a product, looking through casts and into numerators."""
-    if node.kind == "Cast":
-        return _numerator(node.args[0])
-    if node.kind == "Map" and node.attr[0] == "MUL":
-        return [f for a in node.args for f in _numerator(a)]
-    if node.kind == "Map" and node.attr[0] == "DIV":
-        return _numerator(node.args[0])
-    return [node]
-
-
-def nan_shows(c: Carry, kernel: Kernel) -> bool:
-    """Whether a NaN that an extremum passes over still reaches every output, through sums of the same values."""
-    if c.op not in PAIRS or c.body.dtype != "float":
-        return True
-    sums = {k.node for k in kernel.carries if k.op == "SUM" and c.body in postorder([k.body])}
-    stores = [*kernel.stores, *[s for w in kernel.sweeps for s in w.stores]]
-    return all(
-        c.node not in carry_nodes(s.value)
-        or not sums.isdisjoint(carry_nodes(s.value))
-        or c.body in postorder([s.value])
-        for s in stores
-    ) and all(c.node not in carry_nodes(k.body) or c.body in postorder([k.body]) for k in kernel.carries)
