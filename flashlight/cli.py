@@ -28,6 +28,7 @@ before or after SCRIPT; whatever is not an option below goes to the script, and 
 kinds of output (--emit):
   report                  a table of regions: fused or declined, and why
   program, passes, kernel the mathematics, what each pass made of it, the schedule
+  mask                    which blocks of the scores are computed, drawn (with -o: PNG files, by matplotlib)
   triton                  Triton source
   ttir, ttgir, llir       what Triton makes of it, for each --arch (default sm_90)
   ptx, cubin, sass        NVIDIA machine code (default sm_90); cubin is binary and needs -o
@@ -40,6 +41,7 @@ EXAMPLES = """\
 examples:
   flashlight inspect train.py --epochs 1
   flashlight inspect train.py --emit triton,ptx --arch sm_90 --arch sm_100
+  flashlight inspect train.py --emit mask -o pictures
   flashlight inspect train.py --emit cubin -o out -- -o passed-to-the-script
 """
 
@@ -121,9 +123,12 @@ def run_inspect(parser: argparse.ArgumentParser, options: argparse.Namespace, sc
         request = inspection.Request.of(options.emit, options.arch, options.kernel, options.output)
     except ValueError as error:
         parser.error(str(error))
-    succeeded = inspection.run_script(options.script, script_args)
+    from flashlight.runtime import observing
+
+    with observing() as seen:
+        succeeded = inspection.run_script(options.script, script_args)
     sys.stdout.flush()
-    return 0 if inspection.present(request) and succeeded else 1
+    return 0 if inspection.present(request, seen) and succeeded else 1
 
 
 def run_cache(action: str) -> int:

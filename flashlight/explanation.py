@@ -1,4 +1,4 @@
-"""`flashlight.explain`: compile once, run once, report."""
+"""`flashlight.explain`: compile once, run once, report what was fused and which tiles that run computed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from flashlight import runtime
 from flashlight.backend import compile_graph
 from flashlight.options import parse
 from flashlight.report import Report, record
@@ -28,11 +29,13 @@ def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         return compile_graph(gm, inputs, options, collect)
 
-    with config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False):
+    fresh = config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False)
+    with fresh, runtime.observing() as seen:
         compiled: Any = torch.compile(_original(fn), backend=backend, **_isolation())  # type: ignore[call-overload]
         compiled(*args, **kwargs)
     for number, region in enumerate(found.regions):
         region.name = f"attention{number}"
+    seen.complete([found])
     record(found)
     return found
 

@@ -6,7 +6,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,6 +15,8 @@ from tabulate import tabulate
 
 from flashlight import report as registry
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, OfflineError, compile_source
+from flashlight.drawing import NO_MATPLOTLIB, can_write_pictures, picture_png, picture_text, pictures
+from flashlight.observation import Observation, launched
 from flashlight.report import KernelReport, Report
 
 TEXT_KINDS = {
@@ -29,7 +31,10 @@ TEXT_KINDS = {
 
 MACHINE_KINDS = tuple(dict.fromkeys(kind for architecture in ARCHITECTURES.values() for kind in architecture.kinds))
 BINARY_KINDS = ("cubin", "hsaco")
-KINDS = (*TEXT_KINDS, *MACHINE_KINDS)
+MASK = "mask"
+"""Block maps: text on the terminal, PNG in a folder."""
+
+KINDS = (*TEXT_KINDS, MASK, *MACHINE_KINDS)
 """Everything ``--emit`` knows."""
 
 
@@ -55,6 +60,8 @@ class Request:
                 raise ValueError(f"--emit {kind} is binary: say where to write it with -o DIR")
         if output is not None and output.exists() and not output.is_dir():
             raise ValueError(f"-o {output} is not a directory")
+        if MASK in chosen and output is not None and not can_write_pictures():
+            raise ValueError(f"--emit mask -o DIR: {NO_MATPLOTLIB}; without -o masks are printed")
         return cls(chosen, targets, kernel, output)
 
 
@@ -97,9 +104,10 @@ def _print_traceback(error: BaseException, script: str) -> None:
     traceback.print_exception(type(error), error, trace)
 
 
-def present(request: Request) -> bool:
-    """Show what was recorded since :func:`run_script`; whether all of it could be shown."""
-    reports = registry.reports()
+def present(request: Request, seen: Observation | None = None) -> bool:
+    """Show what was recorded since :func:`run_script`, and what was seen in runs; whether all of it could be shown."""
+    reports, seen = registry.reports(), seen or Observation()
+    seen.complete(reports)
     kernels = _select(_distinct_kernels(reports), request.kernel)
     if not reports:
         print("Flashlight compiled nothing in this run: is anything called under torch.compile(backend='flashlight')?")
@@ -111,7 +119,27 @@ def present(request: Request) -> bool:
     for kind in request.kinds:
         for label, text in _texts(kind, reports, kernels, request.kernel):
             sink.put(f"{label}.{TEXT_KINDS[kind]}" if label else TEXT_KINDS[kind], text)
+    if MASK in request.kinds and reports:
+        _present_masks(seen, reports, kernels, sink)
     return _present_machine(request, kernels, sink)
+
+
+def _present_masks(
+    seen: Observation, reports: Sequence[Report], kernels: Mapping[str, KernelReport], sink: _Sink
+) -> None:
+    """Draw the block maps of the selected kernels, those of regions that share them once."""
+    shown = 0
+    for regions, run in seen.distinct(reports):
+        chosen = tuple(maps for kernel, maps in launched(regions[0], run) if kernel in kernels.values())
+        for picture in pictures(regions, chosen):
+            shown += 1
+            name = f"{regions[0].name or 'region'}.mask"
+            if sink.folder is None:
+                sink.put(f"{name}.txt", picture_text(picture))
+            else:
+                sink.put(f"{name}.png", picture_png(picture))
+    if not shown:
+        print("no region of this run passes blocks over: every block of scores is computed")
 
 
 def _distinct_kernels(reports: list[Report]) -> dict[str, KernelReport]:

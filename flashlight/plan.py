@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from flashlight.blocks import Task, block_count
 from flashlight.index import Axis
 from flashlight.kernel import Kernel, Schedule
 from flashlight.program import Node, Program, Tensor, postorder
@@ -31,6 +32,7 @@ from flashlight.serialize import (
     tensor_from_json,
     tensor_to_json,
 )
+from flashlight.targets import expected_task, native_source
 
 FORMAT = 1
 SWEPT_BLOCK = 64
@@ -142,7 +144,7 @@ def _kernel_report(kernel: Kernel, program: Program, language: str) -> KernelRep
     triton, blocks = _triton_form(kernel, program)
     tiles = {a.name: blocks.get(a, TILE_BLOCK) for a in kernel.tile}
     sweeps = {s.axis.name: blocks.get(s.axis, SWEPT_BLOCK) for s in kernel.sweeps}
-    total = _tile_count(kernel, tiles | sweeps)
+    total, visited = _tile_counts(kernel, language, tiles | sweeps)
     report = KernelReport(
         kernel.name,
         language=language,
@@ -155,7 +157,7 @@ def _kernel_report(kernel: Kernel, program: Program, language: str) -> KernelRep
         bytes_read=sum(map(tensor_bytes, kernel.inputs)),
         bytes_written=sum(map(tensor_bytes, kernel.outputs)),
         tiles_total=total,
-        tiles_visited=total,
+        tiles_visited=visited,
         triton=triton,
     )
     return replace(report, source=_source(kernel, language, (triton or {}).get("source", "")))
@@ -166,8 +168,6 @@ def _source(kernel: Kernel, language: str, triton: str) -> str:
     if language in ("triton", "triton-interpret"):
         return triton
     if language == "cpp":
-        from flashlight.targets import native_source
-
         try:
             return native_source(kernel)
         except Exception:  # a report must not fail because a target does; running it says why
@@ -195,8 +195,24 @@ def _triton_form(kernel: Kernel, program: Program) -> tuple[dict[str, Any] | Non
     return form, dict(tiling.blocks)
 
 
+def _tile_counts(kernel: Kernel, language: str, blocks: dict[str, int]) -> tuple[int, int | None]:
+    """Score tiles, and how many of them are computed; None where that takes a run (see observation.py).
+
+    A kernel that adds up no products, such as one that prepares the tests of blocks, has none.
+    """
+    if not flops(kernel):
+        return 0, 0
+    if not any(s.visit for s in kernel.sweeps):
+        total = _tile_count(kernel, blocks)
+        return total, total
+    try:
+        return block_count(expected_task(kernel, language)), None
+    except Exception:  # a report must not fail because a target does; running it says why
+        return block_count(Task(kernel)), None
+
+
 def _tile_count(kernel: Kernel, blocks: dict[str, int]) -> int:
-    """Score tiles: grid times blocks of the tile axes times blocks of each sweep."""
+    """Grid times blocks of the tile axes times blocks of each sweep."""
     rows = math.prod(a.size for a in kernel.grid) * math.prod(-(-a.size // blocks[a.name]) for a in kernel.tile)
     return rows * sum(-(-s.axis.size // blocks[s.axis.name]) for s in kernel.sweeps)
 

@@ -24,8 +24,11 @@ class KernelReport:
     ``source`` is the code in ``language`` that runs; ``program`` and ``kernel`` are the text forms of the mathematics
     and of the schedule. ``grid`` counts the blocks launched along each grid axis (a symbolic size is its text),
     ``tiles`` maps an axis to its block, ``sweeps`` counts the loops over a swept axis. ``flops`` are floating-point
-    operations, ``bytes_read`` and ``bytes_written`` bytes of device memory, all of one launch; ``tiles_visited`` of
-    ``tiles_total`` score tiles are computed (``None``: it depends on the data and was not measured).
+    operations, ``bytes_read`` and ``bytes_written`` bytes of device memory, all of one launch.
+
+    ``tiles_visited`` of ``tiles_total`` score tiles were computed; ``None`` where tiles may be passed over and no run
+    was looked at (``flashlight.explain`` and ``flashlight inspect`` do). Where tiles may be passed over, a tile is 64
+    positions of a swept axis by the rows of one task; elsewhere it is the blocks in ``tiles``.
 
     ``triton`` is the same kernel for offline compilation, whatever ``language`` is: the keyword arguments of
     ``flashlight.codegen.offline.compile_source`` but ``arch``.
@@ -70,7 +73,8 @@ class RegionReport:
     """One part of a graph that looks like attention: fused into ``kernels``, or declined for a ``reason``.
 
     ``source`` is the user's ``"file.py:12"``, ``fix`` the change of the user's code that would make a declined region
-    fuse, ``passes`` the text of the program after each pass that changed it.
+    fuse, ``passes`` the text of the program after each pass that changed it. ``key`` is the content hash that a fused
+    region runs under: equal for regions that compute the same.
     """
 
     fused: bool
@@ -80,6 +84,7 @@ class RegionReport:
     kernels: list[KernelReport] = field(default_factory=list)
     fix: str | None = None
     passes: list[tuple[str, str]] = field(default_factory=list)
+    key: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """This region as JSON-compatible data."""

@@ -6,16 +6,20 @@ from its own cache, in a process where our pass never ran, still finds its kerne
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from flashlight import debug
+from flashlight.blocks import launch_maps
 from flashlight.cache import Cache, CacheError
 from flashlight.errors import FlashlightError
 from flashlight.evaluate import evaluate_program, new_output
+from flashlight.observation import Observation
 from flashlight.plan import Plan
 from flashlight.program import Tensor
 from flashlight.report import RegionReport
@@ -34,6 +38,7 @@ _plans: dict[str, Plan] = {}
 _runners: dict[str, Run] = {}
 _reports: dict[str, list[RegionReport]] = {}
 _caches: dict[Path, Cache] = {}
+_observations: list[Observation] = []
 
 
 # ---------------------------------------------------------------- plans
@@ -55,6 +60,7 @@ def use_cache(directory: str | None) -> Cache | None:
 
 def register(plan: Plan, report: RegionReport, cache: Cache | None) -> None:
     """Make a plan known to the op; `report` is told when running it fails."""
+    report.key = plan.key
     with _lock:
         _plans.setdefault(plan.key, plan)
         _reports.setdefault(plan.key, []).append(report)
@@ -189,6 +195,8 @@ def _target_run(plan: Plan) -> Run:
             runners[place] = prepare(plan.schedule.kernels, language(plan.target, device), device, _any_cache())
         for kernel in runners[place]:
             kernel(tensors, written)
+        if _observations:
+            _observe(plan, runners[place], tensors)
         return [written[t.name] for t in plan.program.outputs]
 
     return run
@@ -202,6 +210,46 @@ def _any_cache() -> Cache | None:
 def _has_empty(plan: Plan) -> bool:
     """Whether some tensor has no elements: kernels are not made for that, and evaluating costs little."""
     return any(t.numel == 0 for t in (*plan.program.inputs, *plan.program.outputs))
+
+
+# ---------------------------------------------------------------- looking at runs
+
+
+@contextlib.contextmanager
+def observing() -> Iterator[Observation]:
+    """Inside, it is noted which blocks of their sweeps regions visit: once for every region compiled so far.
+
+    Outside it costs nothing; inside, each region waits once for its inputs to be summarised on the host.
+    """
+    seen = Observation()
+    with _lock:
+        _observations.append(seen)
+    try:
+        yield seen
+    finally:
+        with _lock:
+            _observations.remove(seen)
+
+
+def _observe(plan: Plan, kernels: Sequence[KernelRun], tensors: dict[str, torch.Tensor]) -> None:
+    """Tell the observations what a run visited; never a reason for the region to fail."""
+    most = len(_reports.get(plan.key, ()))
+    asking = [seen for seen in _observations if seen.wants(plan.key, most)]
+    chooses = any(s.visit for kernel in plan.schedule.kernels for s in kernel.sweeps)
+    if not (asking and chooses) or _capturing():
+        return
+    try:
+        run = tuple(launch_maps(kernel.task, tensors) for kernel in kernels)
+    except Exception as error:
+        debug.failure(plan.source, error)
+        return
+    for seen in asking:
+        seen.add(plan.key, run)
+
+
+def _capturing() -> bool:
+    """Whether a CUDA graph is being captured, when nothing may be read back."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 # ---------------------------------------------------------------- when it fails

@@ -6,23 +6,40 @@ import functools
 import math
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from flashlight.blocks import Task
 from flashlight.cache import Cache, CacheError, default_root
 from flashlight.evaluate import evaluate_kernel
-from flashlight.kernel import Kernel
+from flashlight.kernel import GRANULE, Kernel
+
+if TYPE_CHECKING:
+    from flashlight.codegen.cpp import Built, Tiling
+    from flashlight.codegen.triton import Tiling as TritonTiling
 
 TARGETS = ("auto", "cpp", "evaluate", "reference", "triton", "triton-interpret")
 FEW_ROWS = 8
 """Rows a tile must have at least for fusion to pay."""
 
 Tensors = dict[str, torch.Tensor]
-KernelRun = Callable[[Tensors, Tensors], None]
-"""Reads tensors by name, writes outputs by name."""
+
+
+class KernelRun(Protocol):
+    """A kernel that is ready to run."""
+
+    def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
+        """Read tensors by name, write outputs by name."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """How the kernel is cut up; known after its first run."""
+        ...
 
 
 def language(target: str, device: torch.device) -> str:
@@ -53,35 +70,83 @@ def _native_problem() -> str | None:
 def prepare(kernels: Sequence[Kernel], found: str, device: torch.device, cache: Cache | None) -> list[KernelRun]:
     """Functions that run the kernels in the given language; native code is compiled here, in parallel."""
     if found == "evaluate":
-        return [partial(evaluate_kernel, k) for k in kernels]
+        return [_Evaluated(k) for k in kernels]
     if found == "cpp":
         return _native(kernels, cache)
     return [_Triton(k, device, found == "triton-interpret", cache) for k in kernels]
 
 
+def expected_task(kernel: Kernel, found: str) -> Task:
+    """How a kernel is cut up where nothing was tuned; on a GPU, on sm_90."""
+    if found == "cpp":
+        return _native_task(kernel, _native_tiling(kernel))
+    if found in ("triton", "triton-interpret"):
+        from flashlight.codegen.triton import default_tiling
+
+        return _triton_task(kernel, default_tiling(kernel, architecture(torch.device("cpu"))))
+    return Task(kernel)
+
+
+class _Evaluated:
+    """A kernel evaluated in torch, which computes every block; its task stands for 64 rows."""
+
+    def __init__(self, kernel: Kernel):
+        self.task = Task(kernel)
+
+    def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
+        evaluate_kernel(self.task.kernel, tensors, outputs)
+
+
+# ---------------------------------------------------------------- C++
+
+
 def native_source(kernel: Kernel) -> str:
     """The C++ source of a kernel for this machine."""
-    from flashlight.codegen.cpp import default_tiling, detect_isa, print_kernel
+    from flashlight.codegen.cpp import detect_isa, print_kernel
 
-    isa = detect_isa()
-    return print_kernel(kernel, default_tiling(kernel, isa), isa, kernel.origins).source
+    return print_kernel(kernel, _native_tiling(kernel), detect_isa(), kernel.origins).source
+
+
+def _native_tiling(kernel: Kernel) -> Tiling:
+    from flashlight.codegen.cpp import default_tiling, detect_isa
+
+    return default_tiling(kernel, detect_isa())
+
+
+def _native_task(kernel: Kernel, tiling: Tiling) -> Task:
+    """Lanes run along the first tile axis, in panels; a second one is blocked."""
+    applied = tiling.applied(kernel)
+    rows = {a: tiling.extent(a) for a in applied.tile}
+    rows |= {a: tiling.lanes(kernel.double) * tiling.panels for a in applied.tile[:1]}
+    return Task(applied, rows)
 
 
 def _native(kernels: Sequence[Kernel], cache: Cache | None) -> list[KernelRun]:
-    from flashlight.codegen.cpp import build_all, default_tiling, detect_isa, print_kernel, run
+    from flashlight.codegen.cpp import build_all, detect_isa, print_kernel
 
-    isa = detect_isa()
-    printed = [print_kernel(k, default_tiling(k, isa), isa, k.origins) for k in kernels]
+    isa, tilings = detect_isa(), [_native_tiling(k) for k in kernels]
+    printed = [print_kernel(k, t, isa, k.origins) for k, t in zip(kernels, tilings, strict=True)]
     built = build_all(printed, _native_folder(cache))
+    return [_Native(*parts) for parts in zip(kernels, tilings, built, strict=True)]
 
-    def call(i: int, tensors: Tensors, outputs: Tensors) -> None:
-        run(built[i], kernels[i], tensors, outputs, torch.get_num_threads())
 
-    return [partial(call, i) for i in range(len(kernels))]
+class _Native:
+    """A kernel as compiled C++."""
+
+    def __init__(self, kernel: Kernel, tiling: Tiling, built: Built):
+        self.kernel, self.built, self.task = kernel, built, _native_task(kernel, tiling)
+
+    def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
+        from flashlight.codegen.cpp import run
+
+        run(self.built, self.kernel, tensors, outputs, torch.get_num_threads())
 
 
 def _native_folder(cache: Cache | None) -> Path:
     return (cache.root if cache is not None else default_root()) / "native"
+
+
+# ---------------------------------------------------------------- Triton
 
 
 class _Triton:
@@ -92,13 +157,16 @@ class _Triton:
         self.arch = architecture(device)
         self._lock = threading.Lock()
         self._printed: object | None = None
+        self.task = Task(kernel)
 
     def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
         from flashlight.codegen.triton import launch, print_kernel, run_interpreted
 
         with self._lock:
             if self._printed is None:
-                self._printed = print_kernel(self.kernel, self._tiling(tensors, outputs), self.kernel.origins)
+                tiling = self._tiling(tensors, outputs)
+                self.task = _triton_task(self.kernel, tiling)
+                self._printed = print_kernel(self.kernel, tiling, self.kernel.origins)
         (run_interpreted if self.interpret else launch)(self._printed, self.kernel, tensors, outputs)  # type: ignore[arg-type]
 
     def _tiling(self, tensors: Tensors, outputs: Tensors):
@@ -121,6 +189,13 @@ class _Triton:
             except CacheError as error:
                 warnings.warn(f"Flashlight could not remember a tiling: {error}", stacklevel=2)
         return best
+
+
+def _triton_task(kernel: Kernel, tiling: TritonTiling) -> Task:
+    """Blocks may be longer than a granule; a sweep that is one block passes nothing over."""
+    sweeps = tuple(s if 1 < tiling.blocks[s.axis] < s.axis.size else replace(s, visit=None) for s in kernel.sweeps)
+    together = {s.axis: max(1, tiling.blocks[s.axis] // GRANULE) for s in sweeps}
+    return Task(replace(kernel, sweeps=sweeps), {a: tiling.blocks[a] for a in kernel.tile}, together)
 
 
 def architecture(device: torch.device) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flashlight import cli, doctor
+from flashlight import cli, doctor, drawing, inspection
 from flashlight import report as registry
 from flashlight.cache import Cache
 from flashlight.report import KernelReport, RegionReport, Report
@@ -189,9 +189,64 @@ def test_files(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert f"wrote {folder / 'double0.sm_90.ptx'}" in capsys.readouterr().out
 
 
-def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
-    from flashlight import inspection
+ATTENTION = """
+import torch
 
+def attention(q, k, v):
+    i = torch.arange(q.shape[2])
+    scores = q @ k.mT / 8
+    return scores.masked_fill(i > i[:, None], -torch.inf).softmax(-1) @ v  # line 7
+
+with torch.no_grad():
+    options = {"target": "evaluate", "fx_graph_cache": False}
+    compiled = torch.compile(attention, backend="flashlight", options=options)
+    for _ in range(2):
+        compiled(*torch.randn(3, 1, 2, 256, 64))
+"""
+
+
+@pytest.fixture
+def causal(tmp_path: Path) -> str:
+    """A script with causal attention over four granules."""
+    path = tmp_path / "causal.py"
+    path.write_text(ATTENTION)
+    return str(path)
+
+
+def test_masks_are_drawn(causal: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", causal, "--emit", "report,mask"]) == 0
+    output = capsys.readouterr().out
+    assert "20 of 32" in output
+    assert output.count("== attention0.mask.txt ==") == 1
+    assert "alike): 10 of 16 blocks visited\n+...\n#+..\n##+.\n###+\n" in output
+    assert "blocks where" in output and "unmasked where" in output
+    assert "# full: computed without masks   + partial: computed with masks   . skipped" in output
+    assert "12 full, 8 partial, 12 skipped of 32 blocks: 62.5% visited" in output
+
+
+def test_masks_of_other_kernels_are_not(causal: str, script: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", causal, "--emit", "mask", "--kernel", "nothing"]) == 1
+    assert "mask.txt" not in capsys.readouterr().out
+    assert cli.main(["inspect", script, "--emit", "mask"]) == 0
+    assert "no region of this run passes blocks over" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not drawing.can_write_pictures(), reason="matplotlib is not installed")
+def test_masks_as_files(causal: str, tmp_path: Path):
+    assert cli.main(["inspect", causal, "--emit", "mask", "-o", str(tmp_path / "out")]) == 0
+    (picture,) = (tmp_path / "out").iterdir()
+    assert picture.name == "attention0.mask.png" and picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_masks_as_files_need_matplotlib(causal: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(inspection, "can_write_pictures", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["inspect", causal, "--emit", "mask", "-o", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
     twins = [KernelReport("attn0", kernel=text) for text in ("A", "B", "A", "C")]
     registry.record(Report([RegionReport(True, kernels=twins)]))
     assert inspection.present(inspection.Request.of(["kernel"], [], None, None))
@@ -201,8 +256,6 @@ def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
 
 
 def test_kernel_that_does_not_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from flashlight import inspection
-
     broken = TRITON | {"source": SOURCE.replace("* 2", "* nothing")}
     registry.record(Report([RegionReport(True, kernels=[KernelReport("double0", triton=broken)])]))
     assert not inspection.present(inspection.Request.of(["ptx"], [], None, None))
@@ -226,7 +279,7 @@ def test_unknown_kernel(script: str, capsys: pytest.CaptureFixture[str]):
         (["inspect", "no/such.py"], "no such script: no/such.py"),
         (
             ["inspect", "SCRIPT", "--emit", "ptx,wasm"],
-            "unknown kind 'wasm' (choose from report, program, passes, kernel, triton, cpp, ttir",
+            "unknown kind 'wasm' (choose from report, program, passes, kernel, triton, cpp, mask, ttir",
         ),
         (["inspect", "SCRIPT", "--emit", ""], "unknown kind ''"),
         (["inspect", "SCRIPT", "--arch", "sm_75"], "unknown architecture 'sm_75' (choose from sm_80, sm_90, sm_100"),

@@ -4,7 +4,9 @@ import json
 import threading
 
 import pytest
+import torch
 
+import flashlight
 from flashlight import report as registry
 from flashlight.report import KernelReport, RegionReport, Report
 
@@ -38,7 +40,7 @@ def kernel(**changes) -> KernelReport:
 
 def sample() -> Report:
     fused = RegionReport(
-        True, None, "model.py:12", "attention0", [kernel()], None, [("hoist", "text"), ("stream", "x")]
+        True, None, "model.py:12", "attention0", [kernel()], None, [("hoist", "text"), ("stream", "x")], "key"
     )
     declined = RegionReport(False, "top-k along the key axis", "model.py:40", "attention1", fix="threshold instead")
     return Report([fused, declined], [("model.py:77", "softmax over 10 classes")])
@@ -82,6 +84,40 @@ def test_text_of_unknown_tiles_and_of_nothing():
     region = RegionReport(True, source="a.py:1", name="r", kernels=[kernel(tiles_visited=None)])
     assert " of " not in str(Report([region]))
     assert "nothing in this graph looks like attention" in str(Report())
+
+
+def test_tiles_are_summed_over_kernels():
+    kernels = [kernel(tiles_total=0, tiles_visited=0), kernel(tiles_total=128, tiles_visited=72)]
+    assert "72 of 128" in str(Report([RegionReport(True, source="a.py:1", name="r", kernels=kernels)]))
+
+
+def attention(q, k, v, length):
+    """[B,H,N,D]; keys from length [1] on are hidden."""
+    scores = q @ k.mT / 8
+    return scores.masked_fill(torch.arange(k.shape[2]) >= length, -torch.inf).softmax(-1) @ v
+
+
+@pytest.mark.parametrize(("length", "visited"), [(20, 1), (130, 3), (256, 4)])
+def test_explain_counts_the_tiles_of_its_run(length, visited):
+    with torch.no_grad():
+        report = flashlight.explain(attention, *torch.randn(3, 1, 2, 256, 64), torch.tensor([length]))
+    counts = [(k.tiles_visited, k.tiles_total) for k in report.regions[0].kernels]
+    (computed, total) = counts[-1]
+    assert computed is not None and computed * 4 == total * visited
+    assert set(counts[:-1]) <= {(0, 0)}, "what the tests of blocks need has no scores"
+    assert f"{computed} of {total}" in str(report)
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_tiles_are_unknown_before_a_run():
+    q, k, v = torch.randn(3, 1, 2, 256, 64)
+    with torch.no_grad():
+        options = {"target": "evaluate", "fx_graph_cache": False}
+        torch.compile(attention, backend="flashlight", options=options)(q, k, v, torch.tensor([20]))
+    (report,) = registry.reports()
+    kernel = report.regions[0].kernels[-1]
+    assert (kernel.tiles_visited, kernel.tiles_total) == (None, 2 * 4 * 4)
+    assert " of " not in str(report)
 
 
 def test_registry():
