@@ -18,46 +18,33 @@ import torch
 from bench import machine, measure, report
 from bench.contenders import CONTENDERS, compile_tools
 from bench.runner import Cell, Plan, run_cell
-from bench.variants import VARIANTS
+from bench.sections import CASES, SECTIONS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-QUICK = {
-    "variants": ["full", "causal", "alibi", "softcap", "window256", "document", "differential", "sigmoid"],
-    "lengths": [1024],
-    "dtypes": ["float32", "bfloat16"],
-    "rounds": 5,
-}
-FULL = {
-    "variants": list(VARIANTS),
-    "lengths": [2048, 4096],
-    "dtypes": ["float32", "bfloat16"],
-    "rounds": 9,
-}
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags; lists are separated by commas or spaces."""
     result = argparse.ArgumentParser("python -m bench", description=__doc__)
-    result.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(VARIANTS)}")
-    result.add_argument("--lengths", nargs="+", metavar="S", help="sequence lengths (default: 2048 4096)")
+    result.add_argument("--variants", nargs="+", metavar="NAME", help=f"of {', '.join(CASES)}")
+    result.add_argument("--lengths", nargs="+", metavar="S", help="sequence lengths")
     result.add_argument("--dtypes", nargs="+", metavar="DTYPE", help=f"of {', '.join(DTYPES)}")
     result.add_argument("--contenders", nargs="+", metavar="NAME", help=f"of {', '.join(CONTENDERS)}")
     result.add_argument("--rounds", type=int, help="at least so many; up to four times as many under foreign load")
     result.add_argument("--threads", type=int, help="of torch (default: its own choice)")
     result.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="default: %(default)s")
-    result.add_argument("--quick", action="store_true", help="a selection of five minutes; other flags change it")
+    result.add_argument("--section", choices=SECTIONS, default="variants", help="default: %(default)s; flags change it")
+    result.add_argument("--quick", action="store_const", const="quick", dest="section", help="a five-minute selection")
     return result
 
 
 def settings(arguments: argparse.Namespace, error: Any) -> dict[str, Any]:
     """What to run, checked."""
-    base = QUICK if arguments.quick else FULL
+    base = SECTIONS[arguments.section]
 
     def chosen(name: str, legal: Sequence[str] | None) -> list[str]:
         given = getattr(arguments, name)
-        words = (
-            [str(w) for w in base.get(name, CONTENDERS)] if given is None else " ".join(given).replace(",", " ").split()
-        )
+        words = [str(w) for w in getattr(base, name)] if given is None else " ".join(given).replace(",", " ").split()
         for word in words:
             if legal is None and not (word.isdigit() and int(word) >= 16):
                 error(f"--{name}: {word!r} is not a whole number of at least 16")
@@ -65,11 +52,11 @@ def settings(arguments: argparse.Namespace, error: Any) -> dict[str, Any]:
                 error(f"--{name}: unknown {word!r}; one of {', '.join(legal)}")
         return list(dict.fromkeys(words))
 
-    rounds = base["rounds"] if arguments.rounds is None else arguments.rounds
+    rounds = base.rounds if arguments.rounds is None else arguments.rounds
     if rounds < 1:
         error("--rounds: at least 1")
     return {
-        "variants": chosen("variants", tuple(VARIANTS)),
+        "variants": chosen("variants", tuple(CASES)),
         "lengths": [int(word) for word in chosen("lengths", None)],
         "dtypes": chosen("dtypes", tuple(DTYPES)),
         "contenders": chosen("contenders", CONTENDERS),

@@ -7,26 +7,40 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from bench.variants import Case, Function
 
 Run = Callable[[], Any]
 
-CONTENDERS = ("eager", "inductor", "flex", "sdpa", "flashlight")
+CONTENDERS = ("eager", "inductor", "flex", "flex-made", "sdpa", "dense", "flashlight")
 OURS = "flashlight"
 
 
 def prepare(contender: str, case: Case, cache_dir: str) -> Run | None:
     """The contender's way to run the case; None where it has no way to express it. Compiles at the first call."""
-    fn = {"flex": case.flex, "sdpa": case.sdpa}.get(contender, case.fn)
+    if contender == "flex-made":
+        return _flex_made(case)
+    fn = {"flex": case.flex, "sdpa": case.sdpa, "dense": case.dense}.get(contender, case.fn)
     if fn is None:
         return None
-    if contender == OURS:
+    if contender in (OURS, "dense"):
         fn = torch.compile(own_code(fn), backend="flashlight", dynamic=False, options={"cache_dir": cache_dir})
     elif contender in ("inductor", "flex"):
         fn = torch.compile(own_code(fn), dynamic=False)
     inputs = case.flex_inputs if contender == "flex" and case.flex_inputs is not None else case.inputs
     return lambda: fn(*inputs)
+
+
+def _flex_made(case: Case) -> Run | None:
+    """FlexAttention with its BlockMask made, by compiled code, in every call."""
+    if case.visible is None:
+        return None
+    visible, (q, k, v) = case.visible, case.inputs[:3]
+    attention = torch.compile(own_code(flex_attention), dynamic=False)
+    make = torch.compile(own_code(create_block_mask), dynamic=False)
+    lengths = q.shape[2], k.shape[2]
+    return lambda: attention(q, k, v, block_mask=make(visible, None, None, *lengths, device="cpu"))
 
 
 def own_code(fn: Function) -> Function:
@@ -46,7 +60,7 @@ def compile_tools(contenders: Sequence[str], cache_dir: str) -> None:
     case = VARIANTS["full"](64, torch.float32)
     for contender in contenders:
         run = prepare(contender, case, cache_dir)
-        assert run is not None
-        with torch.no_grad():
-            run()
+        if run is not None:
+            with torch.no_grad():
+                run()
     torch.compiler.reset()

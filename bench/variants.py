@@ -38,6 +38,12 @@ class Case:
     sdpa: Function | None = None
     flex_inputs: tuple[Tensor, ...] | None = None
     """Where `flex` wants views of the inputs: inside its graph, its CPU lowering fails on those of 5-D tensors."""
+    visible: Function | None = None
+    """FlexAttention's mask_mod, where its BlockMask is to be made in the call too."""
+    dense: Function | None = None
+    """The same attention without its mask, of which Flashlight's kernel is timed beside."""
+    density: float = 1.0
+    """Share of the scores that the mask leaves."""
 
 
 class Inputs:
@@ -92,8 +98,9 @@ def masked(
     def masked_sdpa(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    flops = dense_flops(length, mask.double().mean().item())
-    return Case(fn, (*Inputs(dtype).qkv(length), *extra), flops, flex, sdpa or masked_sdpa)
+    density = mask.expand(length, length).double().mean().item()
+    flops = dense_flops(length, density)
+    return Case(fn, (*Inputs(dtype).qkv(length), *extra), flops, flex, sdpa or masked_sdpa, density=density)
 
 
 def causal(length: int, dtype: torch.dtype) -> Case:
