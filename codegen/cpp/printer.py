@@ -29,6 +29,9 @@ from flashlight.kernel import Kernel, Sweep
 from flashlight.program import Node
 from flashlight.text import kernel_text
 
+SMALL = 1 << 16
+"""Values accumulated below which one thread does it."""
+
 
 def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node, str] | None = None) -> CppKernel:
     """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments
@@ -259,7 +262,7 @@ class _Printer:
             f"  const Tensors t = {{{', '.join(casts)}}};",
             "  Thread* memory = (Thread*)aligned_alloc(64, threads * sizeof(Thread));",
             "  if (!memory) return 1;",
-            "#pragma omp parallel num_threads(threads) if (threads > 1)",
+            f"#pragma omp parallel num_threads(threads) if ({'threads > 1' if self._large() else 'false'})",
             "  {",
             "    Thread& own = memory[omp_get_thread_num()];",
             "#pragma omp for schedule(dynamic, 1)",
@@ -279,6 +282,10 @@ class _Printer:
             "}",
         ]
         return "\n".join([f"constexpr long PANELS = {panels};", *lines])
+
+    def _large(self) -> bool:
+        """Whether there is more to do than starting threads costs."""
+        return sum(math.prod(a.size for a in c.step.args[0].free) for c in self.kernel.carries) > SMALL
 
     def _decode(self, tiles: int, second: Axis | None) -> list[str]:
         """Task number to grid position, tile and block of a second tile axis; tiles of one position are neighbours."""
