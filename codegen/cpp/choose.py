@@ -14,6 +14,7 @@ from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.isa import VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.codegen.cpp.visits import masked
 from flashlight.index import Axis
 from flashlight.kernel import GRANULE, Kernel
 
@@ -62,10 +63,12 @@ def _granules(length: int) -> int:
 
 
 def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
-    """For each swept axis, how many rows of lanes its stages keep for one position."""
+    """For each swept axis, how many rows of lanes the stages of full blocks keep for one position."""
     for plan in make_plan(kernel, tiling, False).sweeps:
         assert plan.sweep is not None
-        held = {s.out for nest in plan.block for s in nest if s.out is not None and s.out.lanes and s.out.home is None}
+        left_out = masked(plan.sweep)
+        stages = [s for nest in plan.block for s in nest if s.node not in left_out]
+        held = {s.out for s in stages if s.out is not None and s.out.lanes and s.out.home is None}
         axis = plan.sweep.axis
         yield axis, sum(math.prod(a.size for a in b.axes if a != axis) for b in held if axis in b.axes)
 

@@ -242,6 +242,9 @@ FL_INLINE bool every_lane(B x, long n) {
   return met != 0;
 }
 
+// Whether any of n neighbours is true.
+FL_INLINE bool any_of(const bool* p, long n) { return memchr(p, 1, n) != nullptr; }
+
 // ---------------------------------------------------------------- blocks of a sweep
 
 // Cuts a sweep of `size` positions into blocks of at most `longest`: runs of granules for which test(from, to), both

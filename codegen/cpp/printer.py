@@ -23,9 +23,9 @@ from flashlight.codegen.cpp.stages import StagePrinter
 from flashlight.codegen.cpp.structure import Buffer, Plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.toolchain import CppKernel
-from flashlight.codegen.cpp.visits import TestPrinter, coarse, step
+from flashlight.codegen.cpp.visits import TestPrinter, by_rows, coarse, step
 from flashlight.index import Axis
-from flashlight.kernel import Kernel, Sweep
+from flashlight.kernel import Kernel, Sweep, Visit
 from flashlight.program import Node
 from flashlight.text import kernel_text
 
@@ -203,7 +203,7 @@ class _Printer:
         if f"{name}_start" in calls:
             lines.append(f"  {each} {name}_start(t, g, p[i], w);")
         lines += [
-            f"  visit({axis.size}, {granule}, {longest}, {coarse(visit)}, block_test,",
+            f"  visit({axis.size}, {granule}, {longest}, {coarse(visit)}, {self._task_test(visit)},",
             "        [&](long first, long count, bool full) {",
             f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
             f"    g.visited += (count + {granule - 1}) / {granule};",
@@ -212,18 +212,33 @@ class _Printer:
             lines.append(f"    {name}_shared(t, g, w);")
         lines += [
             f"    if (full) {each} {name}_block<true>(t, g, p[i], w);",
-            f"    else {each} {name}_block<false>(t, g, p[i], w);",
-            "  });",
-            "};",
-            f"{name}({name}_test);",
         ]
+        rows = by_rows(visit, self.kernel.tile) and self.lane is not None
+        if rows and self.tiling.panels > 1:
+            lines += [
+                f"    else {each} {{",
+                "      const int kind = block_test(first, first + count - 1, p[i].first, p[i].first + p[i].live - 1);",
+                f"      if (kind == 2) {name}_block<true>(t, g, p[i], w);",
+                f"      else if (kind) {name}_block<false>(t, g, p[i], w);",
+                "    }",
+            ]
+        else:
+            lines.append(f"    else {each} {name}_block<false>(t, g, p[i], w);")
+        lines += ["  });", "};", f"{name}({name}_test);"]
+        parameters = "long, long, long, long" if rows else "long, long"
         if f"{name}_exact" in calls:
             lines += [
                 "bool exact = true;",
                 f"{each} exact = exact && {name}_exact(t, g, p[i], w);",
-                f"if (!exact) {name}([](long, long) {{ return 1; }});",
+                f"if (!exact) {name}([]({parameters}) {{ return 1; }});",
             ]
         return [*(f"  {x}" for x in lines), *self._finish(name, calls, each)]
+
+    def _task_test(self, visit: Visit) -> str:
+        """The test of blocks for all rows of a task."""
+        if not by_rows(visit, self.kernel.tile) or self.lane is None:
+            return "block_test"
+        return "[&](long from, long to) { return block_test(from, to, rows_first, rows_last); }"
 
     def _test(self, name: str, sweep: Sweep) -> list[str]:
         """The test of blocks, with what it names."""

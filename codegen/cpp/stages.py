@@ -10,9 +10,10 @@ from flashlight.codegen.cpp.memory import LANE_TYPES
 from flashlight.codegen.cpp.order import POINTWISE
 from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
+from flashlight.codegen.cpp.visits import masked
 from flashlight.index import Axis, Expr
 from flashlight.kernel import Sweep
-from flashlight.program import Node, postorder
+from flashlight.program import Node
 
 
 class StagePrinter(CarryPrinter):
@@ -29,9 +30,7 @@ class StagePrinter(CarryPrinter):
     def block(self, nests: Sequence[Nest], sweep: Sweep) -> list[str]:
         """The nests of a block, in which FULL says whether the conditions of the sweep's visit hold everywhere."""
         self.full = frozenset(sweep.visit.conditions if sweep.visit else ())
-        bodies = [c.step for c in sweep.carries]
-        unmasked = postorder(bodies, lambda n: n not in self.full)
-        self.masked = frozenset(postorder(bodies)) - frozenset(unmasked)
+        self.masked = masked(sweep)
         lines = self.nests(nests, sweep)
         self.full = self.masked = frozenset()
         return lines

@@ -7,7 +7,9 @@ const auto sweep0_test = [&](long x_from, long x_to) -> int {  // 0: not visited
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
 
 from flashlight.codegen.cpp.emit import Emitter, Value
 from flashlight.codegen.cpp.facts import Facts
@@ -36,6 +38,39 @@ def _of_block(n: Node) -> bool:
     return any(a.name.endswith("_first") for e in n.attr[1] for a in e.axes)
 
 
+def masked(sweep: Sweep) -> frozenset[Node]:
+    """What only the conditions of a sweep's visit use: full blocks do not need it."""
+    if sweep.visit is None:
+        return frozenset()
+    bodies, conditions = [c.step for c in sweep.carries], sweep.visit.conditions
+    return frozenset(postorder(bodies)) - frozenset(postorder(bodies, lambda n: n not in conditions))
+
+
+def by_rows(visit: Visit, tile: Iterable[Axis]) -> bool:
+    """Whether a test follows from the ends of the rows alone, so that it may be asked about some rows of a task."""
+    reduced = {n.attr[1] for n in postorder(visit.roots[:2]) if n.kind == "Reduce"}
+    return not reduced & set(tile)
+
+
+class _TestEmitter(Emitter):
+    """Scalars only; truth values that are neighbours in memory are searched at once."""
+
+    rows: Mapping[Axis, tuple[str, str]] = {}
+
+    def _reduce(self, n: Node, depth: int) -> Value:
+        op, axis, _ = n.attr
+        load = n.args[0]
+        quick = op == "ANY" and load.kind == "Load" and self.facts.tensors[load.attr[0]].dtype is torch.bool
+        if not quick or self.facts.stride(load, axis) != 1:
+            return super()._reduce(n, depth)
+        lo, hi = self.rows.get(axis, ("0", str(axis.size - 1)))
+        kept, self.places = self.places, {**self.places, axis: lo}
+        t = self.facts.tensors[load.attr[0]]
+        at = self.address(load.attr[1], t.shape, t.strides)
+        self.places = kept
+        return Value(f"any_of({self.tensors[t.name]} + {at.base}, {hi} - {lo} + 1)", "bool")
+
+
 class TestPrinter:
     """Prints the test of a sweep's blocks for the rows of a task."""
 
@@ -47,17 +82,20 @@ class TestPrinter:
         self.places = dict(places)
 
     def lines(self, name: str, sweep: Sweep, visit: Visit) -> list[str]:
-        """The lambda, after what does not depend on the block."""
+        """The lambda, after what does not depend on the block.  It is asked about rows too where that is possible."""
         x = sweep.axis
         places = {**self.places, first(x): self.names(f"{x.name}_from"), last(x): self.names(f"{x.name}_to")}
         for axis, ends in self.rows.items():
             places[first(axis)], places[last(axis)] = ends
         nothing: Callable[[Node], Value | None] = lambda _: None  # noqa: E731
-        em = Emitter(self.facts, self.names, places, self.tensors, None, nothing, {})
-        em.carries_are_lanes = False
+        em = _TestEmitter(self.facts, self.names, places, self.tensors, None, nothing, {})
+        em.carries_are_lanes, em.rows = False, self.rows
         em.ranges = {a: f"for (long {places[a]} = {lo}; {places[a]} <= {hi}; ++{places[a]})"
                      for a, (lo, hi) in self.rows.items()}  # fmt: skip
-        em.open(first(x), f"const auto {name} = [&](long {places[first(x)]}, long {places[last(x)]}) -> int", "};")
+        of = f"long {places[first(x)]}, long {places[last(x)]}"
+        if self.rows and by_rows(visit, self.rows):
+            of += ", long rows_first, long rows_last"
+        em.open(first(x), f"const auto {name} = [&]({of}) -> int", "};")
         em.open(last(x), "")
         some = bare(em.as_kind(em.value(visit.some), "bool").text)
         every = bare(em.as_kind(em.value(visit.every), "bool").text)
