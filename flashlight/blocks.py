@@ -82,6 +82,12 @@ def launch_maps(task: Task, tensors: Mapping[str, torch.Tensor]) -> tuple[BlockM
     return tuple(BlockMap(task, s, block_map(task.kernel, s, tensors, task.rows, together=n)) for s, n in found)
 
 
+def part_map(whole: BlockMap, tensors: Mapping[str, torch.Tensor], step: int) -> BlockMap:
+    """The map of the same sweep in steps of another length than GRANULE."""
+    task, sweep = whole.task, whole.sweep
+    return BlockMap(task, sweep, block_map(task.kernel, sweep, tensors, task.rows, step))
+
+
 def count(kernel: Kernel, tensors: Mapping[str, torch.Tensor], rows: Rows) -> tuple[int, int]:
     """(blocks visited, blocks in all) of a launch, over all sweeps."""
     maps = launch_maps(Task(kernel, rows), tensors)

@@ -78,7 +78,7 @@ def pictures(regions: Sequence[RegionReport], run: Run) -> Iterator[Picture]:
     """A picture of every sweep that may pass blocks over, of regions that visited the same."""
     names = ", ".join(f"{r.name or 'region'} ({r.source or '?'})" for r in regions[:3])
     names += f" and {len(regions) - 3} more" if len(regions) > 3 else ""
-    for m in (m for maps in run for m in maps):
+    for m in (m for launch in run for m in launch.maps):
         if m.sweep.visit is not None:
             yield _picture(f"{names}: kernel {m.task.kernel.name}, sweep of {m.sweep.axis.name}", m)
 

@@ -130,7 +130,7 @@ def _present_masks(
     """Draw the block maps of the selected kernels, those of regions that share them once."""
     shown = 0
     for regions, run in seen.distinct(reports):
-        chosen = tuple(maps for kernel, maps in launched(regions[0], run) if kernel in kernels.values())
+        chosen = tuple(launch for kernel, launch in launched(regions[0], run) if kernel in kernels.values())
         for picture in pictures(regions, chosen):
             shown += 1
             name = f"{regions[0].name or 'region'}.mask"

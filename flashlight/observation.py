@@ -11,14 +11,25 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from flashlight.blocks import BlockMap
 from flashlight.report import KernelReport, RegionReport, Report
 
-Run = tuple[tuple[BlockMap, ...], ...]
-"""Of one run of a region: for each kernel, the block map of each of its sweeps."""
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """One run of a kernel.  maps: of each of its sweeps.  repeated: blocks that were computed by a second pass, because
+    passing others over was found to be wrong; None where the target does not say."""
+
+    maps: tuple[BlockMap, ...]
+    repeated: int | None = None
+
+
+Run = tuple[Launch, ...]
+"""One run of a region, kernel by kernel."""
 
 
 class Observation:
@@ -62,23 +73,24 @@ class Observation:
     def complete(self, reports: Sequence[Report]) -> None:
         """Write into the reports how many tiles were computed."""
         for region, run in self.regions(reports):
-            for kernel, maps in launched(region, run):
-                _complete(kernel, maps)
+            for kernel, launch in launched(region, run):
+                _complete(kernel, launch)
 
 
-def launched(region: RegionReport, run: Run) -> list[tuple[KernelReport, tuple[BlockMap, ...]]]:
+def launched(region: RegionReport, run: Run) -> list[tuple[KernelReport, Launch]]:
     """The kernels of a run.  What a region shares with others is launched apart, and comes first in its report."""
     return list(zip(region.kernels[-len(run) :], run, strict=False))
 
 
 def _same(run: Run, other: Run) -> bool:
     """Whether two runs of one key visited the same blocks."""
-    pairs = zip((m for maps in run for m in maps), (m for maps in other for m in maps), strict=True)
+    pairs = zip((m for launch in run for m in launch.maps), (m for launch in other for m in launch.maps), strict=True)
     return run is other or all(torch.equal(a.states, b.states) for a, b in pairs)
 
 
-def _complete(kernel: KernelReport, maps: Sequence[BlockMap]) -> None:
+def _complete(kernel: KernelReport, launch: Launch) -> None:
     """Kernels that never pass tiles over know so already."""
-    if kernel.tiles_visited is None or any(m.sweep.visit for m in maps):
-        kernel.tiles_total = sum(m.total for m in maps)
-        kernel.tiles_visited = sum(m.visited for m in maps)
+    if kernel.tiles_visited is None or any(m.sweep.visit for m in launch.maps):
+        kernel.tiles_total = sum(m.total for m in launch.maps)
+        kernel.tiles_visited = sum(m.visited for m in launch.maps)
+        kernel.tiles_repeated = launch.repeated

@@ -137,14 +137,17 @@ def plan_key(program: Program, options: str) -> str:
 
 def kernel_reports(program: Program, schedule: Schedule, language: str) -> list[KernelReport]:
     """One report a kernel; what a printer cannot say is left out."""
-    return [_kernel_report(kernel, program, language) for kernel in schedule.kernels]
+    visits = any(s.visit for kernel in schedule.kernels for s in kernel.sweeps)
+    return [_kernel_report(kernel, program, language, visits) for kernel in schedule.kernels]
 
 
-def _kernel_report(kernel: Kernel, program: Program, language: str) -> KernelReport:
+def _kernel_report(kernel: Kernel, program: Program, language: str, visits: bool) -> KernelReport:
+    """visits: whether some sweep of the region may pass blocks over."""
     triton, blocks = _triton_form(kernel, program)
     tiles = {a.name: blocks.get(a, TILE_BLOCK) for a in kernel.tile}
     sweeps = {s.axis.name: blocks.get(s.axis, SWEPT_BLOCK) for s in kernel.sweeps}
-    total, visited = _tile_counts(kernel, language, tiles | sweeps)
+    total = _tile_count(kernel, language, tiles | sweeps, visits)
+    visited = None if any(s.visit for s in kernel.sweeps) else total
     report = KernelReport(
         kernel.name,
         language=language,
@@ -195,24 +198,19 @@ def _triton_form(kernel: Kernel, program: Program) -> tuple[dict[str, Any] | Non
     return form, dict(tiling.blocks)
 
 
-def _tile_counts(kernel: Kernel, language: str, blocks: dict[str, int]) -> tuple[int, int | None]:
-    """Score tiles, and how many of them are computed; None where that takes a run (see observation.py).
+def _tile_count(kernel: Kernel, language: str, blocks: dict[str, int], visits: bool) -> int:
+    """Score tiles: grid times blocks of the tile axes times blocks of each sweep.
 
-    A kernel that adds up no products, such as one that prepares the tests of blocks, has none.
+    In a region that may pass tiles over they are GRANULE swept positions by the rows of a task.  A kernel that adds up
+    no products, such as one that prepares the tests of blocks, has none.
     """
     if not flops(kernel):
-        return 0, 0
-    if not any(s.visit for s in kernel.sweeps):
-        total = _tile_count(kernel, blocks)
-        return total, total
-    try:
-        return block_count(expected_task(kernel, language)), None
-    except Exception:  # a report must not fail because a target does; running it says why
-        return block_count(Task(kernel)), None
-
-
-def _tile_count(kernel: Kernel, blocks: dict[str, int]) -> int:
-    """Grid times blocks of the tile axes times blocks of each sweep."""
+        return 0
+    if visits:
+        try:
+            return block_count(expected_task(kernel, language))
+        except Exception:  # a report must not fail because a target does; running it says why
+            return block_count(Task(kernel))
     rows = math.prod(a.size for a in kernel.grid) * math.prod(-(-a.size // blocks[a.name]) for a in kernel.tile)
     return rows * sum(-(-s.axis.size // blocks[s.axis.name]) for s in kernel.sweeps)
 

@@ -26,9 +26,10 @@ class KernelReport:
     ``tiles`` maps an axis to its block, ``sweeps`` counts the loops over a swept axis. ``flops`` are floating-point
     operations, ``bytes_read`` and ``bytes_written`` bytes of device memory, all of one launch.
 
-    ``tiles_visited`` of ``tiles_total`` score tiles were computed; ``None`` where tiles may be passed over and no run
-    was looked at (``flashlight.explain`` and ``flashlight inspect`` do). Where tiles may be passed over, a tile is 64
-    positions of a swept axis by the rows of one task; elsewhere it is the blocks in ``tiles``.
+    ``tiles_visited`` of ``tiles_total`` score tiles were computed, ``tiles_repeated`` of them a second time, because
+    passing others over was found to be wrong; ``None`` where no run was looked at (``flashlight.explain`` and
+    ``flashlight inspect`` do) or the target does not say. In a region that may pass tiles over, a tile is 64 positions
+    of a swept axis by the rows of one task; elsewhere it is the blocks in ``tiles``.
 
     ``triton`` is the same kernel for offline compilation, whatever ``language`` is: the keyword arguments of
     ``flashlight.codegen.offline.compile_source`` but ``arch``.
@@ -47,6 +48,7 @@ class KernelReport:
     bytes_written: int = 0
     tiles_total: int = 0
     tiles_visited: int | None = None
+    tiles_repeated: int | None = None
     triton: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,13 +183,15 @@ def _row(region: RegionReport) -> list[str]:
 
 
 def _visited(kernels: list[KernelReport]) -> str:
-    """The share of score tiles that are computed, such as ``"36 of 64"``; empty where it is not known."""
+    """The share of score tiles that are computed, such as ``"36 of 64"`` or ``"36 of 64, 8 again"``; empty where it is
+    not known."""
     total = sum(kernel.tiles_total for kernel in kernels)
     visited = [kernel.tiles_visited for kernel in kernels]
     known = [count for count in visited if count is not None]
     if not total or len(known) < len(visited):
         return ""
-    return f"{sum(known)} of {total}"
+    again = sum(kernel.tiles_repeated or 0 for kernel in kernels)
+    return f"{sum(known)} of {total}" + (f", {again} again" if again else "")
 
 
 def _explanation(region: RegionReport) -> str:

@@ -19,7 +19,7 @@ from flashlight.blocks import launch_maps
 from flashlight.cache import Cache, CacheError
 from flashlight.errors import FlashlightError
 from flashlight.evaluate import evaluate_program, new_output
-from flashlight.observation import Observation
+from flashlight.observation import Launch, Observation
 from flashlight.plan import Plan
 from flashlight.program import Tensor
 from flashlight.report import RegionReport
@@ -239,7 +239,8 @@ def _observe(plan: Plan, kernels: Sequence[KernelRun], tensors: dict[str, torch.
     if not (asking and chooses) or _capturing():
         return
     try:
-        run = tuple(launch_maps(kernel.task, tensors) for kernel in kernels)
+        maps = [launch_maps(kernel.task, tensors) for kernel in kernels]
+        run = tuple(Launch(found, kernel.repeated(found, tensors)) for kernel, found in zip(kernels, maps, strict=True))
     except Exception as error:
         debug.failure(plan.source, error)
         return

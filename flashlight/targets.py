@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from flashlight.blocks import Task
+from flashlight.blocks import BlockMap, Task, part_map
 from flashlight.cache import Cache, CacheError, default_root
 from flashlight.evaluate import evaluate_kernel
 from flashlight.kernel import GRANULE, Kernel
@@ -39,6 +39,10 @@ class KernelRun(Protocol):
     @property
     def task(self) -> Task:
         """How the kernel is cut up; known after its first run."""
+        ...
+
+    def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
+        """How many blocks the last run, with these maps, computed by a second pass; None if it does not say."""
         ...
 
 
@@ -96,6 +100,9 @@ class _Evaluated:
     def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
         evaluate_kernel(self.task.kernel, tensors, outputs)
 
+    def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
+        return None
+
 
 # ---------------------------------------------------------------- C++
 
@@ -134,12 +141,23 @@ class _Native:
     """A kernel as compiled C++."""
 
     def __init__(self, kernel: Kernel, tiling: Tiling, built: Built):
-        self.kernel, self.built, self.task = kernel, built, _native_task(kernel, tiling)
+        self.kernel, self.tiling, self.built, self.task = kernel, tiling, built, _native_task(kernel, tiling)
+        self.visited = 0
+        """Steps of swept axes, parts of a granule where blocks are shorter, that the last run visited."""
 
     def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
         from flashlight.codegen.cpp import run
 
-        run(self.built, self.kernel, tensors, outputs, torch.get_num_threads())
+        self.visited = run(self.built, self.kernel, tensors, outputs, torch.get_num_threads())
+
+    def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
+        """What was visited beyond the maps.  Those are found again where steps are parts of a granule."""
+        once, steps = 0, [GRANULE]
+        for m in (m for m in maps if m.sweep.visit is not None):
+            steps.append(min(GRANULE, self.tiling.extent(m.sweep.axis)))
+            fine = m if steps[-1] == GRANULE else part_map(m, tensors, steps[-1])
+            once += fine.visited
+        return max(0, self.visited - once) * min(steps) // GRANULE
 
 
 def _native_folder(cache: Cache | None) -> Path:
@@ -158,6 +176,9 @@ class _Triton:
         self._lock = threading.Lock()
         self._printed: object | None = None
         self.task = Task(kernel)
+
+    def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
+        return None
 
     def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
         from flashlight.codegen.triton import launch, print_kernel, run_interpreted

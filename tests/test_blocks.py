@@ -13,7 +13,7 @@ from flashlight.blocks import FULL, PARTIAL, SKIPPED, BlockMap, Task, block_coun
 from flashlight.drawing import can_write_pictures, picture_png, picture_text, pictures
 from flashlight.index import Axis
 from flashlight.kernel import GRANULE, Kernel
-from flashlight.observation import Observation
+from flashlight.observation import Launch, Observation
 from flashlight.report import Report
 from tests.harness import Compiled, compile_only
 
@@ -76,7 +76,7 @@ def compiled(name: str, size: int, cache: str, target: str = "evaluate") -> tupl
 def maps_of(fn: Compiled, seen: Observation) -> list[BlockMap]:
     """The maps of sweeps that choose what they visit."""
     runs = [run for _, run in seen.regions([fn.report])]
-    return [m for run in runs for maps in run for m in maps if m.sweep.visit]
+    return [m for run in runs for launch in run for m in launch.maps if m.sweep.visit]
 
 
 def brute(mask: Tensor, rows: int) -> tuple[Tensor, Tensor]:
@@ -170,6 +170,27 @@ def test_native_kernels_return_the_same_count(cache: str):
     assert counts[-1] == sum(m.visited for m in maps_of(fn, seen))
 
 
+def test_tiles_that_are_computed_again_are_counted(cache: str):
+    """Rows without a live key have the weights of their fills: passing blocks over is wrong for their tiles."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
+        i = torch.arange(256)
+        masked = (i >= 64) & (i[:, None] < length[:, None, None, None])
+        return (q @ k.mT / 8).masked_fill(~masked, -1e9).softmax(-1) @ v
+
+    q, k, v = torch.randn(3, 2, HEADS, 256, WIDTH)
+    again = []
+    for length in (torch.tensor([256, 256]), torch.tensor([256, 0])):
+        fn = compile_only(attention, cache, target="cpp")
+        with runtime.observing() as seen:
+            torch.testing.assert_close(fn(q, k, v, length), attention(q, k, v, length), rtol=1e-4, atol=1e-4)
+        seen.complete([fn.report])
+        kernel = fn.report.regions[0].kernels[-1]
+        again.append(kernel.tiles_repeated)
+    assert again == [0, kernel.tiles_total // 2]
+    assert f", {again[1]} again" in str(fn.report)
+
+
 # ---------------------------------------------------------------- observing
 
 
@@ -220,7 +241,7 @@ def drawn(states: Tensor, grid: tuple[Axis, ...], rows: Axis, x: Axis) -> str:
     sweep = Sweep(x, (), (), visit)
     kernel = Kernel("attention1", (), (), grid, (rows,), (), (sweep,), ())
     region = RegionReport(True, source="model.py:12", name="attention0")
-    (picture,) = pictures([region], ((BlockMap(Task(kernel), sweep, states),),))
+    (picture,) = pictures([region], (Launch((BlockMap(Task(kernel), sweep, states),)),))
     return picture_text(picture)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 import flashlight
 
-EXAMPLES = sorted(p for p in (Path(__file__).parent.parent / "examples").glob("*.py") if p.stem != "demo")
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.py") if p.stem != "demo")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
@@ -25,3 +27,11 @@ def test_example(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reports = flashlight.reports()
     assert sum(r.fused for r in reports) >= 1 and not any(r.declined for r in reports), "\n".join(map(str, reports))
     assert capsys.readouterr().out.strip()
+
+
+def test_pictures_of_the_readme_are_those_of_the_example() -> None:
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", (ROOT / "README.md").read_text())
+    masks = {Path(p).stem for p in pictures}
+    source = (ROOT / "examples" / "block_maps.py").read_text()
+    assert len(masks) == 6 and all(f"def {mask}(" in source for mask in masks)
+    assert all((ROOT / p).read_bytes().startswith(b"\x89PNG") and (ROOT / p).stat().st_size < 30_000 for p in pictures)
