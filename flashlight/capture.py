@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
@@ -72,6 +72,8 @@ class _GraphCapture:
         self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
         self.training = any(n.name.startswith("tangents") for n in _placeholders(graph))
         self.changed = False
+        self.replaced: dict[fx.Node, fx.Node] = {}
+        """Outputs of fused regions, which may be inputs of others: what they were, and what they are now."""
         self.summaries: dict[tuple, list[fx.Node]] = {}
         """Outputs of ops that summarise conditions, by key and inputs."""
 
@@ -136,6 +138,7 @@ class _GraphCapture:
 
     def _fuse(self, region: Region) -> RegionReport | None:
         clock = time.perf_counter()
+        region = replace(region, inputs=[self.replaced.get(n, n) for n in region.inputs])
         copy = extract(region)
         program, used = lower_with_inputs(copy.outputs, copy.inputs)
         lowered = time.perf_counter()
@@ -186,6 +189,7 @@ class _GraphCapture:
         values = [o.meta["val"] for o in region.outputs]
         for old, new in zip(region.outputs, self._call(inputs, key, values, region.outputs), strict=True):
             old.replace_all_uses_with(new)
+            self.replaced[old] = new
 
     def _call(
         self, inputs: Sequence[fx.Node], key: str, values: Sequence[torch.Tensor], like: Sequence[fx.Node]

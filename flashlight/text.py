@@ -40,7 +40,7 @@ class Printer:
         for node in postorder(roots):
             if node not in self.names and self.uses[node] > 1 and node.kind in ("Map", "Reduce", "Cast"):
                 text = self._inner(node)
-                self.names[node] = f"t{len(self.names)}"
+                self.names[node] = f"v{len(self.names)}"
                 axes = ",".join(a.name for a in sorted(node.free, key=lambda a: a.key))
                 origin = f"    # {self.origins[node]}" if node in self.origins else ""
                 self.lines.append(f"{indent}{self.names[node]}[{axes}] = {text}{origin}")

@@ -1,4 +1,4 @@
-"""Layers with the same condition share its summaries."""
+"""What regions of one graph share: the summaries of a condition, and each other's results."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ def test_summaries_are_computed_once_for_all_layers(tmp_path: Path) -> None:
     assert len(calls) == 4, "one for the summaries, one a layer"
     summaries = list(calls[0].users)
     assert all(set(summaries) <= set(call.args[0]) for call in calls[1:])
+
+
+def test_attention_of_attention_on_the_same_keys(tmp_path: Path) -> None:
+    q, k, v = torch.randn(3, 1, 2, 40, 8, generator=torch.Generator().manual_seed(0))
+
+    def once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(q @ k.mT, -1) @ v
+
+    compiled = compile_only(lambda q, k, v: once(once(q, k, v), k, v), str(tmp_path))
+    torch.testing.assert_close(compiled(q, k, v), once(once(q, k, v), k, v), rtol=1e-4, atol=1e-5)
+    assert compiled.report.fused == 2

@@ -181,6 +181,25 @@ template <class T> FL_NOINLINE void pack(typename lanes_of<T>::scalar* out, long
   for (long t = t0; t < count; t++) for (long i = 0; i < W; i++) out[t * step + i] = i < n ? element<lanes_of<T>>(p[i * stride + t]) : 0;
 }
 
+// Whether any of the `count` truth values at p[lane*stride] is `value`; false in lanes beyond n.
+FL_NOINLINE B any_equal(const bool* p, long stride, long count, bool value, long n) {
+  alignas(64) mask found[W] = {};
+  for (long i = 0; i < (n < W ? n : W); i++, p += stride) {
+#if FL_512
+    const __m512i wanted = _mm512_set1_epi8(value);
+    __mmask64 hits = 0;
+    for (long t = 0; t < count && !hits; t += 64) {
+      const __mmask64 some = count - t < 64 ? (__mmask64(1) << (count - t)) - 1 : ~__mmask64(0);
+      hits = _mm512_mask_cmpeq_epi8_mask(some, _mm512_maskz_loadu_epi8(some, p + t), wanted);
+    }
+    found[i] = hits ? -1 : 0;
+#else
+    found[i] = memchr(p, value, count) ? -1 : 0;
+#endif
+  }
+  return row<B>(found);
+}
+
 // p[lane*stride + t] = x[t*step + lane] for t < count
 template <class L, class T> FL_NOINLINE void unpack(T* p, long stride, const typename L::scalar* x, long step, long count, long n) {
 #if FL_512 && !defined(FL_DOUBLE)

@@ -28,6 +28,8 @@ def arrange(targets: Sequence[Stage], level: str) -> list[Nest]:
         nests[spot].append(s)
         place[s] = spot
     if level == "block":
+        # what is only read comes first: a contraction is then followed by the loop that takes its rows as they are made
+        nests.sort(key=lambda nest: nest[0].kind != "pack")
         _share_memory(nests)
     return nests
 

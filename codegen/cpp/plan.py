@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from flashlight.codegen.cpp.facts import CHEAP, Facts, affine
 from flashlight.codegen.cpp.order import arrange
 from flashlight.codegen.cpp.products import Product, find_product
@@ -26,6 +28,12 @@ from flashlight.program import Node, Store, postorder
 
 Key = tuple[Node, str, Axis | None]
 """What a stage is found by: the value, the kind of stage, the axis it is laid out along."""
+
+
+def sought(body: Node) -> tuple[Node, bool]:
+    """(value, what is looked for) of a body that is a truth value or its opposite."""
+    negated = body.kind == "Map" and body.attr[0] == "NOT"
+    return (body.args[0], False) if negated else (body, True)
 
 
 class Planner:
@@ -96,7 +104,16 @@ class Planner:
         axes = self.facts.ordered({*c.body.free, self.sweep.axis, *c.axes})
         if product is not None and self.facts.lanes(c.step):
             return Stage("product", c.step, "block", axes, carry=c, product=product)
+        if self._searchable(c):
+            return Stage("search", c.step, "block", axes, carry=c)
         return Stage("carry", c.step, "block", axes, (c.body,), carry=c)
+
+    def _searchable(self, c: Carry) -> bool:
+        """Whether a carry asks if any of the neighbours in memory is true, or false, a lane a row."""
+        load, sweep = sought(c.body)[0], self.sweep
+        if sweep is None or c.op != "ANY" or load.kind != "Load" or not self.facts.lanes(load):
+            return False
+        return self.facts.tensors[load.attr[0]].dtype is torch.bool and self._packed(load) == sweep.axis
 
     def _store_stage(self, s: Store) -> Stage:
         axes = self.facts.ordered({*s.axes, *s.value.free})
@@ -126,7 +143,7 @@ class Planner:
         if stage.kind == "unpack":
             stage.deps = [self._stage("map", stage.node, self.level_or_block(stage.node))]
             return
-        if stage.kind in ("pairs", "operand", "pack"):
+        if stage.kind in ("pairs", "operand", "pack", "search"):
             return
         roots = stage.roots or (stage.node,)
         for root in roots:

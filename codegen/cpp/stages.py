@@ -8,6 +8,7 @@ from flashlight.codegen.cpp.carries import CarryPrinter
 from flashlight.codegen.cpp.emit import C_TYPES, Emitter
 from flashlight.codegen.cpp.memory import LANE_TYPES
 from flashlight.codegen.cpp.order import POINTWISE
+from flashlight.codegen.cpp.plan import sought
 from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.codegen.cpp.visits import masked
@@ -212,6 +213,21 @@ class StagePrinter(CarryPrinter):
             if start and c:
                 parts.append(start if c == 1 else f"{start} * {c}")
         return " + ".join([self.tensors[node.attr[0]], em.scalar_expr(e), *parts])
+
+    def _search(self, s: Stage, nest: Nest) -> list[str]:
+        """Whether any neighbour in memory is true, or false, for each lane."""
+        c = s.carry
+        assert c is not None and self.sweep is not None and self.facts.lane is not None
+        load, value = sought(c.body)
+        em = self.emitter(nest, self.facts.lane)
+        self._open(em, [a for a in s.axes if a != self.sweep.axis])
+        found = self.new("found")
+        at = self._tensor_at(em, load, (self.facts.lane, self.sweep.axis))
+        stride, count = self.facts.stride(load, self.facts.lane), self.bounds(self.sweep.axis)[1]
+        em.line(f"const B {found} = any_equal({at}, {stride}, {count}, {str(value).lower()}, live);")
+        for line in self._update(c, found, nest):
+            em.line(line)
+        return em.close()
 
     # ------------------------------------------------------------ moving data
 

@@ -33,7 +33,7 @@ class Stage:
     map, pack          a value into a buffer; a strided load transposed
     contract, product  a contraction; a carry by contraction
     pairs, operand     bfloat16 pairs of the side with lanes; of the side without
-    carry              a carry in a loop
+    carry, search      a carry in a loop; whether any of the neighbours in memory is what a carry looks for
     store, unpack      an output; one that is transposed
 
     axes are its loops; roots the values it evaluates; deps the stages it reads.

@@ -39,11 +39,12 @@ def _of_block(n: Node) -> bool:
 
 
 def masked(sweep: Sweep) -> frozenset[Node]:
-    """What only the conditions of a sweep's visit use: full blocks do not need it."""
+    """The conditions of a sweep's visit and what only they use: full blocks do not need it."""
     if sweep.visit is None:
         return frozenset()
-    bodies, conditions = [c.step for c in sweep.carries], sweep.visit.conditions
-    return frozenset(postorder(bodies)) - frozenset(postorder(bodies, lambda n: n not in conditions))
+    bodies, conditions = [c.step for c in sweep.carries], frozenset(sweep.visit.conditions)
+    unmasked = frozenset(postorder(bodies, lambda n: n not in conditions)) - conditions
+    return frozenset(postorder(bodies)) - unmasked
 
 
 def by_rows(visit: Visit, tile: Iterable[Axis]) -> bool:
