@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n" + report.details(cells))
     print("\ntime(contender) / time(flashlight), medians over the rounds; ~ where the times never became steady")
     print(report.ratios(cells))
+    if table := report.masks(cells):
+        print("\nmasks: our time over that of our dense kernel; time(contender) / time(flashlight)\n" + table)
     print(_notes(cells))
     title = f"{description['cpu']}, {description['threads']} threads, torch {description['torch']}"
     if report.plot(arguments.out / "bench.png", title, cells):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -119,10 +120,11 @@ def _tensor(length: int, dtype: torch.dtype, mask: Tensor) -> Case:
     return replace(_case(length, dtype, fn, lambda b, h, i, j: mask[i, j], (mask,)), sdpa=sdpa)
 
 
-def blocks10(length: int, dtype: torch.dtype) -> Case:
-    """A mask tensor [S,S] of random blocks of 128, a tenth of them live, and the diagonal."""
+def _blocks(length: int, dtype: torch.dtype, density: float) -> Case:
+    """A mask tensor [S,S] of random blocks of 128, a share of them live, and the diagonal."""
     n = length // 128
-    coarse = (torch.rand(n, n, generator=torch.Generator().manual_seed(3)) < 0.1) | torch.eye(n, dtype=torch.bool)
+    coarse = torch.rand(n, n, generator=torch.Generator().manual_seed(3)) < density
+    coarse |= torch.eye(n, dtype=torch.bool)
     return _tensor(length, dtype, coarse.repeat_interleave(128, 0).repeat_interleave(128, 1))
 
 
@@ -157,6 +159,8 @@ MASKS: dict[str, Callable[[int, torch.dtype], Case]] = {
     "neighbours": _plain(neighbours),
     "powers_of_two": _plain(powers),
     "finite_causal": finite_causal,
-    "mask_blocks10": blocks10,
+    "mask_blocks10": partial(_blocks, density=0.1),
+    "mask_blocks50": partial(_blocks, density=0.5),
+    "mask_blocks90": partial(_blocks, density=0.9),
     "mask_all_true": all_true,
 }

@@ -76,6 +76,27 @@ def ratios(cells: Sequence[Cell]) -> str:
     return tabulate(rows, headers=headers, disable_numparse=True)
 
 
+def masks(cells: Sequence[Cell]) -> str:
+    """Cells of masks: what is live, what was visited, and the time as a part of the dense kernel's and of others'."""
+    rows = []
+    for cell in cells:
+        found = {figure.contender: figure.ratio for figure in cell.figures}
+        if not cell.variant.startswith("mask:"):
+            continue
+        dense = found.get("dense")
+        others = [found.get(c) for c in ("flex", "flex-made", "sdpa")]
+        rows.append(
+            (
+                *(cell.variant.removeprefix("mask:"), cell.dtype, str(cell.length), f"{cell.density:.1%}"),
+                *(cell.visited, f"{1 / dense:.3f}" if dense else "-"),
+                *(f"{ratio:.2f}" if ratio else "-" for ratio in others),
+                "" if cell.steady else "~",
+            )
+        )
+    headers = ("mask", "dtype", "S", "live", "tiles visited", "time / dense", "flex", "flex-made", "sdpa", "")
+    return tabulate(rows, headers=headers, disable_numparse=True) if rows else ""
+
+
 def geomeans(cells: Sequence[Cell]) -> list[tuple[str, str, int, dict[str, tuple[float, int]]]]:
     """For each set, dtype and length: every contender's geometric mean of ratios and over how many variants."""
     names = {"all": {cell.variant for cell in cells}} | {label: set(members) for label, members in SETS.items()}

@@ -148,7 +148,7 @@ def _start(figure: Figure, run: Run, cell: Cell, expected: object, dtype: torch.
         figure.problem = f"differs from eager by {figure.difference:.1e} of its largest value"
         say(f"{cell.name}: {figure.contender} {figure.problem}")
     if figure.contender == OURS:
-        cell.fused = _fused()
+        cell.fused, cell.visited = _fused(), _visited(run)
         if not cell.fused.endswith("fused"):
             say(f"{cell.name}: {cell.fused}")
     say(f"{cell.name}: {figure.contender} ready, first call {first:.1f} s")
@@ -166,6 +166,19 @@ def _fused() -> str:
         return f"declined: {'; '.join(reasons)}"
     languages = sorted({kernel.language or "evaluated" for region in regions for kernel in region.kernels})
     return f"{sum(len(region.kernels) for region in regions)} kernel(s), {', '.join(languages)}, fused"
+
+
+def _visited(run: Run) -> str:
+    """Tiles that a call computed, such as "136 of 256"; empty where all are."""
+    import flashlight
+    from flashlight.runtime import observing
+
+    with observing() as seen:
+        run()
+    seen.complete(flashlight.reports())
+    kernels = [k for report in flashlight.reports() for region in report.regions for k in region.kernels]
+    total, visited = sum(k.tiles_total for k in kernels), sum(k.tiles_visited or 0 for k in kernels)
+    return f"{visited} of {total}" if visited < total else ""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Block sizes, warps and stages of a Triton kernel, and an estimate of what they need from the machine.
 
 The estimate was fitted to what ptxas reports for attention kernels (head dims 64 and 128, 16-bit and float32): the
-carries, one and a half score tiles, the loaded score-sized tiles, and the constant left operand where matrix
-instructions read it from registers.
+carries, the score tiles that are held at once (alive.py), the loaded score-sized tiles with the addresses of looked-up
+elements, the constant left operand where matrix instructions read it from registers, and loops that pass blocks over.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.layout import LARGEST_TILE, MIN_DOT, Layout, all_nodes, power_of_two, split
 from flashlight.index import Axis
 from flashlight.kernel import Kernel
 from flashlight.program import Node, postorder
 
-REGISTERS = 240
+REGISTERS = 246
 """Of the 255 that a thread can have, what an estimate may come to."""
 
 PEELED = 170
@@ -27,6 +28,18 @@ PEELED = 170
 
 FMA_SCORES = 8
 """Words of a product a thread may own where there is no matrix instruction: full-precision float32, float64."""
+
+HEADS = 2.7
+"""Words held an element of the largest tile where heads are dimensions of the scores: tiles change their layout."""
+
+MIXED = 6.0
+"""The same for what a serial reduction over heads adds up in registers."""
+
+ADDRESS = 0.5
+"""Words of the address of an element that is looked up."""
+
+VISITING = {False: (45, 0), True: (46, 30)}
+"""Registers of loops that pass blocks over, and of repeating them; where left operands are in registers, and not."""
 
 SHAPES = (
     (128, 64, 8), (64, 64, 4), (128, 64, 4), (128, 128, 8), (64, 128, 4), (64, 64, 8), (64, 32, 4), (64, 32, 8),
@@ -57,6 +70,10 @@ class Tiling:
     dots: bool = True
     peel: bool = True
     precision: str | None = None
+
+    def __str__(self) -> str:
+        blocks = " ".join(f"{a.name}={block}" for a, block in self.blocks.items())
+        return f"{blocks} warps={self.num_warps} stages={self.num_stages}" + ("" if self.peel else " no peeling")
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON document."""
@@ -110,17 +127,17 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     nodes = postorder(all_nodes(kernel))
     word = 2 if kernel.double else 1
     carries = sum(layout.size(c.axes) for c in kernel.carries) * word
-    scores = [n for n in nodes if n.kind in ("Map", "Reduce") and _dims(n, layout) & set(layout.swept)]
     products = {n: c for n in nodes if (c := split(n, lambda m: _dims(m, layout))) is not None and layout.usable(c)}
     contractions = list(products.values())
-    unseen = {n.args[0] for n in nodes if n.kind == "Reduce" and (n in products or _serial(n, layout))}
-    unseen -= {c.body for c in kernel.carries if c.step not in products}
-    tiles = [layout.size(_dims(n, layout)) for n in scores if n not in unseen]
-    power = any(n.kind == "Map" and n.attr[0] == "POW" for n in scores)
-    busy = 3.0 if layout.heads or power else 1.5 if len(scores) < 12 else 2.0
+    tile, scores = _largest_score(kernel, layout, nodes, set(products))
+    serial = [n for n in scores if n.kind == "Reduce" and n not in products and _serial(n, layout)]
+    if layout.heads:
+        held = HEADS * tile * word + MIXED * sum(layout.size(_dims(n, layout)) for n in serial)
+    else:
+        held = peak(kernel, layout, products, frozenset(n.attr[1] for n in serial))
     sides = {side for c in contractions for side in (c.left, c.right)}
     left = target.left_in_registers or _fma(kernel)
-    registers = carries + busy * max(tiles, default=0) * word
+    registers = carries + held
     shared = 0.0
     for n in nodes:
         if n.kind != "Load":
@@ -132,13 +149,32 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
             registers += 0 if swept else size * width / 4 * left
         elif len(_dims(n, layout)) > 1:
             shared += size * width * (tiling.num_stages - 1) * swept
-            registers += size * width / 4
+            looked_up = {a for g in n.args for a in _dims(g, layout)}
+            registers += size * width / 4 + (ADDRESS * layout.size(looked_up) if swept and looked_up else 0)
     owned = 0
     if _fma(kernel):
         scored = [c for c in contractions if c.m | c.n <= set(layout.blocked)]
         owned = max((layout.size(c.batch | c.m | c.n) for c in scored), default=0)
-        shared += 4 * word * max(tiles, default=0)
-    return Need(round(registers / threads) + target.overhead, round(shared), owned * word // threads)
+        shared += 4 * word * tile
+    overhead = target.overhead + _visiting(kernel, tiling, target)
+    return Need(round(registers / threads) + overhead, round(shared), owned * word // threads)
+
+
+def _largest_score(kernel: Kernel, layout: Layout, nodes: list[Node], products: set[Node]) -> tuple[int, list[Node]]:
+    """Elements of the largest tile of computed values with a swept axis, and all these values."""
+    scores = [n for n in nodes if n.kind in ("Map", "Reduce") and _dims(n, layout) & set(layout.swept)]
+    unseen = {n.args[0] for n in nodes if n.kind == "Reduce" and (n in products or _serial(n, layout))}
+    unseen -= {c.body for c in kernel.carries if c.step not in products}
+    return max((layout.size(_dims(n, layout)) for n in scores if n not in unseen), default=0), scores
+
+
+def _visiting(kernel: Kernel, tiling: Tiling, target: Machine) -> int:
+    """Registers of the loops that pass blocks over, and of the one that does them all after all."""
+    visits = [s.visit for s in kernel.sweeps if s.visit and 1 < tiling.blocks[s.axis] < s.axis.size]
+    if not visits:
+        return 0
+    loops, again = VISITING[target.left_in_registers]
+    return loops + again * any(v.exact is not None for v in visits)
 
 
 def _fma(kernel: Kernel) -> bool:
@@ -180,15 +216,16 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
     target = machine(arch)
     swept = list(dict.fromkeys(s.axis for s in kernel.sweeps))
     beside, alone = _roles(kernel)
-    rows_needed = power_of_two(math.prod(a.size for a in kernel.tile if a not in beside))
+    single = [a for a in kernel.tile if a in alone]
+    rows_needed = power_of_two(math.prod(a.size for a in kernel.tile if a not in beside | alone))
     dots = not (kernel.double and target.amd)
     precision = "bf16x3" if arch == "gfx950" and torch.get_float32_matmul_precision() != "highest" else None
     seen = set()
     for rows, columns, warps in FMA_SHAPES if _fma(kernel) else SHAPES:
-        blocks = _spread_rows(kernel, min(rows, max(rows_needed, MIN_DOT)), beside)
+        blocks = _spread_rows(kernel, min(rows, max(rows_needed, MIN_DOT)), beside | alone)
         blocks |= {a: min(columns, max(power_of_two(a.size), MIN_DOT)) for a in [*beside, *swept] if a not in alone}
         blocks |= dict.fromkeys(alone, 1)
-        if math.prod(blocks.values()) < rows * columns:
+        if math.prod(blocks.values()) < rows * columns and not single:
             warps = 4
         for stages in (2, 1) if target.amd or _fma(kernel) else (3, 2, 1):
             key = (*blocks.values(), warps, stages)
@@ -200,9 +237,10 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
 
 
 def _roles(kernel: Kernel) -> tuple[frozenset[Axis], frozenset[Axis]]:
-    """Tile axes that stand opposite another tile axis in a product, and swept axes that no product contracts or spans.
+    """Tile axes that stand opposite another tile axis in a product, and axes that products have but as a batch of them.
 
-    The first are blocked as columns; the second are stepped through one position at a time.
+    The first are blocked as columns; of the second, swept axes are stepped through one position at a time, and a tile
+    axis has one position a program.
     """
     grid, tile = frozenset(kernel.grid), kernel.tile
     found = [c for n in postorder(all_nodes(kernel)) if (c := split(n, lambda m: m.free - grid)) is not None]
@@ -212,7 +250,8 @@ def _roles(kernel: Kernel) -> tuple[frozenset[Axis], frozenset[Axis]]:
     }  # fmt: skip
     used = {a for c in found for group in c.groups for a in group}
     batch = {a for c in found for a in c.batch}
-    return frozenset(beside), frozenset(s.axis for s in kernel.sweeps if s.axis in batch - used)
+    blocked = (*kernel.tile, *[s.axis for s in kernel.sweeps])
+    return frozenset(beside), frozenset(a for a in blocked if a in batch - used)
 
 
 def _spread_rows(kernel: Kernel, rows: int, beside: frozenset[Axis]) -> dict[Axis, int]:
@@ -231,14 +270,22 @@ def _excess(need: Need, target: Machine) -> tuple[int, int]:
     return max(0, need.shared - target.shared), need.registers
 
 
+def ranked(kernel: Kernel, arch: str) -> list[Tiling]:
+    """Every tiling there is to try: those that fit by estimate in order of preference, then by what they exceed it."""
+    tried = list(_tilings(kernel, arch))
+    fitting = [t for t in tried if fits(kernel, t, arch)]
+    excess = {i: _excess(estimate(kernel, t, arch), machine(arch)) for i, t in enumerate(tried)}
+    rest = [tried[i] for i in sorted(excess, key=lambda i: excess[i]) if tried[i] not in fitting]
+    return sorted(fitting, key=lambda t: t.num_stages == 1) + rest
+
+
 def candidates(kernel: Kernel, arch: str) -> list[Tiling]:
     """Tilings that fit the architecture by estimate, the preferred one first; never empty."""
-    tried = list(_tilings(kernel, arch))
-    found = sorted((t for t in tried if fits(kernel, t, arch)), key=lambda t: t.num_stages == 1)
-    return found or [min(tried, key=lambda t: _excess(estimate(kernel, t, arch), machine(arch)))]
+    found = ranked(kernel, arch)
+    return [t for t in found if fits(kernel, t, arch)] or found[:1]
 
 
 def default_tiling(kernel: Kernel, arch: str = "sm_90") -> Tiling:
     """A sensible fixed choice: the first candidate."""
     fitting = (t for t in _tilings(kernel, arch) if t.num_stages > 1 and fits(kernel, t, arch))
-    return next(fitting, None) or candidates(kernel, arch)[0]
+    return next(fitting, None) or ranked(kernel, arch)[0]
