@@ -9,7 +9,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from flashlight.blocks import count
-from flashlight.codegen.cpp import available, build_all, default_tiling, detect_isa, print_kernel, run
+from flashlight.codegen.cpp import (
+    ISAS,
+    Isa,
+    available,
+    build_all,
+    default_tiling,
+    detect_isa,
+    print_kernel,
+    run,
+    runs_here,
+)
 from flashlight.evaluate import evaluate_kernel, new_output
 from flashlight.index import Axis
 from flashlight.passes.pipeline import compile_program
@@ -21,9 +31,11 @@ from tests.passes.test_visits import MASKS, M, N
 pytestmark = pytest.mark.skipif(available() is not None, reason="no C++ compiler")
 
 
-def compare(program: Program, tensors: dict[str, torch.Tensor], folder: Path) -> list[tuple[int, int]]:
+def compare(
+    program: Program, tensors: dict[str, torch.Tensor], folder: Path, isa: Isa | None = None
+) -> list[tuple[int, int]]:
     """Runs every kernel natively and evaluated; (granules visited, granules the map visits) of those with visits."""
-    isa, cpu, out = detect_isa(), torch.device("cpu"), []
+    isa, cpu, out = isa or detect_isa(), torch.device("cpu"), []
     kernels = compile_program(program)[0].kernels
     tilings = [default_tiling(k, isa) for k in kernels]
     built = build_all([print_kernel(k, t, isa) for k, t in zip(kernels, tilings, strict=True)], folder)
@@ -64,3 +76,12 @@ def test_rows_without_anything_and_values_that_are_not_finite(kind: str, tmp_pat
     compare(b.program, tensors, tmp_path)
     for name, value in (("v", float("nan")), ("v", float("inf")), ("k", float("nan")), ("q", float("-inf"))):
         compare(b.program, tensors | {name: tensors[name].clone().index_fill_(1, torch.tensor([7]), value)}, tmp_path)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != detect_isa() and runs_here(isa)])
+def test_other_instruction_sets(isa: Isa, tmp_path: Path) -> None:
+    for name, kind in (("dense", "-inf"), ("window", "-1e9")):
+        b = Builder(torch.float32)
+        attention(b, kind, MASKS[name](b), M, N)
+        for visited, mapped in compare(b.program, data(b, 1), tmp_path, isa):
+            assert visited >= mapped
