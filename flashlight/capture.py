@@ -24,7 +24,7 @@ from flashlight.lowering import can_lower, lower_with_inputs
 from flashlight.options import Options
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.share import share
-from flashlight.plan import Plan, kernel_reports, plan_key, sources_hash
+from flashlight.plan import Plan, flops, kernel_reports, plan_key, sources_hash
 from flashlight.program import Program
 from flashlight.regions import Refusal, Region, find_regions
 from flashlight.regions.find import source_of
@@ -144,7 +144,7 @@ class _GraphCapture:
         lowered = time.perf_counter()
         _check_strides(program, copy.outputs)
         schedule, passes = compile_program(program)
-        if self.options.target == "auto" and not targets.worthwhile(schedule.kernels):
+        if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
             return None
         scheduled = time.perf_counter()

@@ -170,7 +170,9 @@ def _tile_axes(values: Sequence[Node], x: Axis, rows: frozenset[Axis]) -> tuple[
 
 
 def _contiguous(values: Sequence[Node], rows: frozenset[Axis]) -> tuple[Axis, ...]:
-    """Without rows of one operand only: the row that loads run along, else the longest."""
+    """Where no scores are made: the row that loads run along, else the longest."""
+    if any(r.args[0].level for v in values for r in postorder([v]) if r.kind == "Reduce"):
+        return ()
     loads = [n for n in postorder(values) if n.kind == "Load" and n.attr[1]]
     along = {n.attr[1][-1].single for n in loads} & rows
     return (max(along or rows, key=_size),) if rows else ()

@@ -16,6 +16,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 import flashlight
 from flashlight.backend import flashlight as backend
 from flashlight.options import LEGAL, OptionError, Options, debug_level, parse
+from tests.harness import compile_only
 
 ROOT = Path(__file__).parent.parent
 
@@ -263,3 +264,17 @@ def test_a_second_process_takes_everything_from_the_caches(tmp_path):
     assert [run[0] for run in runs] == [1, 0], "the pass does not run on a hit of Inductor's cache"
     for _, error, fused, source in runs:
         assert error < 1e-5 and fused == 1 and source == "script.py:8"
+
+
+def test_few_queries_are_left_alone(tmp_path: Path) -> None:
+    """Also where a mask would bring summaries of the keys with it."""
+
+    def decode(q: torch.Tensor, k: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        live = torch.arange(k.shape[-2]) < n
+        return (q @ k.mT).masked_fill(~live, float("-inf")).softmax(-1) @ k
+
+    q, k = torch.randn(1, 8, 1, 64), torch.randn(1, 8, 512, 64)
+    compiled = compile_only(decode, str(tmp_path))
+    compiled(q, k, torch.tensor(300))
+    assert not compiled.report.regions
+    assert any("few queries" in text for _, text in compiled.report.untouched)

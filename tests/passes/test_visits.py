@@ -97,6 +97,7 @@ MASKS = {
     "window and sinks": lambda b: _and(CAUSAL, Map("OR", Map("LT", BACK, Const(100)), Map("LT", key, Const(4)))),
     "prefix": lambda b: Map("OR", CAUSAL, Map("LT", key, integers(b, "window", torch.int64, H))),
     "padding": lambda b: integers(b, "padding", torch.bool, H, N),
+    "causal and padding": lambda b: _and(CAUSAL, integers(b, "padding", torch.bool, H, N)),
     "dilated": lambda b: _and(
         _and(CAUSAL, Map("LT", BACK, Const(300))), Map("EQ", Map("REM", BACK, Const(100)), Const(0))
     ),
