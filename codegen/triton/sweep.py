@@ -189,7 +189,8 @@ class SweepPrinter:
             moved = f"{name} + {render(state, factor, dims)}"
             return f"tl.where({INFINITE.format(name)}, {name}, {moved})"
         scale = spread(state.value(factor), dims)
-        return f"{name} * {scale}" if cheap else f"tl.where({name} == 0, {name}, {name} * {scale})"
+        # 0.0 and not the carry itself, which Triton's search for accumulators in tensor memory does not survive
+        return f"{name} * {scale}" if cheap else f"tl.where({name} == 0, 0.0, {name} * {scale})"
 
     def _bind_old(self, n: Node, raw: bool) -> None:
         """The value a carry had before this block: as it is, or as the others used it."""

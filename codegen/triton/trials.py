@@ -1,0 +1,121 @@
+"""The choice of a tiling by compiling, for a GPU that is not there: no estimate knows spills or a compiler's failures.
+
+    choice = choose(kernel, "sm_90")
+    choice.compiled.spills      # 0, where any of the tilings that were tried gives that
+    print(choice)               # what was tried, one line a compilation
+
+Tilings are tried in order of preference.  One that spills rules out those that by estimate need hardly less, and one
+that does not compile those that differ only in stages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flashlight.codegen.offline import Compiled, OfflineError, compile_source
+from flashlight.codegen.triton.printer import TritonKernel, print_kernel
+from flashlight.codegen.triton.tiling import Tiling, estimate, ranked
+from flashlight.kernel import Kernel
+from flashlight.program import Node
+
+ATTEMPTS = 6
+"""The most compilations of one kernel for one architecture."""
+
+LESS = 0.85
+"""What must be left of the estimate of a tiling that spills, for another one to be worth trying."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One compilation.  compiled: None where it failed, for the reason in `error`."""
+
+    tiling: Tiling
+    printed: TritonKernel
+    compiled: Compiled | None
+    error: str
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """No spills, and a block fits the architecture."""
+        return self.compiled is not None and self.compiled.fits and not self.compiled.spills
+
+    @property
+    def badness(self) -> tuple[bool, bool, int]:
+        """Sort key: what compiles, fits and spills least comes first."""
+        c = self.compiled
+        return (True, True, 0) if c is None else (False, not c.fits, c.spills)
+
+    def __str__(self) -> str:
+        c = self.compiled
+        found = self.error if c is None else f"{c.registers} registers, {c.spills} B spilled, {c.shared} B shared"
+        return f"{self.tiling}: {found}{'' if c is None or c.fits else ', too much'}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All that was tried, in this order, and the best of it."""
+
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def best(self) -> Attempt:
+        """The first without spills that fits, else the one that spills least, else one that does not compile."""
+        return min(self.attempts, key=lambda a: a.badness)
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.best.tiling
+
+    @property
+    def compiled(self) -> Compiled:
+        """The best compilation; raises OfflineError where none succeeded, with every reason."""
+        if self.best.compiled is None:
+            raise OfflineError("\n".join(dict.fromkeys(a.error for a in self.attempts)))
+        return self.best.compiled
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.attempts))
+
+
+def choose(kernel: Kernel, arch: str, origins: Mapping[Node, str] | None = None, attempts: int = ATTEMPTS) -> Choice:
+    """Compile a kernel at one tiling after the other, until one neither spills nor exceeds the architecture."""
+    tried: list[Attempt] = []
+    for tiling in _untried(kernel, arch, tried):
+        tried.append(_attempt(kernel, tiling, arch, origins))
+        if tried[-1].good or len(tried) >= attempts:
+            break
+    return Choice(tuple(tried))
+
+
+def _untried(kernel: Kernel, arch: str, tried: list[Attempt]) -> Iterable[Tiling]:
+    """Tilings by preference, but for those that what was tried until then rules out."""
+    for tiling in ranked(kernel, arch):
+        spilled = [a.tiling for a in tried if a.compiled is not None and a.compiled.spills]
+        failed = [a.tiling for a in tried if a.compiled is None]
+        most = min((estimate(kernel, t, arch).registers for t in spilled), default=0) * LESS
+        if spilled and estimate(kernel, tiling, arch).registers > most:
+            continue
+        if not any(_same_loops(t, tiling) for t in failed):
+            yield tiling
+
+
+def _same_loops(a: Tiling, b: Tiling) -> bool:
+    """Whether two tilings differ in nothing but how deeply they are pipelined."""
+    return (a.blocks, a.num_warps, a.num_stages > 1) == (b.blocks, b.num_warps, b.num_stages > 1)
+
+
+def _attempt(kernel: Kernel, tiling: Tiling, arch: str, origins: Mapping[Node, str] | None) -> Attempt:
+    began = time.perf_counter()
+    printed = print_kernel(kernel, tiling, origins)
+    compiled, error = None, ""
+    try:
+        compiled = compile_source(
+            printed.source, printed.name, printed.signature, printed.constants, arch,
+            printed.num_warps, printed.num_stages,
+        )  # fmt: skip
+    except OfflineError as caught:
+        error = str(caught)
+    return Attempt(tiling, printed, compiled, error, time.perf_counter() - began)
