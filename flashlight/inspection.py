@@ -14,7 +14,8 @@ from typing import Self
 from tabulate import tabulate
 
 from flashlight import report as registry
-from flashlight.codegen.offline import ARCHITECTURES, Compiled, OfflineError, compile_source
+from flashlight.codegen.offline import ARCHITECTURES, Compiled, OfflineError
+from flashlight.costs import compiled_for, scheduled
 from flashlight.drawing import NO_MATPLOTLIB, can_write_pictures, picture_png, picture_text, pictures
 from flashlight.observation import Observation, launched
 from flashlight.report import KernelReport, Report
@@ -121,7 +122,7 @@ def present(request: Request, seen: Observation | None = None) -> bool:
             sink.put(f"{label}.{TEXT_KINDS[kind]}" if label else TEXT_KINDS[kind], text)
     if MASK in request.kinds and reports:
         _present_masks(seen, reports, kernels, sink)
-    return _present_machine(request, kernels, sink)
+    return _present_machine(request, reports, kernels, sink)
 
 
 def _present_masks(
@@ -183,44 +184,47 @@ def _texts(
             yield label, kernel.source if kernel.language == "cpp" else "// this kernel was not compiled for the CPU"
 
 
-def _present_machine(request: Request, kernels: dict[str, KernelReport], sink: _Sink) -> bool:
+def _present_machine(
+    request: Request, reports: Sequence[Report], kernels: dict[str, KernelReport], sink: _Sink
+) -> bool:
     """Compile each kernel for each architecture, show the machine-level kinds and a table of what they cost."""
     rows: list[list[str]] = []
+    remarks: list[str] = []
     failures: list[str] = []
+    known = scheduled(reports) if request.archs else {}
     for label, kernel in kernels.items():
         for arch in request.archs:
             try:
-                compiled = _compile(kernel, arch)
+                compiled, (tiling, *others) = compiled_for(kernel, arch, known.get(kernel.kernel))
                 for kind in request.kinds:
                     if kind in ARCHITECTURES[arch].kinds:
                         sink.put(f"{label}.{arch}.{kind}", compiled.asm[kind])
             except OfflineError as error:
                 failures.append(str(error))
-                rows.append([label, arch, "-", "-", "-", "-", "does not compile, see below"])
+                rows.append([label, arch, "-", "-", "-", "-", "-", "does not compile, see below"])
             else:
-                rows.append([label, arch, *_costs(compiled)])
+                rows.append([label, arch, *_costs(compiled, tiling)])
+                remarks += [f"{label} {arch}, also tried: {other}" for other in others]
     if rows:
-        print(tabulate(rows, headers=COSTS, disable_numparse=True, colalign=["left"] * 2 + ["right"] * 4 + ["left"]))
+        print(
+            tabulate(rows, headers=COSTS, disable_numparse=True, colalign=["left"] * 2 + ["right"] * 4 + ["left"] * 2)
+        )
+    for remark in remarks:
+        print(remark)
     for failure in failures:
         print(f"flashlight: {failure}", file=sys.stderr)
     return not failures
 
 
-COSTS = ["kernel", "arch", "registers", "spills", "stack", "shared", ""]
+COSTS = ["kernel", "arch", "registers", "spills", "stack", "shared", "tiling", ""]
 """Headers of the cost table: registers per thread; spills and stack in bytes per thread; shared in bytes per block."""
 
 
-def _costs(compiled: Compiled) -> list[str]:
+def _costs(compiled: Compiled, tiling: str) -> list[str]:
     limit = ARCHITECTURES[compiled.arch].shared_memory
     note = "" if compiled.fits else f"does not fit: {limit} B of shared memory"
     numbers = [compiled.registers, f"{compiled.spills} B", f"{compiled.stack} B", f"{compiled.shared} B"]
-    return [*map(str, numbers), note]
-
-
-def _compile(kernel: KernelReport, arch: str) -> Compiled:
-    if kernel.triton is None:
-        raise OfflineError(f"{kernel.name} has no Triton form to compile for {arch}, only {kernel.language or 'none'}")
-    return compile_source(**kernel.triton, arch=arch)
+    return [*map(str, numbers), tiling, note]
 
 
 class _Sink:

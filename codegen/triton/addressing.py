@@ -256,6 +256,9 @@ def starts(state: State) -> int:
         number = "0" if n <= 1 else divided if axis is active[0] else f"{divided} % {n}"
         if axis in state.layout.grid:
             _grid_position(state, axis, number)
+            state.top.scalars |= {first(axis), last(axis)}
+            for end in (first(axis), last(axis)):
+                state.top.values["position", end] = state.top.values["position", axis]
         elif visits:
             _block_with_ends(state, axis, number if n <= 1 else f"{n - 1} - {number}")
         else:

@@ -18,7 +18,7 @@ from flashlight.index import Axis
 from flashlight.kernel import Kernel
 from flashlight.program import Node
 
-WIDE_FUNCTIONS = {"POW": 4}
+WIDE_FUNCTIONS = {"POW": 3}
 """Words an element that a function computing in float64 needs besides its arguments and its result."""
 
 FLAG = 0.25

@@ -1,7 +1,8 @@
 """How axes become tile dimensions: which are scalars, how wide the others are, and in which order they stand.
 
-A grid axis is one number per program.  A tile axis and a swept axis contribute one block, a whole axis all of its
-positions padded to a power of two.  Every tile of the generated program has its dimensions in one canonical order:
+A grid axis is one number per program, as is a tile axis of one position a program.  Any other tile axis and a swept
+axis contribute one block, a whole axis all of its positions padded to a power of two.  Every tile has its dimensions
+in one canonical order:
 
     axes shared by both sides of a product (heads), tile axes, swept axes, the remaining whole axes (features)
 """
@@ -122,9 +123,10 @@ class Layout:
 
     def __init__(self, kernel: Kernel, blocks: Mapping[Axis, int], dots: bool = True):
         self.kernel, self.dots = kernel, dots
-        self.grid = frozenset(kernel.grid)
         self.swept = tuple(dict.fromkeys(s.axis for s in kernel.sweeps))
-        self.blocked = (*kernel.tile, *self.swept)
+        ones = {a for a in kernel.tile if blocks.get(a) == 1 and a not in self.swept}
+        self.grid = frozenset(kernel.grid) | ones
+        self.blocked = tuple(a for a in (*kernel.tile, *self.swept) if a not in ones)
         nodes = postorder([*all_nodes(kernel), *[c.step for s in kernel.sweeps for c in unmasked(s).carries]])
         found = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
         self.batch = frozenset(a for c in found for a in c.batch if a not in self.blocked)

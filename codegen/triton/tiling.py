@@ -38,6 +38,9 @@ MIXED = 6.0
 ADDRESS = 0.5
 """Words of the address of an element that is looked up."""
 
+WIDE = {"POW": 100}
+"""Registers of functions that compute in float64, however few elements there are."""
+
 VISITING = {False: (45, 0), True: (46, 30)}
 """Registers of loops that pass blocks over, and of repeating them; where left operands are in registers, and not."""
 
@@ -157,6 +160,7 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
         owned = max((layout.size(c.batch | c.m | c.n) for c in scored), default=0)
         shared += 4 * word * tile
     overhead = target.overhead + _visiting(kernel, tiling, target)
+    overhead += max((WIDE.get(n.attr[0], 0) for n in scores if n.kind == "Map"), default=0)
     return Need(round(registers / threads) + overhead, round(shared), owned * word // threads)
 
 

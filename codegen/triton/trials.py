@@ -4,14 +4,14 @@
     choice.compiled.spills      # 0, where any of the tilings that were tried gives that
     print(choice)               # what was tried, one line a compilation
 
-Tilings are tried in order of preference.  One that spills rules out those that by estimate need hardly less, and one
-that does not compile those that differ only in stages.
+Tilings are tried in order of preference, last of all those that need hardly less by estimate than one that spilled, or
+that differ only in stages from one that did not compile.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flashlight.codegen.offline import Compiled, OfflineError, compile_source
@@ -90,16 +90,23 @@ def choose(kernel: Kernel, arch: str, origins: Mapping[Node, str] | None = None,
     return Choice(tuple(tried))
 
 
-def _untried(kernel: Kernel, arch: str, tried: list[Attempt]) -> Iterable[Tiling]:
-    """Tilings by preference, but for those that what was tried until then rules out."""
+def _untried(kernel: Kernel, arch: str, tried: list[Attempt]) -> Iterator[Tiling]:
+    """Tilings by preference; what those that were tried until then rule out comes last."""
+    later: list[Tiling] = []
     for tiling in ranked(kernel, arch):
-        spilled = [a.tiling for a in tried if a.compiled is not None and a.compiled.spills]
-        failed = [a.tiling for a in tried if a.compiled is None]
-        most = min((estimate(kernel, t, arch).registers for t in spilled), default=0) * LESS
-        if spilled and estimate(kernel, tiling, arch).registers > most:
-            continue
-        if not any(_same_loops(t, tiling) for t in failed):
+        if _ruled_out(kernel, tiling, arch, tried):
+            later.append(tiling)
+        else:
             yield tiling
+    yield from sorted(later, key=lambda t: estimate(kernel, t, arch).registers)
+
+
+def _ruled_out(kernel: Kernel, tiling: Tiling, arch: str, tried: list[Attempt]) -> bool:
+    spilled = [a.tiling for a in tried if a.compiled is not None and a.compiled.spills]
+    most = min((estimate(kernel, t, arch).registers for t in spilled), default=0) * LESS
+    if spilled and estimate(kernel, tiling, arch).registers > most:
+        return True
+    return any(_same_loops(a.tiling, tiling) for a in tried if a.compiled is None)
 
 
 def _same_loops(a: Tiling, b: Tiling) -> bool:
