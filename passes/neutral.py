@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 
@@ -28,6 +29,8 @@ INF = float("inf")
 ZERO, MINUS_INF = Const(0.0), Const(-INF)
 SMALL = Const(-9e3)
 """An addend as small as this is taken for a mask; whether it was one, the final carries tell."""
+SHARED = 4
+"""Scores that each number of a tensor must serve to be taken for a mask: a bias for each head is none."""
 LARGEST_BODY = 400
 
 
@@ -50,26 +53,37 @@ def neutral(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> l
     if len(postorder([carry.body])) > LARGEST_BODY:
         return []
     out = []
-    for condition, masks, assumed in _candidates(carry.body, x, frozenset(s.whole)):
+    for condition, masks, assumed in _candidates(carry.body, x, s):
         found = Neutral(condition, masks)
         if _Assuming(assumed, own, x, s, found).leaves(carry):
             out.append(found)
     return out
 
 
-def _candidates(body: Node, x: Axis, whole: frozenset[Axis]) -> Iterator[Candidate]:
-    """(condition, whether it is a node of the body, ranges where it is false)."""
+Candidate = tuple[Node, bool, dict[Node, Range]]
+"""(condition, whether it is a node of the body, ranges where it is false)"""
+
+
+def _candidates(body: Node, x: Axis, s: Summaries) -> Iterator[Candidate]:
     for n in postorder([body]):
         masks = n.kind == "Cast" or (n.kind == "Map" and n.attr[0] == "WHERE")
         if masks and n.args[0].dtype == "bool" and _usable(n.args[0], body, x):
             yield n.args[0], True, {n.args[0]: (FALSE, FALSE)}
         elif n.kind == "Map" and n.attr[0] in ("ADD", "SUB", "MUL"):
             for a in n.args:
-                if a.kind == "Load" and a.dtype == "float" and not a.free & whole and _usable(a, body, x):
-                    yield _addend(a) if n.attr[0] != "MUL" else _factor(a)
+                if _may_mask(a, x, s) and _usable(a, body, x):
+                    yield _factor(a) if n.attr[0] == "MUL" else _addend(a)
 
 
-Candidate = tuple[Node, bool, dict[Node, Range]]
+def _may_mask(a: Node, x: Axis, s: Summaries) -> bool:
+    """Whether a number is likely to be a mask: made of truth values, or read from what several scores share."""
+    if a.dtype != "float" or a.free & set(s.whole) or any(n.kind in ("Reduce", "Carry") for n in postorder([a])):
+        return False
+    made = any(n.kind == "Cast" and n.args[0].dtype == "bool" and x in n.free for n in postorder([a]))
+    loads = [n for n in postorder([a]) if n.kind == "Load" and x in n.free]
+    if a.kind == "Cast" or not (made or loads):
+        return False
+    return all(s.scores >= SHARED * prod(axis.size for axis in n.free) for n in loads)
 
 
 def _addend(a: Node) -> Candidate:
@@ -272,7 +286,8 @@ class _Assuming:
                 if not (other in self.own and self.own[other].op in ("MAX", "MIN")):
                     v2 = value_of(other)
                     if v2 is None or abs(v2) == INF:
-                        self._need(Map("LT", Map("ABS", other), Const(INF)))
+                        size = other.args[0] if other.kind == "Map" and other.attr[0] == "NEG" else other
+                        self._need(Map("LT", Map("ABS", size), Const(INF)))
                 return Const(sign * v)
         return Map(fn, a, b)
 

@@ -18,10 +18,10 @@ _START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): f
 
 
 class Summaries:
-    """Registers the summaries of a kernel with these tile and whole axes."""
+    """Registers the summaries of a kernel's sweep with these tile and whole axes and so many scores."""
 
-    def __init__(self, temporaries: Temporaries, tile: tuple[Axis, ...], whole: tuple[Axis, ...]):
-        self.temporaries, self.tile, self.whole = temporaries, tile, whole
+    def __init__(self, temporaries: Temporaries, tile: tuple[Axis, ...], whole: tuple[Axis, ...], scores: int):
+        self.temporaries, self.tile, self.whole, self.scores = temporaries, tile, whole, scores
 
     def over_granules(self, node: Node, x: Axis) -> tuple[Node, Node]:
         """(smallest, largest) in the granule of x that a block lies in; of truth values (everywhere, somewhere)."""

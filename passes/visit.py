@@ -73,7 +73,8 @@ def _work(sweep: Sweep, kernel: Kernel) -> float:
 
 
 def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Visit | None:
-    summaries = Summaries(temporaries, kernel.tile, kernel.whole)
+    scores = prod(a.size for a in (*kernel.grid, *kernel.tile, sweep.axis))
+    summaries = Summaries(temporaries, kernel.tile, kernel.whole, scores)
     own = {c.node: c for c in sweep.carries}
     per_carry = [neutral(c, own, sweep.axis, summaries) for c in sweep.carries]
     if not all(per_carry):

@@ -75,6 +75,8 @@ def attention(b: Builder, kind: str, condition: Node, m: Axis, n: Axis) -> None:
         s = Map("WHERE", condition, s, Const(float(kind)))
     elif kind == "added":
         s = Map("ADD", s, Map("WHERE", condition, Const(0.0), Const(float(torch.finfo(torch.float32).min))))
+    elif kind == "times":
+        s = Map("ADD", s, mul(sub(Const(1.0), Cast("float", condition)), Const(-1e9)))
     if kind == "gate":
         weights = mul(Map("SIGMOID", s), Cast("float", condition))
     elif kind == "zero":
@@ -85,7 +87,7 @@ def attention(b: Builder, kind: str, condition: Node, m: Axis, n: Axis) -> None:
     b.store(Reduce("SUM", n, mul(weights, v)), H, m, E)
 
 
-KINDS = ["-inf", "-1e9", "added", "gate", "zero"]
+KINDS = ["-inf", "-1e9", "added", "times", "gate", "zero"]
 
 
 @st.composite
