@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from tabulate import tabulate
 
+from flashlight import runtime
 from flashlight.codegen.offline import ARCHITECTURES
 from flashlight.codegen.triton.trials import ATTEMPTS, Choice, choose
+from flashlight.evaluate import new_output
 from flashlight.kernel import Kernel
+from flashlight.program import Program
 from tests.harness import compile_only
 from tests.zoo import ZOO, Size, Variant
 
@@ -63,10 +67,15 @@ def programs() -> dict[str, Variant]:
 
 
 def kernels(variant: Variant, head_dim: int, dtype: torch.dtype, cache: str) -> list[Kernel]:
-    """The kernels of a program, without generated code being run."""
+    """The kernels of a program; its regions are not computed."""
     compiled = compile_only(variant.fn, cache, target="reference")
-    compiled(*variant.make(Size(1, HEADS, QUERIES, KEYS, head_dim, head_dim), dtype, 0))
+    with mock.patch.object(runtime, "evaluate_program", _zeros):
+        compiled(*variant.make(Size(1, HEADS, QUERIES, KEYS, head_dim, head_dim), dtype, 0))
     return [kernel for plan in compiled.plans for kernel in plan.schedule.kernels]
+
+
+def _zeros(program: Program, _: object) -> dict[str, torch.Tensor]:
+    return {t.name: new_output(t, torch.device("cpu")).zero_() for t in program.outputs}
 
 
 def measure(program: str, kernel: Kernel, head_dim: int, dtype: str, arch: str, attempts: int = ATTEMPTS) -> Row:

@@ -8,9 +8,11 @@
 All that depends on the target is in the tiling; the source is the same for every GPU that uses this tiling.
 """
 
+from flashlight.codegen.triton.blocks import Tiling
+from flashlight.codegen.triton.needs import estimate
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.runner import launch, run_interpreted, tune
-from flashlight.codegen.triton.tiling import Tiling, candidates, default_tiling, estimate
+from flashlight.codegen.triton.tiling import candidates, default_tiling
 
 __all__ = [
     "Tiling",

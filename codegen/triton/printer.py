@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from flashlight.codegen.triton import addressing, expressions, reductions
+from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.helpers import helper_text
 from flashlight.codegen.triton.layout import Layout
 from flashlight.codegen.triton.state import INDENT, State, Value, block_name
 from flashlight.codegen.triton.sweep import SweepPrinter
-from flashlight.codegen.triton.tiling import Tiling
 from flashlight.index import Axis
 from flashlight.kernel import Kernel
 from flashlight.program import Node

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from flashlight.codegen.triton import interpreter
+from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
-from flashlight.codegen.triton.tiling import Tiling
 from flashlight.kernel import Kernel
 
 Tensors = Mapping[str, torch.Tensor]

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flashlight.codegen.offline import Compiled, OfflineError, compile_source
+from flashlight.codegen.triton.blocks import Tiling
+from flashlight.codegen.triton.needs import estimate
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
-from flashlight.codegen.triton.tiling import Tiling, estimate, ranked
+from flashlight.codegen.triton.tiling import ranked
 from flashlight.kernel import Kernel
 from flashlight.program import Node
 

@@ -10,7 +10,7 @@ import torch
 
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, compile_source
 from flashlight.codegen.triton import Tiling, candidates, default_tiling, print_kernel
-from flashlight.codegen.triton.tiling import fits
+from flashlight.codegen.triton.needs import fits
 from flashlight.index import Axis, of
 from flashlight.kernel import Kernel
 from flashlight.program import Const, Map
