@@ -270,6 +270,15 @@ FL_INLINE void visit(long size, long granule, long longest, long coarse, const T
   }
 }
 
+// What becomes of a block of several granules: 1 unless they are alike.
+template <class Test> FL_INLINE int kind_of(const Test& test, long first, long count, long granule) {
+  const long end = first + count;
+  const int here = test(first, (first + granule < end ? first + granule : end) - 1);
+  for (long from = first + granule; from < end; from += granule)
+    if (test(from, (from + granule < end ? from + granule : end) - 1) != here) return 1;
+  return here;
+}
+
 // ---------------------------------------------------------------- rows of W lanes in scratch
 
 template <class T> FL_INLINE T row(const typename T::scalar* p) { return {*(const typename T::vec*)p, *(const typename T::vec*)(p + V)}; }

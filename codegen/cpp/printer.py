@@ -23,9 +23,9 @@ from flashlight.codegen.cpp.stages import StagePrinter
 from flashlight.codegen.cpp.structure import Buffer, Plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.toolchain import CppKernel
-from flashlight.codegen.cpp.visits import TestPrinter, by_rows, coarse, step
+from flashlight.codegen.cpp.visits import TestPrinter, coarse, step
 from flashlight.index import Axis
-from flashlight.kernel import Kernel, Sweep, Visit
+from flashlight.kernel import Kernel, Sweep
 from flashlight.program import Node
 from flashlight.text import kernel_text
 
@@ -199,46 +199,37 @@ class _Printer:
         axis, visit, longest = sweep.axis, sweep.visit, self.tiling.extent(sweep.axis)
         assert visit is not None
         granule = step(sweep, longest)
-        lines = [*self._test(f"{name}_test", sweep), f"const auto {name} = [&](const auto& block_test) {{"]
+        rows = "p[0].first, p[panels - 1].first + p[panels - 1].live - 1"
+        lines = [*self._test(f"{name}_test", sweep), f"const auto {name} = [&](const auto& test) {{"]
         if f"{name}_start" in calls:
             lines.append(f"  {each} {name}_start(t, g, p[i], w);")
         lines += [
-            f"  visit({axis.size}, {granule}, {longest}, {coarse(visit)}, {self._task_test(visit)},",
+            f"  visit({axis.size}, {granule}, {longest}, {coarse(visit)}, test({rows}),",
             "        [&](long first, long count, bool full) {",
             f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
             f"    g.visited += (count + {granule - 1}) / {granule};",
         ]
         if f"{name}_shared" in calls:
             lines.append(f"    {name}_shared(t, g, w);")
+        one = "p[i].first, p[i].first + p[i].live - 1"
         lines += [
             f"    if (full) {each} {name}_block<true>(t, g, p[i], w);",
+            f"    else {each} {{",
+            f"      const int kind = panels > 1 ? kind_of(test({one}), first, count, {granule}) : 1;",
+            f"      if (kind == 2) {name}_block<true>(t, g, p[i], w);",
+            f"      else if (kind) {name}_block<false>(t, g, p[i], w);",
+            "    }",
+            "  });",
+            "};",
+            f"{name}({name}_test);",
         ]
-        rows = by_rows(visit, self.kernel.tile) and self.lane is not None
-        if rows and self.tiling.panels > 1:
-            lines += [
-                f"    else {each} {{",
-                "      const int kind = block_test(first, first + count - 1, p[i].first, p[i].first + p[i].live - 1);",
-                f"      if (kind == 2) {name}_block<true>(t, g, p[i], w);",
-                f"      else if (kind) {name}_block<false>(t, g, p[i], w);",
-                "    }",
-            ]
-        else:
-            lines.append(f"    else {each} {name}_block<false>(t, g, p[i], w);")
-        lines += ["  });", "};", f"{name}({name}_test);"]
-        parameters = "long, long, long, long" if rows else "long, long"
         if f"{name}_exact" in calls:
             lines += [
                 "bool exact = true;",
                 f"{each} exact = exact && {name}_exact(t, g, p[i], w);",
-                f"if (!exact) {name}([]({parameters}) {{ return 1; }});",
+                f"if (!exact) {name}([](long, long) {{ return [](long, long) {{ return 1; }}; }});",
             ]
         return [*(f"  {x}" for x in lines), *self._finish(name, calls, each)]
-
-    def _task_test(self, visit: Visit) -> str:
-        """The test of blocks for all rows of a task."""
-        if not by_rows(visit, self.kernel.tile) or self.lane is None:
-            return "block_test"
-        return "[&](long from, long to) { return block_test(from, to, rows_first, rows_last); }"
 
     def _test(self, name: str, sweep: Sweep) -> list[str]:
         """The test of blocks, with what it names."""
@@ -250,10 +241,7 @@ class _Printer:
         places = {a: f"g.{n}" if a in self.kernel.grid else n for a, n in self.places.items()}
         tensors = {t: f"t.{n}" for t, n in self.tensors.items()}
         test = TestPrinter(self.plan.facts, self.names, places, tensors, rows).lines(name, sweep, sweep.visit)
-        if not rows:
-            return test
-        ends = ["const long rows_first = p[0].first, rows_last = p[panels - 1].first + p[panels - 1].live - 1;"]
-        return ["// 0: a block is passed over, 1: it needs masks, 2: it does not", *ends, *test]
+        return ["// 0: a block is passed over, 1: it needs masks, 2: it does not", *test]
 
     def _entry(self) -> str:
         k = self.kernel

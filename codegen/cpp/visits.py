@@ -7,7 +7,7 @@ const auto sweep0_test = [&](long x_from, long x_to) -> int {  // 0: not visited
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -47,12 +47,6 @@ def masked(sweep: Sweep) -> frozenset[Node]:
     return frozenset(postorder(bodies)) - unmasked
 
 
-def by_rows(visit: Visit, tile: Iterable[Axis]) -> bool:
-    """Whether a test follows from the ends of the rows alone, so that it may be asked about some rows of a task."""
-    reduced = {n.attr[1] for n in postorder(visit.roots[:2]) if n.kind == "Reduce"}
-    return not reduced & set(tile)
-
-
 class _TestEmitter(Emitter):
     """Scalars only; truth values that are neighbours in memory are searched at once."""
 
@@ -73,7 +67,7 @@ class _TestEmitter(Emitter):
 
 
 class TestPrinter:
-    """Prints the test of a sweep's blocks for the rows of a task."""
+    """Prints the test of a sweep's blocks, for some of the rows of a task."""
 
     def __init__(
         self, facts: Facts, names: Names, places: Mapping[Axis, str], tensors: Mapping[str, str],
@@ -83,7 +77,7 @@ class TestPrinter:
         self.places = dict(places)
 
     def lines(self, name: str, sweep: Sweep, visit: Visit) -> list[str]:
-        """The lambda, after what does not depend on the block.  It is asked about rows too where that is possible."""
+        """A function of rows that gives their test of blocks; what the block does not change is computed once."""
         x = sweep.axis
         places = {**self.places, first(x): self.names(f"{x.name}_from"), last(x): self.names(f"{x.name}_to")}
         for axis, ends in self.rows.items():
@@ -93,12 +87,10 @@ class TestPrinter:
         em.carries_are_lanes, em.rows = False, self.rows
         em.ranges = {a: f"for (long {places[a]} = {lo}; {places[a]} <= {hi}; ++{places[a]})"
                      for a, (lo, hi) in self.rows.items()}  # fmt: skip
-        of = f"long {places[first(x)]}, long {places[last(x)]}"
-        if self.rows and by_rows(visit, self.rows):
-            of += ", long rows_first, long rows_last"
-        em.open(first(x), f"const auto {name} = [&]({of}) -> int", "};")
+        em.open(first(x), f"return [=, &t, &g](long {places[first(x)]}, long {places[last(x)]}) -> int", "};")
         em.open(last(x), "")
         some = bare(em.as_kind(em.value(visit.some), "bool").text)
         every = bare(em.as_kind(em.value(visit.every), "bool").text)
         em.line(f"return {some} ? {every} ? 2 : 1 : 0;")
-        return em.close()
+        head = f"const auto {name} = [&](long rows_first, long rows_last) {{"
+        return [head, *(f"  {line}" for line in em.close()), "};"]
