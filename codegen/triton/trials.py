@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from flashlight.codegen.offline import Compiled, OfflineError, compile_source
+from flashlight.codegen.apart import compile_apart
+from flashlight.codegen.offline import Compiled, OfflineError
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.needs import estimate
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
@@ -121,7 +122,7 @@ def _attempt(kernel: Kernel, tiling: Tiling, arch: str, origins: Mapping[Node, s
     printed = print_kernel(kernel, tiling, origins)
     compiled, error = None, ""
     try:
-        compiled = compile_source(
+        compiled = compile_apart(
             printed.source, printed.name, printed.signature, printed.constants, arch,
             printed.num_warps, printed.num_stages,
         )  # fmt: skip

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from flashlight.codegen import apart
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, OfflineError, architecture, compile_source
 
 SOURCE = '''
@@ -127,3 +128,27 @@ def test_interpreter_mode_is_named(monkeypatch: pytest.MonkeyPatch):
 def test_import_is_light():
     code = "import sys, flashlight.codegen.offline\nassert 'torch' not in sys.modules and 'triton' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_compiled_apart_is_the_same():
+    signature = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), "*bf16") | {
+        "bias_ptr": "*fp32",
+        "keep_ptr": "*i1",
+    }
+    blocks = {"BLOCK_M": 64, "BLOCK_N": 32}
+    found = apart.compile_apart(SOURCE, "attn0", signature, blocks, "gfx942")
+    assert found == compile_attention("gfx942")
+    assert found.asm["amdgcn"] == compile_attention("gfx942").asm["amdgcn"]
+    worker = apart._workers[0].pid
+    with pytest.raises(OfflineError, match="does not compile for sm_90"):
+        apart.compile_apart(SOURCE.replace("tl.trans(k)", "k"), "attn0", signature, blocks, "sm_90")
+    assert apart.compile_apart(SOURCE, "attn0", signature, blocks, "sm_90").fits
+    assert apart._workers[0].pid != worker
+
+
+def test_a_compiler_that_crashes_is_an_error():
+    crash = "import os\n\n\ndef attn0():\n    pass\n\n\nos.abort()\n"
+    with pytest.raises(OfflineError, match="attn0 does not compile for sm_90: the compiler crashed"):
+        apart.compile_apart(crash, "attn0", {}, {}, "sm_90")
+    with pytest.raises(OfflineError, match="not a function under"):
+        apart.compile_apart(crash.replace("os.abort()", ""), "attn0", {}, {}, "sm_90")

@@ -29,12 +29,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch, cost: Cost) -> list[TritonKernel]:
     """Instead of compiling, look the costs up."""
     seen: list[TritonKernel] = []
 
-    def compile_source(source, name, signature, constants, arch, num_warps, num_stages) -> Compiled:
+    def compile_apart(source, name, signature, constants, arch, num_warps, num_stages) -> Compiled:
         seen.append(TritonKernel(source, name, signature, constants, num_warps, num_stages, ()))
         spills, shared = cost(len(seen) - 1)
         return Compiled(name, arch, Assembly(), 128, spills, shared, spills)
 
-    monkeypatch.setattr(trials, "compile_source", compile_source)
+    monkeypatch.setattr(trials, "compile_apart", compile_apart)
     return seen
 
 
