@@ -40,7 +40,7 @@ FURTHER = {False: 0, True: 60}
 """Registers of every further carry that others are rescaled by, if left operands are in registers: the compiler
 interleaves what is computed for each."""
 
-WIDE = {"POW": 100}
+WIDE = {"POW": 115}
 """Registers of functions that compute in float64, however few elements there are."""
 
 VISITING = {False: (45, 0), True: (46, 30)}
