@@ -247,14 +247,13 @@ FL_INLINE bool any_of(const bool* p, long n) { return memchr(p, 1, n) != nullptr
 
 // ---------------------------------------------------------------- blocks of a sweep
 
-// Cuts a sweep of `size` positions into blocks of at most `longest`: runs of granules for which test(from, to), both
+// Cuts the positions from `from` to `size` into blocks of at most `longest`: runs of granules for which test(from, to), both
 // inclusive, gives the same: 0 is passed over, 1 needs masks, 2 does not.  `coarse` granules may be tested at once.
 // Calls block(first, count, whether no masks are needed).
 template <class Test, class Block>
-FL_INLINE void visit(long size, long granule, long longest, long coarse, const Test& test, const Block& block) {
+FL_INLINE void visit(long from, long size, long granule, long longest, long coarse, const Test& test, const Block& block) {
   const long wide = granule * coarse;
   const auto kind = [&](long at, long count) { return test(at, (at + count < size ? at + count : size) - 1); };
-  long from = 0;
   while (from < size) {
     if (coarse > 1 && from % wide == 0 && kind(from, wide) == 0) {
       from += wide;

@@ -204,7 +204,7 @@ class _Printer:
         if f"{name}_start" in calls:
             lines.append(f"  {each} {name}_start(t, g, p[i], w);")
         lines += [
-            f"  visit({axis.size}, {granule}, {longest}, {coarse(visit)}, test({rows}),",
+            f"  visit(0, {axis.size}, {granule}, {longest}, {coarse(visit)}, test({rows}),",
             "        [&](long first, long count, bool full) {",
             f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
             f"    g.visited += (count + {granule - 1}) / {granule};",
@@ -214,10 +214,9 @@ class _Printer:
         one = "p[i].first, p[i].first + p[i].live - 1"
         lines += [
             f"    if (full) {each} {name}_block<true>(t, g, p[i], w);",
+            f"    else if (panels == 1) {name}_block<false>(t, g, p[0], w);",
             f"    else {each} {{",
-            f"      const int kind = panels > 1 ? kind_of(test({one}), first, count, {granule}) : 1;",
-            f"      if (kind == 2) {name}_block<true>(t, g, p[i], w);",
-            f"      else if (kind) {name}_block<false>(t, g, p[i], w);",
+            *(f"      {x}" for x in self._partial(name, sweep, f"test({one})", f"{name}_shared" in calls)),
             "    }",
             "  });",
             "};",
@@ -230,6 +229,24 @@ class _Printer:
                 f"if (!exact) {name}([](long, long) {{ return [](long, long) {{ return 1; }}; }});",
             ]
         return [*(f"  {x}" for x in lines), *self._finish(name, calls, each)]
+
+    def _partial(self, name: str, sweep: Sweep, test: str, shared: bool) -> list[str]:
+        """A partial block for one panel: cut again for its own rows, unless panels share what was made of the block."""
+        axis, longest = sweep.axis, self.tiling.extent(sweep.axis)
+        granule = step(sweep, longest)
+        if shared:
+            return [
+                f"const int kind = kind_of({test}, first, count, {granule});",
+                f"if (kind == 2) {name}_block<true>(t, g, p[i], w);",
+                f"else if (kind) {name}_block<false>(t, g, p[i], w);",
+            ]
+        return [
+            f"visit(first, first + count, {granule}, {longest}, 1, {test}, [&](long from, long length, bool all) {{",
+            f"  g.{self.starts[axis]} = from, g.{self.counts[axis]} = length;",
+            f"  if (all) {name}_block<true>(t, g, p[i], w);",
+            f"  else {name}_block<false>(t, g, p[i], w);",
+            "});",
+        ]
 
     def _test(self, name: str, sweep: Sweep) -> list[str]:
         """The test of blocks, with what it names."""
