@@ -161,6 +161,11 @@ class _BlockEvaluator(Evaluator):
         super().__init__(tensors, compute, spans)
         self.places: dict[Axis, Value] = {}
 
+    def narrowed(self, spans: Mapping[Axis, Span]) -> Evaluator:
+        part = _BlockEvaluator(self.tensors, self.compute, spans)
+        part.places = self.places
+        return part
+
     def positions(self, axis: Axis) -> Value:
         return self.places[axis] if axis in self.places else super().positions(axis)
 

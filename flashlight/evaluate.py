@@ -51,6 +51,10 @@ class Evaluator:
         self.values: dict[Node, Value] = dict(self.known)
         self.device = next((t.device for t in tensors.values()), torch.device("cpu"))
 
+    def narrowed(self, spans: Mapping[Axis, Span]) -> Evaluator:
+        """The same over other spans, without the values found so far."""
+        return Evaluator(self.tensors, self.compute, spans, self.known)
+
     def __call__(self, root: Node) -> Value:
         if root not in self.values:
             for node in self._pending(root):
@@ -196,7 +200,7 @@ class Evaluator:
         total: Value | None = None
         for start in range(lo, hi, step):
             spans = {**self.spans, axis: (start, min(start + step, hi))}
-            part = Evaluator(self.tensors, self.compute, spans, self.known)
+            part = self.narrowed(spans)
             found = part._collapse(op, axis, part(n.args[0]))
             if total is not None:
                 ax, pair = align([total, found])

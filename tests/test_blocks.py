@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashlight import runtime
+from flashlight import evaluate, runtime
 from flashlight.blocks import FULL, PARTIAL, SKIPPED, BlockMap, Task, block_count, block_map, count, launch_maps
 from flashlight.drawing import can_write_pictures, picture_png, picture_text, pictures
 from flashlight.index import Axis
 from flashlight.kernel import GRANULE, Kernel
 from flashlight.observation import Launch, Observation
 from flashlight.report import Report
+from tests.dsl import Builder
 from tests.harness import Compiled, compile_only
+from tests.passes.masks import attention, data, integers
+from tests.passes.test_visits import main_kernel
 
 HEADS, WIDTH = 4, 64
 Mask = Callable[..., Tensor]
@@ -289,3 +292,16 @@ def test_pictures_are_small_png_files(cache: str):
 
 def test_a_report_without_runs_has_no_maps():
     assert Observation().distinct([Report()]) == []
+
+
+def test_maps_of_tests_that_are_reduced_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large reductions over rows are evaluated in parts, which know the same blocks."""
+    monkeypatch.setattr(evaluate, "SERIAL_VOLUME", 1 << 9)
+    m, n = Axis("o1", 256), Axis("n", 64 * 10)
+    b = Builder(torch.float32)
+    attention(b, "-inf", integers(b, "mask", torch.bool, m, n), m, n)
+    tensors = data(b, 1)
+    kernel, tensors = main_kernel(b.program, tensors)
+    found = block_map(kernel, kernel.sweeps[0], tensors, 256).expand(2, 1, 10)
+    live = tensors["mask"].reshape(1, 256, 10, 64).any(-1).any(1)
+    assert torch.equal(found != SKIPPED, live[None].expand(2, 1, 10))
