@@ -274,7 +274,7 @@ def demo_kernel() -> None:
     inputs = tuple(tensor.to(torch.bfloat16) for tensor in variants()[0][2])
     with step("compiling causal attention in bfloat16"):
         report = flashlight.explain(causal, *inputs)
-    kernel = report.regions[0].kernels[0]
+    kernel = max(report.regions[0].kernels, key=lambda k: k.flops)
     print(f"\n{textwrap.indent(kernel.triton['source'] if kernel.triton else kernel.source, '    ')}")
     with step("compiling it for sm_90"):
         costs = compile_offline(kernel, "sm_90")
