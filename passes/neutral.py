@@ -55,7 +55,7 @@ def neutral(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> l
     out = []
     for condition, masks, assumed in _candidates(carry.body, x, s):
         found = Neutral(condition, masks)
-        if _Assuming(assumed, own, x, s, found).leaves(carry):
+        if _Assuming(assumed, carry, own, x, s, found).holds():
             out.append(found)
     return out
 
@@ -103,21 +103,26 @@ class _Assuming:
     """Ranges of a body's values where a condition is false; what they rest on goes to `found`."""
 
     def __init__(
-        self, assumed: dict[Node, Range], own: Mapping[Node, Carry], x: Axis, s: Summaries, found: Neutral
+        self, assumed: dict[Node, Range], carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries, found: Neutral
     ):  # fmt: skip
-        self.assumed, self.own, self.x, self.summaries, self.found = assumed, own, x, s, found
+        self.assumed, self.carry, self.own, self.x, self.summaries, self.found = assumed, carry, own, x, s, found
         self.inner = frozenset((*s.tile, *s.whole))
+        self.affected = set(assumed)
+        for n in postorder([carry.body]):
+            if not self.affected.isdisjoint(n.args):
+                self.affected.add(n)
         self._ranges: dict[Node, Range | None] = {}
 
-    def leaves(self, carry: Carry) -> bool:
+    def holds(self) -> bool:
         """Whether the body is the identity of the carry."""
+        carry = self.carry
         if carry.body.dtype != "float":
             found = self.range(carry.body)
             identity = {"ANY": "False", "SUM": "0"}.get(carry.op)
             return found is not None and found[0] is found[1] and str(value_of(found[0])) == identity
         if carry.op == "SUM":
             return self.zero(carry.body)
-        found = self.range(carry.body) if self._affected(carry.body) else None
+        found = self.range(carry.body) if carry.body in self.affected else None
         if found is None or carry.op not in ("MAX", "MIN"):
             return False
         lo, hi = found
@@ -125,16 +130,11 @@ class _Assuming:
             return is_const(hi, -INF) or self._need(Map("LE", hi, carry.node))
         return is_const(lo, INF) or self._need(Map("GE", lo, carry.node))
 
-    def _affected(self, n: Node) -> bool:
-        return any(m in self.assumed for m in postorder([n]))
-
     def _need(self, condition: Node) -> bool:
         v = value_of(_decided(condition))
         if v is not None:
             return bool(v)
-        if self.x in condition.free:
-            return False
-        if not _plausible(condition):
+        if self.x in condition.free or not _plausible(condition):
             return False
         known = not condition.free & self.inner and all(n.kind != "Carry" for n in postorder([condition]))
         (self.found.before if known else self.found.after).append(condition)
@@ -147,13 +147,14 @@ class _Assuming:
             if self.zero(nothing) and self.finite(other):
                 return True
             del self.found.before[marks[0] :], self.found.after[marks[1] :]
+            self._ranges.clear()  # what they rest on must be found again
         return False
 
     # ------------------------------------------------------------ zero and finite
 
     def zero(self, n: Node) -> bool:
         """Whether n is 0, because of what is assumed."""
-        if not self._affected(n):
+        if n not in self.affected:
             return is_const(n, 0)
         if n.kind == "Cast" and n.args[0].dtype == "float":
             return self.zero(n.args[0])
@@ -265,11 +266,9 @@ class _Assuming:
             return None
         if fn in ("ADD", "SUB"):
             (a, b), (c, d) = known
-            return (
-                (self._sum(fn, a, c), self._sum(fn, b, d))
-                if fn == "ADD"
-                else (self._sum(fn, a, d), self._sum(fn, b, c))
-            )
+            c, d = (c, d) if fn == "ADD" else (d, c)
+            lo, hi = self._sum(fn, a, c), self._sum(fn, b, d)
+            return None if lo is None or hi is None else (lo, hi)
         moving = [lo is not hi or self.x in lo.free for lo, hi in known]
         if not FNS[fn].monotone and any(moving) and fn not in ("MUL", "WHERE"):
             return None
@@ -278,18 +277,20 @@ class _Assuming:
         found = apply(fn, known)
         return None if found is None else (_decided(found[0]), _decided(found[1]))
 
-    def _sum(self, fn: str, a: Node, b: Node) -> Node:
-        """An infinite end stays what it is if the other is finite."""
+    def _sum(self, fn: str, a: Node, b: Node) -> Node | None:
+        """An infinite end stays what it is if the other is finite; None where it may not be."""
         for end, other, sign in ((a, b, 1.0), (b, a, 1.0 if fn == "ADD" else -1.0)):
             v = value_of(end)
             if v is not None and abs(v) == INF:
-                if not (other in self.own and self.own[other].op in ("MAX", "MIN")):
-                    v2 = value_of(other)
-                    if v2 is None or abs(v2) == INF:
-                        size = other.args[0] if other.kind == "Map" and other.attr[0] == "NEG" else other
-                        self._need(Map("LT", Map("ABS", size), Const(INF)))
-                return Const(sign * v)
+                return Const(sign * v) if self._finite_end(other) else None
         return Map(fn, a, b)
+
+    def _finite_end(self, end: Node) -> bool:
+        """Whether an end of a range is finite."""
+        if end in self.own and self.own[end].op in ("MAX", "MIN"):
+            return True
+        size = end.args[0] if end.kind == "Map" and end.attr[0] == "NEG" else end
+        return self._need(_decided(Map("LT", _decided(Map("ABS", size)), Const(INF))))
 
 
 def _plausible(condition: Node) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from flashlight.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.kernel import first, last
 from flashlight.ops import FNS
-from flashlight.passes.summaries import Summaries
+from flashlight.passes.summaries import LARGEST, Summaries
 from flashlight.program import Cast, Const, Index, Map, Node, Reduce, index_expr, postorder, value_of
 
 Range = tuple[Node, Node]
@@ -276,11 +276,9 @@ def _at_a_point(fn: str, args: list[Range]) -> Range:
     value = Map(fn, *[lo for lo, _ in args])
     if value.dtype == "bool":
         return Map("AND", fixed, value), Map("OR", Map("NOT", fixed), value)
-    least, most = (Const(-(2**62)), Const(2**62)) if value.dtype == "int" else (Const(-_INF), Const(_INF))
+    end = LARGEST if value.dtype == "int" else float("inf")
+    least, most = Const(-end), Const(end)
     return Map("WHERE", fixed, value, least), Map("WHERE", fixed, value, most)
-
-
-_INF = float("inf")
 
 
 def _same(lo: Node, hi: Node) -> Node:

@@ -13,6 +13,7 @@ from flashlight.passes.temporaries import Temporaries
 from flashlight.program import Const, Index, Map, Node, Reduce, substitute
 
 LARGEST = 2**62
+"""Integers are taken to lie between this and its opposite."""
 _START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): float("inf"),
           ("MAX", "float"): float("-inf"), ("ANY", "bool"): False}  # fmt: skip
 
@@ -32,10 +33,10 @@ class Summaries:
 
     def _granule(self, op: str, node: Node, x: Axis) -> Node:
         block = Axis(f"{x.name}_granule", -(-x.size // GRANULE))
-        within = Axis("c", min(GRANULE, x.size))
+        within = Axis("c", GRANULE)
         position = of(block) * GRANULE + of(within)
         body = substitute(node, {x: position})
-        if x.size % within.size:
+        if x.size % GRANULE:
             inside = Map("LT", Index(position), Const(x.size))
             body = Map("WHERE", inside, body, Const(_START[op, node.dtype]))
         value = Reduce(op, within, body)

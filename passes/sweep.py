@@ -11,7 +11,7 @@ an earlier kernel, and loaded (a cut).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flashlight.index import Axis, of
@@ -69,7 +69,7 @@ class _Walk:
     cuts: int = 0
 
     def __call__(self, root: Node) -> Node:
-        for node in self._order(root):
+        for node in postorder([root], lambda n: self.role(n) == "tile"):
             if node in self.memo:
                 continue
             role = self.role(node)
@@ -115,22 +115,6 @@ class _Walk:
         body = substitute(self.outer.args[0], {self.outer.attr[1]: of(self.axis)})
         inner = [r for r in reductions(body) if r.args[0].level >= 1 and self.role(r) == "tile"]
         return max((r.attr[1].size for r in inner), default=0)
-
-    def _order(self, root: Node) -> Iterable[Node]:
-        """Post-order that does not enter reductions which are cut or join the sweep."""
-        out: list[Node] = []
-        seen: set[Node] = set()
-        stack = [(root, False)]
-        while stack:
-            node, done = stack.pop()
-            if done:
-                out.append(node)
-            elif node not in seen:
-                seen.add(node)
-                stack.append((node, True))
-                if self.role(node) == "tile":
-                    stack += [(a, False) for a in node.args]
-        return out
 
     def role(self, node: Node) -> str:
         if node.kind != "Reduce":

@@ -204,7 +204,7 @@ class _Printer:
         if f"{name}_start" in calls:
             lines.append(f"  {each} {name}_start(t, g, p[i], w);")
         lines += [
-            f"  visit(0, {axis.size}, {granule}, {longest}, {coarse(visit)}, test({rows}),",
+            f"  visit(0, {axis.size}, {granule}, {longest}, {coarse(sweep, visit)}, test({rows}),",
             "        [&](long first, long count, bool full) {",
             f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
             f"    g.visited += (count + {granule - 1}) / {granule};",

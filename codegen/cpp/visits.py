@@ -1,7 +1,9 @@
 """Which blocks a sweep computes, as C++: a test of granules, blocks made of runs that are alike, a check afterwards.
 
-const auto sweep0_test = [&](long x_from, long x_to) -> int {  // 0: not visited, 1: with masks, 2: without
-  return x_from <= rows_last ? x_to <= rows_first ? 2 : 1 : 0;
+const auto sweep0_test = [&](long rows_first, long rows_last) {
+  return [=, &t, &g](long x_from, long x_to) -> int {  // 0: passed over, 1: with masks, 2: without
+    return x_from <= rows_last ? x_to <= rows_first ? 2 : 1 : 0;
+  };
 };
 """
 
@@ -28,14 +30,10 @@ def step(sweep: Sweep, longest: int) -> int:
     return min(GRANULE, longest, sweep.axis.size)
 
 
-def coarse(visit: Visit) -> int:
+def coarse(sweep: Sweep, visit: Visit) -> int:
     """How many granules one test may span: summaries are of one granule."""
-    loads = any(n.kind == "Load" and _of_block(n) for n in postorder(visit.roots[:2]))
-    return 1 if loads else COARSE
-
-
-def _of_block(n: Node) -> bool:
-    return any(a.name.endswith("_first") for e in n.attr[1] for a in e.axes)
+    at = first(sweep.axis)
+    return 1 if any(n.kind == "Load" and at in n.free for n in postorder([visit.some, visit.every])) else COARSE
 
 
 def masked(sweep: Sweep) -> frozenset[Node]:

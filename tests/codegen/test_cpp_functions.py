@@ -22,7 +22,7 @@ from flashlight.index import Axis, of
 from flashlight.kernel import Kernel, Sweep
 from flashlight.ops import FNS
 from flashlight.program import Cast, Load, Map, Node, Store, Tensor
-from tests.codegen.kernels import at, carry, put, tensor
+from tests.codegen.handmade import at, carry, put, tensor
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 INF, NAN = float("inf"), float("nan")

@@ -12,8 +12,8 @@ from flashlight.index import Axis, of
 from flashlight.kernel import GRANULE, Kernel
 from flashlight.passes.pipeline import compile_program
 from flashlight.program import Const, Index, Map, Node, Program
-from tests.dsl import Builder
-from tests.passes.masks import KINDS, H, attention, cases, data, integers
+from tests.dsl import Builder, largest, mul, total
+from tests.passes.masks import KINDS, D, H, attention, cases, data, integers
 
 
 def main_kernel(program: Program, tensors: dict[str, torch.Tensor]) -> tuple[Kernel, dict[str, torch.Tensor]]:
@@ -136,3 +136,12 @@ def test_blocks_of_documents_are_found_nearly_exactly(causal: bool) -> None:
     found = block_map(kernel, kernel.sweeps[0], tensors, 64)
     assert not ((found == SKIPPED) & live).any()
     assert (found != SKIPPED).sum() <= 1.05 * live.sum()
+
+
+def test_a_fill_that_an_infinite_number_makes_nan_is_no_mask() -> None:
+    b = Builder(torch.float32)
+    scores = total(D, mul(b.at("q", H, M, D), b.at("k", H, N, D)))
+    masked = Map("WHERE", CAUSAL, scores, Const(-float("inf")))
+    b.store(largest(N, Map("SUB", masked, Const(-float("inf")))), H, M)
+    kernel, _ = main_kernel(b.program, data(b, 1))
+    assert kernel.sweeps[0].visit is None
