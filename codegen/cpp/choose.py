@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.cpp.facts import Facts, affine
 from flashlight.codegen.cpp.isa import VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
@@ -74,17 +74,43 @@ def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
 
 
 def _folded(kernel: Kernel) -> tuple[Axis, ...]:
-    """The small grid axis that a tensor over rows, swept axis and features lacks: it would be read once for each."""
+    """The grid axis that is taken into the tile, if any."""
     if len(kernel.tile) != 1:
         return ()
     facts = Facts(kernel)
+    found = _lacking(kernel, facts) or _going_on(kernel, facts)
+    return (max(found, key=lambda a: (a.size, a.key)),) if found else ()
+
+
+def _lacking(kernel: Kernel, facts: Facts) -> set[Axis]:
+    """Small grid axes that a tensor over rows, swept axis and features lacks: it would be read once for each."""
     swept = {s.axis for s in kernel.sweeps}
     found: set[Axis] = set()
     for n in kernel.nodes:
         large = n.kind == "Load" and kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.whole)
         if large and not n.args and facts.inside(n):
             found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= FOLDED}
-    return (max(found, key=lambda a: (a.size, a.key)),) if found else ()
+    return found
+
+
+def _going_on(kernel: Kernel, facts: Facts) -> set[Axis]:
+    """Grid axes along which rows in memory go on where a short sweep ends, as when granules of a mask are summarised:
+    memory is read in order."""
+    if kernel.whole or len(kernel.sweeps) != 1:
+        return set()
+    x, found = kernel.sweeps[0].axis, set[Axis]()
+    for n in kernel.nodes:
+        if n.kind != "Load" or n.args or facts.lane not in n.free:
+            continue
+        at = facts.linear(n)
+        if affine(at, x) == 1 and affine(at, facts.lane) not in (None, 1):
+            found |= {a for a in kernel.grid if affine(at, a) == x.size and _state(kernel, a) <= caches().l2 // 4}
+    return found
+
+
+def _state(kernel: Kernel, folded: Axis) -> int:
+    """Bytes that a panel keeps for its carries, at most, when an axis is folded."""
+    return folded.size * len(kernel.carries) * 2 * max(VECTOR_BITS.values()) // 8
 
 
 def _vector_bits(kernel: Kernel, isa: Isa) -> int:

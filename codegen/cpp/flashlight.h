@@ -245,6 +245,18 @@ FL_INLINE bool every_lane(B x, long n) {
 // Whether any of n neighbours is true.
 FL_INLINE bool any_of(const bool* p, long n) { return memchr(p, 1, n) != nullptr; }
 
+// ---------------------------------------------------------------- tasks
+
+// Tasks that are neighbours, which share what they read.  A thread works through its own, then helps with the others'.
+struct Tasks {
+  alignas(64) long next;
+  long end;
+  long take() {  // the next one, or -1
+    const long task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+    return task < end ? task : -1;
+  }
+};
+
 // ---------------------------------------------------------------- blocks of a sweep
 
 // Cuts the positions from `from` to `size` into blocks of at most `longest`: runs of granules for which test(from, to), both

@@ -161,11 +161,20 @@ FL_INLINE void store16(bf16* p, __m512 x, long n) {
 }
 #endif
 
+// Reads rows in the order of memory, which the processor's prefetcher follows, before they are read in another.
+template <class T> FL_INLINE void touch(const T* p, long stride, long rows, long count) {
+  char x = 0;
+  for (long r = 0; r < rows; r++, p += stride)
+    for (long c = 0; c < count * long(sizeof(T)); c += 64) x ^= ((const char*)p)[c];
+  asm volatile("" : : "r"(x));
+}
+
 // out[t*step + lane] = p[lane*stride + t] for t < count
 template <class T> FL_NOINLINE void pack(typename lanes_of<T>::scalar* out, long step, const T* p, long stride, long count, long n) {
   long t0 = 0;
 #if FL_512 && !defined(FL_DOUBLE)
   if constexpr (loads16<T>) {
+    touch(p, stride, n < W ? n : W, count);
     for (; t0 < count; t0 += 16) for (int half = 0; half < 2; half++) {
       __m512 r[16];
       FL_UNROLL for (int i = 0; i < 16; i++) r[i] = load16(p + (half * 16 + i) * stride + t0, half * 16 + i < n ? count - t0 : 0);
@@ -194,7 +203,7 @@ FL_NOINLINE B any_equal(const bool* p, long stride, long count, bool value, long
     }
     found[i] = hits ? -1 : 0;
 #else
-    found[i] = memchr(p, value, count) ? -1 : 0;
+    found[i] = count > 0 && memchr(p, value, count) ? -1 : 0;
 #endif
   }
   return row<B>(found);

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from flashlight.codegen.cpp.facts import CHEAP, Facts, affine
 from flashlight.codegen.cpp.order import arrange
 from flashlight.codegen.cpp.products import Product, find_product
+from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Plan, Stage, SweepPlan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.index import ZERO, Axis
@@ -28,12 +27,6 @@ from flashlight.program import Node, Store, postorder
 
 Key = tuple[Node, str, Axis | None]
 """What a stage is found by: the value, the kind of stage, the axis it is laid out along."""
-
-
-def sought(body: Node) -> tuple[Node, bool]:
-    """(value, what is looked for) of a body that is a truth value or its opposite."""
-    negated = body.kind == "Map" and body.attr[0] == "NOT"
-    return (body.args[0], False) if negated else (body, True)
 
 
 class Planner:
@@ -104,16 +97,9 @@ class Planner:
         axes = self.facts.ordered({*c.body.free, self.sweep.axis, *c.axes})
         if product is not None and self.facts.lanes(c.step):
             return Stage("product", c.step, "block", axes, carry=c, product=product)
-        if self._searchable(c):
+        if find_search(c, self.facts, self.sweep.axis) is not None:
             return Stage("search", c.step, "block", axes, carry=c)
         return Stage("carry", c.step, "block", axes, (c.body,), carry=c)
-
-    def _searchable(self, c: Carry) -> bool:
-        """Whether a carry asks if any of the neighbours in memory is true, or false, a lane a row."""
-        load, sweep = sought(c.body)[0], self.sweep
-        if sweep is None or c.op != "ANY" or load.kind != "Load" or not self.facts.lanes(load):
-            return False
-        return self.facts.tensors[load.attr[0]].dtype is torch.bool and self._packed(load) == sweep.axis
 
     def _store_stage(self, s: Store) -> Stage:
         axes = self.facts.ordered({*s.axes, *s.value.free})

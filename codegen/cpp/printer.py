@@ -276,17 +276,19 @@ class _Printer:
             const = "const " if t in k.inputs else ""
             casts.append(f"({const}{C_TYPES[t.dtype]}*)tensors[{i}]")
         lines = [
-            "struct Thread { Panel p[PANELS]; Work w; };",
+            "struct Thread { Tasks tasks; Panel p[PANELS]; Work w; };",
             f"// {' x '.join(map(str, sizes))} tasks; returns 0, or 1 when there is no memory for scratch",
             f'extern "C" int {self.entry}(void* const* tensors, long threads, long* visited) {{',
             f"  const Tensors t = {{{', '.join(casts)}}};",
             "  Thread* memory = (Thread*)aligned_alloc(64, threads * sizeof(Thread));",
             "  if (!memory) return 1;",
+            "  for (long i = 0; i < threads; ++i)",
+            f"    memory[i].tasks = {{{math.prod(sizes)} * i / threads, {math.prod(sizes)} * (i + 1) / threads}};",
             f"#pragma omp parallel num_threads(threads) if ({'threads > 1' if self._large() else 'false'})",
             "  {",
-            "    Thread& own = memory[omp_get_thread_num()];",
-            "#pragma omp for schedule(dynamic, 1)",
-            f"    for (long task = 0; task < {math.prod(sizes)}; ++task) {{",
+            "    const long me = omp_get_thread_num();",
+            "    Thread& own = memory[me];",
+            "    for (long i = 0; i < threads; ++i) for (long task; (task = memory[(me + i) % threads].tasks.take()) >= 0;) {",
             f"      Tile g{'{}' if self.visits else ''};",
             "      long rest = task;",
             *[f"      {x}" for x in self._decode(tiles, second)],

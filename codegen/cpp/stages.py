@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from flashlight.codegen.cpp.carries import CarryPrinter
 from flashlight.codegen.cpp.emit import C_TYPES, Emitter
+from flashlight.codegen.cpp.facts import affine
 from flashlight.codegen.cpp.memory import LANE_TYPES
 from flashlight.codegen.cpp.order import POINTWISE
-from flashlight.codegen.cpp.plan import sought
 from flashlight.codegen.cpp.products import Product
+from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.codegen.cpp.visits import masked
 from flashlight.index import Axis, Expr
@@ -216,15 +217,18 @@ class StagePrinter(CarryPrinter):
 
     def _search(self, s: Stage, nest: Nest) -> list[str]:
         """Whether any neighbour in memory is true, or false, for each lane."""
-        c = s.carry
-        assert c is not None and self.sweep is not None and self.facts.lane is not None
-        load, value = sought(c.body)
-        em = self.emitter(nest, self.facts.lane)
-        self._open(em, [a for a in s.axes if a != self.sweep.axis])
-        found = self.new("found")
-        at = self._tensor_at(em, load, (self.facts.lane, self.sweep.axis))
-        stride, count = self.facts.stride(load, self.facts.lane), self.bounds(self.sweep.axis)[1]
-        em.line(f"const B {found} = any_equal({at}, {stride}, {count}, {str(value).lower()}, live);")
+        c, sweep, lane = s.carry, self.sweep, self.facts.lane
+        assert c is not None and sweep is not None and lane is not None
+        search = find_search(c, self.facts, sweep.axis)
+        assert search is not None
+        em = self.emitter(nest, lane)
+        self._open(em, [a for a in s.axes if a != sweep.axis])
+        found, (start, count) = self.new("found"), self.bounds(sweep.axis)
+        at = self._tensor_at(em, search.load, (lane, sweep.axis))
+        if search.room is not None:
+            count = f"minimum({count}, {em.scalar_expr(search.room)} - {start})"
+        stride = affine(self.facts.linear(search.load), lane)
+        em.line(f"const B {found} = any_equal({at}, {stride}, {count}, {str(search.value).lower()}, live);")
         for line in self._update(c, found, nest):
             em.line(line)
         return em.close()
