@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(report.ratios(cells))
     if table := report.masks(cells):
         print("\nmasks: our time over that of our dense kernel; time(contender) / time(flashlight)\n" + table)
+    if len(wanted["lengths"]) > 1:
+        print("\nflashlight's time per operation by length\n" + report.lengths(cells))
     print(_notes(cells))
     title = f"{description['cpu']}, {description['threads']} threads, torch {description['torch']}"
     if report.plot(arguments.out / "bench.png", title, cells):

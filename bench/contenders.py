@@ -13,14 +13,14 @@ from bench.variants import Case, Function
 
 Run = Callable[[], Any]
 
-CONTENDERS = ("eager", "inductor", "flex", "flex-made", "sdpa", "dense", "flashlight")
+CONTENDERS = ("eager", "inductor", "flex", "flex-made", "flex-called", "sdpa", "dense", "flashlight")
 OURS = "flashlight"
 
 
 def prepare(contender: str, case: Case, cache_dir: str) -> Run | None:
     """The contender's way to run the case; None where it has no way to express it. Compiles at the first call."""
-    if contender == "flex-made":
-        return _flex_made(case)
+    if contender in ("flex-made", "flex-called"):
+        return _flex_made(case, compiled=contender == "flex-made")
     fn = {"flex": case.flex, "sdpa": case.sdpa, "dense": case.dense}.get(contender, case.fn)
     if fn is None:
         return None
@@ -32,13 +32,13 @@ def prepare(contender: str, case: Case, cache_dir: str) -> Run | None:
     return lambda: fn(*inputs)
 
 
-def _flex_made(case: Case) -> Run | None:
-    """FlexAttention with its BlockMask made, by compiled code, in every call."""
+def _flex_made(case: Case, compiled: bool) -> Run | None:
+    """FlexAttention with its BlockMask made in every call: by compiled code, or by create_block_mask as it is."""
     if case.visible is None:
         return None
     visible, (q, k, v) = case.visible, case.inputs[:3]
     attention = torch.compile(own_code(flex_attention), dynamic=False)
-    make = torch.compile(own_code(create_block_mask), dynamic=False)
+    make = torch.compile(own_code(create_block_mask), dynamic=False) if compiled else create_block_mask
     lengths = q.shape[2], k.shape[2]
     return lambda: attention(q, k, v, block_mask=make(visible, None, None, *lengths, device="cpu"))
 

@@ -84,7 +84,7 @@ def masks(cells: Sequence[Cell]) -> str:
         if not cell.variant.startswith("mask:"):
             continue
         dense = found.get("dense")
-        others = [found.get(c) for c in ("flex", "flex-made", "sdpa")]
+        others = [found.get(c) for c in ("flex", "flex-made", "flex-called", "sdpa")]
         rows.append(
             (
                 *(cell.variant.removeprefix("mask:"), cell.dtype, str(cell.length), f"{cell.density:.1%}"),
@@ -93,8 +93,21 @@ def masks(cells: Sequence[Cell]) -> str:
                 "" if cell.steady else "~",
             )
         )
-    headers = ("mask", "dtype", "S", "live", "tiles visited", "time / dense", "flex", "flex-made", "sdpa", "")
+    headers = ("mask", "dtype", "S", "live", "tiles visited", "time / dense", "flex", "flex-made", "flex-called", "sdpa", "")
     return tabulate(rows, headers=headers, disable_numparse=True) if rows else ""
+
+
+def lengths(cells: Sequence[Cell]) -> str:
+    """Our time per live score, and as a multiple of that at the longest length: a cliff is a large multiple."""
+    rows = []
+    for variant, dtype in dict.fromkeys((cell.variant, cell.dtype) for cell in cells):
+        mine = sorted((c for c in cells if (c.variant, c.dtype) == (variant, dtype)), key=lambda c: c.length)
+        times = {c.length: f.milliseconds * 1e6 for c in mine for f in c.figures if f.contender == OURS and f.samples}
+        per_score = {c.length: times[c.length] / c.flops for c in mine if c.length in times}
+        if len(per_score) > 1:
+            longest = per_score[max(per_score)]
+            rows += [(variant, dtype, str(n), f"{p * 1e3:.3f}", f"{p / longest:.2f}") for n, p in per_score.items()]
+    return tabulate(rows, headers=("variant", "dtype", "S", "ps per FLOP", "to longest"), disable_numparse=True)
 
 
 def geomeans(cells: Sequence[Cell]) -> list[tuple[str, str, int, dict[str, tuple[float, int]]]]:
@@ -174,7 +187,7 @@ def plot(path: Path, title: str, cells: Sequence[Cell]) -> bool:
         axes.set_title(f"{panel[0]}, S={panel[1]}", fontsize=9)
         axes.set_ylabel("time / flashlight's")
         axes.margins(y=0.2)
-        if number == 0:
+        if number == 0 and contenders:
             axes.legend(fontsize=8, ncols=max(1, len(contenders)))
     canvas.savefig(str(path), dpi=150)
     return True

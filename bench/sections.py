@@ -35,7 +35,10 @@ SECTIONS = {
         tuple(f"mask:{name}" for name in MASKS),
         (4096, 8192),
         ("float32", "bfloat16"),
-        ("dense", "flex", "flex-made", "sdpa", "flashlight"),
+        ("dense", "flex", "flex-made", "flex-called", "sdpa", "flashlight"),
         5,
+    ),
+    "lengths": Section(
+        ("full", "causal"), (256, 512, 1024, 2048, 4096), ("float32", "bfloat16"), ("sdpa", "flashlight"), 9
     ),
 }

@@ -8,6 +8,8 @@ import torch
 
 from bench.__main__ import main
 from bench.measure import spread
+from bench.report import lengths
+from bench.runner import Cell, Figure
 from bench.variants import VARIANTS
 
 
@@ -38,6 +40,15 @@ def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--variants", "nothing"])
     assert "unknown 'nothing'" in capsys.readouterr().err
+
+
+def test_time_per_operation_by_length() -> None:
+    cells = [
+        Cell("full", "float32", n, flops=n * n * 1e6, bytes=1, figures=[Figure("flashlight", t, samples=[t])])
+        for n, t in ((512, 10.0), (256, 4.0))
+    ]
+    words = lengths(cells).split()
+    assert words[-10:] == ["full", "float32", "256", "0.061", "1.60", "full", "float32", "512", "0.038", "1.00"]
 
 
 def test_spread() -> None:
