@@ -1,7 +1,8 @@
 """Masks for block skipping: softmax attention under one condition, at any density of live blocks.
 
 The same mask goes to FlexAttention, with its BlockMask made before the clock starts (`flex`) and made in every call
-(`flex-made` by compiled code, `flex-called` by create_block_mask as it is), to SDPA as a tensor, and `dense` is Flashlight's own kernel of the same size without a mask.
+(`flex-made` by compiled code, `flex-called` by create_block_mask as it is), to SDPA as a tensor, and `dense` is
+Flashlight's own kernel of the same size without a mask.
 """
 
 from __future__ import annotations

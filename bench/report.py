@@ -20,6 +20,7 @@ SETS = {
     "other programs": ("differential", "sigmoid", "pair_bias", "talking_heads", "ipa", "evoformer"),
 }
 """Whose geometric means are shown besides that of everything."""
+_MASKED = ("flex", "flex-made", "flex-called", "sdpa")
 
 
 def details(cells: Iterable[Cell]) -> str:
@@ -84,7 +85,7 @@ def masks(cells: Sequence[Cell]) -> str:
         if not cell.variant.startswith("mask:"):
             continue
         dense = found.get("dense")
-        others = [found.get(c) for c in ("flex", "flex-made", "flex-called", "sdpa")]
+        others = [found.get(c) for c in _MASKED]
         rows.append(
             (
                 *(cell.variant.removeprefix("mask:"), cell.dtype, str(cell.length), f"{cell.density:.1%}"),
@@ -93,7 +94,7 @@ def masks(cells: Sequence[Cell]) -> str:
                 "" if cell.steady else "~",
             )
         )
-    headers = ("mask", "dtype", "S", "live", "tiles visited", "time / dense", "flex", "flex-made", "flex-called", "sdpa", "")
+    headers = ("mask", "dtype", "S", "live", "tiles visited", "time / dense", *_MASKED, "")
     return tabulate(rows, headers=headers, disable_numparse=True) if rows else ""
 
 
