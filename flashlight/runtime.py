@@ -19,6 +19,7 @@ from flashlight.blocks import launch_maps
 from flashlight.cache import Cache, CacheError
 from flashlight.errors import FlashlightError
 from flashlight.evaluate import evaluate_program, new_output
+from flashlight.memory import on_huge_pages
 from flashlight.observation import Launch, Observation
 from flashlight.plan import Plan
 from flashlight.program import Tensor
@@ -188,7 +189,8 @@ def _target_run(plan: Plan) -> Run:
         if plan.target == "reference" or _has_empty(plan):
             found = evaluate_program(plan.program, tensors)
             return [found[t.name] for t in plan.program.outputs]
-        written = {t.name: new_output(t, device) for t in (*plan.program.outputs, *plan.schedule.temporaries)}
+        made = (*plan.program.outputs, *plan.schedule.temporaries)
+        written = {t.name: on_huge_pages(new_output(t, device)) for t in made}
         tensors.update((t.name, written[t.name]) for t in plan.schedule.temporaries)
         place = str(device)
         if place not in runners:
