@@ -6,7 +6,8 @@ run(built, kernel, tensors, outputs, threads=torch.get_num_threads())
 """
 
 from flashlight.codegen.cpp.choose import default_tiling
-from flashlight.codegen.cpp.isa import ISAS, Isa, detect_isa, runs_here
+from flashlight.codegen.cpp.detect import detect_isa
+from flashlight.codegen.cpp.isa import ISAS, Isa, runs_here
 from flashlight.codegen.cpp.printer import print_kernel
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.toolchain import Built, CompilerError, CppKernel, available, build, build_all, compiler, run

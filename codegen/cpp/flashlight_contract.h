@@ -97,9 +97,44 @@ template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void 
     *p = ADD ? *p + acc[i][1] : acc[i][1];
   }
 }
+
+#if FL_TILES
+// 16 * R rows over a count that is a multiple of 16: tiles 0 to 3 are of out, 4 and 5 of l, 6 and 7 of s.
+template <int R, long RS, long LS, long OS, bool ADD> FL_NOINLINE void micro_tiles(const bf16* s, const int32_t* l, real* out, long count) {
+  if constexpr (ADD) tile_load<0>(out, OS * 4), tile_load<1>(out + 16, OS * 4);
+  else tile_zero<0>(), tile_zero<1>();
+  if constexpr (R == 2 && ADD) tile_load<2>(out + 16 * OS, OS * 4), tile_load<3>(out + 16 * OS + 16, OS * 4);
+  else if constexpr (R == 2) tile_zero<2>(), tile_zero<3>();
+  for (long k = 0; k < count; k += 16) {
+    tile_load<4>(l + k * LS, LS * 4), tile_load<5>(l + k * LS + 16, LS * 4);
+    tile_load<6>(s + 2 * k, RS * 2);
+    tile_dot<0, 6, 4>(), tile_dot<1, 6, 5>();
+    if constexpr (R == 2) {
+      tile_load<7>(s + 16 * RS + 2 * k, RS * 2);
+      tile_dot<2, 7, 4>(), tile_dot<3, 7, 5>();
+    }
+  }
+  tile_store<0>(out, OS * 4), tile_store<1>(out + 16, OS * 4);
+  if constexpr (R == 2) tile_store<2>(out + 16 * OS, OS * 4), tile_store<3>(out + 16 * OS + 16, OS * 4);
+}
+// The same for any count from 16.
+template <int R, long RS, long LS, long OS, bool ADD> FL_INLINE void tile_rows(const bf16* s, const int32_t* l, real* out, long count) {
+  const long whole = count / 16 * 16;
+  micro_tiles<R, RS, LS, OS, ADD>(s, l, out, whole);
+  if (whole < count) for (long r = 0; r < 16 * R; r += ROWS)
+    micro_pairs<ROWS, RS, 2, LS, OS, true>(s + r * RS + 2 * whole, l + whole * LS, out + r * OS, count - whole);
+}
+#endif
+
 template <long RS, long KS, long LS, long OS, bool ADD, class Then = Nothing>
 FL_INLINE void contract_pairs(const bf16* s, const int32_t* l, real* out, long rows, long count, Then then = Then()) {
   long r = 0;
+#if FL_TILES
+  if constexpr (KS == 2) if (count >= 16) {
+    for (; r + 32 <= rows; r += 32) tile_rows<2, RS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 32);
+    if (r + 16 <= rows) tile_rows<1, RS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 16), r += 16;
+  }
+#endif
   for (; r + ROWS <= rows; r += ROWS) micro_pairs<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
   if (ROWS > 4 && r + 4 <= rows) micro_pairs<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
   for (; r < rows; r++) micro_pairs<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
@@ -145,8 +180,32 @@ template <class T> FL_NOINLINE void interleave_strided(bf16* out, const T* s, lo
   for (long k = 0; k < count; k++) for (long r = 0; r < width; r++) out[k / 2 * step + 2 * r + k % 2] = narrow<bf16>(get(s[r * rs + k * ks]));
   if (count & 1) for (long r = 0; r < width; r++) out[count / 2 * step + 2 * r + 1] = bf16{0};
 }
+#if FL_512
+// 16 neighbours of two rows as pairs; q may be missing
+template <class T> FL_INLINE __m512 pairs16(const T* p, const T* q, long n) {
+  __m512 lo = load16(p, n), hi = q ? load16(q, n) : _mm512_setzero_ps();
+  if constexpr (std::is_same<T, bf16>::value) return (__m512)_mm512_or_si512(_mm512_srli_epi32((__m512i)lo, 16), (__m512i)hi);
+  else return (__m512)pair((vf)lo, (vf)hi);
+}
+// out[r*step + k] = s[r + k*ks] rounded, 16 rows and 16 pairs at a time
+template <class T> FL_INLINE void round_transposed(bf16* out, const T* s, long ks, long rows, long count, long step) {
+  for (long k = 0; k < count; k += 32) for (long r = 0; r < rows; r += 16) {
+    __m512 t[16];
+    FL_UNROLL for (int i = 0; i < 16; i++) {
+      const long lo = k + 2 * i, hi = lo + 1;
+      t[i] = lo < count ? pairs16(s + r + lo * ks, hi < count ? s + r + hi * ks : nullptr, rows - r) : _mm512_setzero_ps();
+    }
+    transpose16(t);
+    const __mmask16 pairs = first16((count - k + 1) / 2);
+    FL_UNROLL for (int i = 0; i < 16; i++) if (i < rows - r) _mm512_mask_storeu_ps(out + (r + i) * step + k, pairs, t[i]);
+  }
+}
+#endif
 // out[r*step + k] = s[r*rs + k*ks] rounded; an odd last element pairs with 0
 template <class T> FL_NOINLINE void round_rows(bf16* out, const T* s, long rs, long ks, long rows, long count, long step) {
+#if FL_512
+  if constexpr (small_float<T>) if (rs == 1 && ks != 1) return round_transposed(out, s, ks, rows, count, step);
+#endif
   for (long r = 0; r < rows; r++) {
     for (long k = 0; k < count; k++) out[r * step + k] = narrow<bf16>(get(s[r * rs + k * ks]));
     if (count & 1) out[r * step + count] = bf16{0};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import platform
 import re
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Isa = Literal["avx512bf16", "avx512", "avx2", "portable"]
-ISAS: tuple[Isa, ...] = ("avx512bf16", "avx512", "avx2", "portable")
+Isa = Literal["amx", "avx512bf16", "avx512", "avx2", "portable"]
+ISAS: tuple[Isa, ...] = ("amx", "avx512bf16", "avx512", "avx2", "portable")
 """From the most to the least able; each can run everything to its right."""
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512")
 FLAGS: dict[Isa, tuple[str, ...]] = {
+    "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
     "avx512bf16": (*_AVX512, "-mavx512bf16"),
     "avx512": _AVX512,
     "avx2": _AVX2,
@@ -23,13 +25,20 @@ FLAGS: dict[Isa, tuple[str, ...]] = {
 }
 """Explicit instruction sets: what a cache entry was compiled for does not depend on where it was compiled."""
 
+_AVX2_NEEDS = frozenset({"avx2", "fma", "f16c"})
+_AVX512_NEEDS = _AVX2_NEEDS | {"avx512f", "avx512dq", "avx512bw", "avx512vl"}
 _NEEDS: dict[Isa, frozenset[str]] = {
-    "avx512bf16": frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16", "avx2", "fma", "f16c"}),
-    "avx512": frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma", "f16c"}),
-    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "amx": _AVX512_NEEDS | {"avx512_bf16", "amx_tile", "amx_bf16"},
+    "avx512bf16": _AVX512_NEEDS | {"avx512_bf16"},
+    "avx512": _AVX512_NEEDS,
+    "avx2": _AVX2_NEEDS,
     "portable": frozenset(),
 }
-VECTOR_BITS: dict[Isa, int] = {"avx512bf16": 512, "avx512": 512, "avx2": 256, "portable": 128}
+VECTOR_BITS: dict[Isa, int] = {"amx": 512, "avx512bf16": 512, "avx512": 512, "avx2": 256, "portable": 128}
+
+
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""A system call of Linux on x86-64, and its arguments."""
 
 
 @functools.cache
@@ -45,6 +54,11 @@ def _cpu_flags() -> frozenset[str]:
     return _flags_from_torch()
 
 
+def processor() -> str:
+    """All that the processor can do."""
+    return " ".join(sorted(_cpu_flags()))
+
+
 def _flags_from_torch() -> frozenset[str]:
     """Where /proc does not exist: what torch saw."""
     import torch
@@ -53,14 +67,16 @@ def _flags_from_torch() -> frozenset[str]:
     return _NEEDS["avx512"] if level == "AVX512" else _NEEDS["avx2"] if level in ("AVX2", "AVX512") else frozenset()
 
 
-def detect_isa() -> Isa:
-    """The best instruction set of this machine."""
-    return next(isa for isa in ISAS if _NEEDS[isa] <= _cpu_flags())
+@functools.cache
+def _tiles_permitted() -> bool:
+    """Asks for the use of tile registers; the answer is for this process, all its threads and its forks."""
+    request = [ctypes.c_long(n) for n in (_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)]
+    return ctypes.CDLL(None).syscall(*request) == 0
 
 
 def runs_here(isa: Isa) -> bool:
     """Whether code for `isa` may be run on this machine."""
-    return _NEEDS[isa] <= _cpu_flags()
+    return _NEEDS[isa] <= _cpu_flags() and (isa != "amx" or _tiles_permitted())
 
 
 @dataclass(frozen=True)

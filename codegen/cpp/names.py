@@ -23,7 +23,7 @@ widen p w t g live first last task tasks panel tensors ROUND BIAS ROWS LOG2E fms
 exp_rough at_least floordiv floor_div floor_mod truncdiv relu Nothing Tensors Tile Panel Work Thread
 PANELS setup prologue epilogue run_task memory own omp_get_thread_num aligned_alloc free load16
 first16 end visit every_lane any_of any_equal kind kind_of found FULL exact visited test
-rows_first rows_last panels touch Tasks take next me
+rows_first rows_last panels touch Tasks take next me TileState state
 """
 
 

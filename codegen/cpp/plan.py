@@ -30,10 +30,11 @@ Key = tuple[Node, str, Axis | None]
 
 
 class Planner:
-    """Plans one kernel.  `forced` values get buffers because several loops use them."""
+    """Plans one kernel.  pairs: bfloat16 is multiplied in pairs; tiles: as matrices, whose rows have their pairs
+    together.  `forced` values get buffers because several loops use them."""
 
-    def __init__(self, kernel: Kernel, tiling: Tiling, pairs: bool, forced: frozenset[tuple[int, Node]] = frozenset()):
-        self.kernel, self.tiling, self.pairs, self.forced = kernel, tiling, pairs, forced
+    def __init__(self, kernel: Kernel, tiling: Tiling, pairs: bool, tiles: bool, forced: frozenset[tuple[int, Node]]):
+        self.kernel, self.tiling, self.pairs, self.tiles, self.forced = kernel, tiling, pairs, tiles, forced
         self.facts = Facts(kernel)
         self.facts.in_memory = lambda n: self.facts.lanes(n) and find_product(n, self.facts, None, pairs) is not None
         self.kept: dict[Key, Stage] = {}
@@ -251,11 +252,13 @@ class Planner:
         return table[key]
 
     def _scalar_side(self, product: Product) -> Stage:
-        """s in scratch: [batch..., row, inner] or, when the swept axis is summed, [batch..., inner, row]."""
+        """s in scratch: [batch..., row, inner] or, when the swept axis is summed, [batch..., inner, row] unless pairs
+        have to be together."""
         node, level = product.scalars, self.level(product.scalars)
         moving = self.sweep.axis if self.sweep else None
         pair = (product.row, product.inner) if product.inner != moving else (product.inner, product.row)
-        axes = (*[a for a in self.facts.ordered(node.free) if a not in pair], *pair)
+        batch = tuple(a for a in self.facts.ordered(node.free) if a not in pair)
+        axes = (*batch, *pair)
         source: Stage | None = None
         if product.pairs and not product.readable(self.facts):
             source = self._laid_out(node, level, axes)
@@ -264,7 +267,8 @@ class Planner:
         key = (node, "operand", product.inner)
         table = self.kept if level == "tile" else self.made
         if key not in table:
-            out = Buffer(self._name(level), axes, False, "pair", level, paired=product.inner)
+            laid_out = (*batch, product.row, product.inner) if self.tiles else axes
+            out = Buffer(self._name(level), laid_out, False, "pair", level, paired=product.inner)
             deps = [source] if source else []
             table[key] = Stage("operand", node, level, axes, out=out, product=product, along=product.inner, deps=deps)
         return table[key]
@@ -291,11 +295,11 @@ class Planner:
         self.found |= {(self.index, n) for n in tops if self.level(n) == "block"}
 
 
-def make_plan(kernel: Kernel, tiling: Tiling, pairs: bool) -> Plan:
-    """Plan until no loop computes again what another has."""
+def make_plan(kernel: Kernel, tiling: Tiling, pairs: bool, tiles: bool = False) -> Plan:
+    """Plan until no loop computes again what another has.  pairs, tiles: see Planner."""
     forced: frozenset[tuple[int, Node]] = frozenset()
     while True:
-        planner = Planner(kernel, tiling, pairs, forced)
+        planner = Planner(kernel, tiling, pairs, tiles, forced)
         plan = planner.plan()
         if planner.found <= forced:
             return plan

@@ -36,8 +36,8 @@ SMALL = 1 << 16
 def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node, str] | None = None) -> CppKernel:
     """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments
     (default: the kernel's own)."""
-    pairs = isa == "avx512bf16" and tiling.bits >= 256
-    plan = make_plan(tiling.applied(kernel), tiling, pairs)
+    pairs = isa in ("amx", "avx512bf16") and tiling.bits >= 256
+    plan = make_plan(tiling.applied(kernel), tiling, pairs, isa == "amx" and tiling.bits == 512)
     printer = _Printer(plan, origins or kernel.origins)
     return CppKernel(printer.entry, printer.text(), isa)
 
@@ -286,9 +286,11 @@ class _Printer:
             f"    memory[i].tasks = {{{math.prod(sizes)} * i / threads, {math.prod(sizes)} * (i + 1) / threads}};",
             f"#pragma omp parallel num_threads(threads) if ({'threads > 1' if self._large() else 'false'})",
             "  {",
+            "    const TileState state;",
             "    const long me = omp_get_thread_num();",
             "    Thread& own = memory[me];",
-            "    for (long i = 0; i < threads; ++i) for (long task; (task = memory[(me + i) % threads].tasks.take()) >= 0;) {",
+            "    for (long i = 0; i < threads; ++i) "
+            "for (long task; (task = memory[(me + i) % threads].tasks.take()) >= 0;) {",
             f"      Tile g{'{}' if self.visits else ''};",
             "      long rest = task;",
             *[f"      {x}" for x in self._decode(tiles, second)],

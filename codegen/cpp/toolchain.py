@@ -26,7 +26,7 @@ from flashlight.errors import FlashlightError
 from flashlight.kernel import Kernel
 
 HERE = Path(__file__).parent
-HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_contract.h")
+HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_tiles.h", "flashlight_contract.h")
 COMMON_FLAGS = (
     "-O3", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
     "-fno-semantic-interposition", "-fno-strict-aliasing", "-Wno-psabi", "-Wno-ignored-attributes",
@@ -100,14 +100,20 @@ def _version(command: str, mtime: float) -> str | None:
     return run.stdout.partition("\n")[0]
 
 
+def compiler_version() -> str | None:
+    """What the compiler calls itself, or None when it does not run.  Raises CompilerError when there is none."""
+    command = compiler()
+    return _version(command, Path(command).stat().st_mtime)
+
+
 def available() -> str | None:
     """None when kernels can be compiled here, else the reason why not."""
     try:
-        command = compiler()
+        version = compiler_version()
     except CompilerError as e:
         return str(e)
-    if _version(command, Path(command).stat().st_mtime) is None:
-        return f"the C++ compiler {command!r} does not run; CPU tensors take the reference evaluator."
+    if version is None:
+        return f"the C++ compiler {compiler()!r} does not run; CPU tensors take the reference evaluator."
     return None
 
 
@@ -117,9 +123,7 @@ _LOCK = threading.Lock()
 
 def library_path(kernel: CppKernel, cache_dir: Path) -> Path:
     """Where the built kernel is, or will be."""
-    command = compiler()
-    version = _version(command, Path(command).stat().st_mtime)
-    key = hashlib.sha256(f"{kernel.digest}\0{version}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{kernel.digest}\0{compiler_version()}".encode()).hexdigest()[:32]
     return cache_dir / f"{kernel.isa}-{key}.so"
 
 
