@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.kernel import Carry, Kernel, Sweep
+from flashlight.kernel import GRANULE, Carry, Kernel, Sweep, Visit
 from flashlight.ops import FNS, MONOIDS
 from flashlight.program import Node, Program, Store, Tensor, value_of
 
@@ -204,7 +205,7 @@ class Evaluator:
             found = part._collapse(op, axis, part(n.args[0]))
             if total is not None:
                 ax, pair = align([total, found])
-                found = ax, FNS[MONOIDS[op].combine].torch(*pair)
+                found = ax, combine(op, *pair)
             total = found
         assert total is not None
         return total
@@ -250,6 +251,11 @@ def collapse(op: str, v: torch.Tensor, dim: int) -> torch.Tensor:
     return MONOIDS[op].torch(v, dim)
 
 
+def combine(op: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """One step of a reduction."""
+    return a | b if op == "ANY" else FNS[MONOIDS[op].combine].torch(a, b)
+
+
 def write(store: Store, value: Value, out: torch.Tensor, ev: Evaluator) -> None:
     """out[store.index] = value over the evaluator's spans."""
     axes, _v = value
@@ -287,14 +293,63 @@ def evaluate_program(program: Program, tensors: Mapping[str, torch.Tensor]) -> d
 # ---------------------------------------------------------------- kernels
 
 
+@dataclass(frozen=True)
+class Walk:
+    """How a sweep goes through its granules: those that are not visited are passed over, full ones are not masked.
+
+    visited, full: truth values of grid and tile axes, one a granule.
+    """
+
+    visit: Visit
+    visited: Sequence[Value]
+    full: Sequence[Value]
+
+    def unmasked(self, ev: Evaluator) -> Evaluator:
+        """The same evaluator where the conditions are true."""
+        true = (), torch.tensor(True, device=ev.device)
+        return Evaluator(ev.tensors, ev.compute, ev.spans, {**ev.known, **dict.fromkeys(self.visit.conditions, true)})
+
+    def step(self, granule: int, full: Value, masked: Value) -> Value:
+        """What a granule contributes."""
+        return _where(self.full[granule], full, masked)
+
+    def kept(self, granule: int, op: str, before: Value | None, after: Value) -> Value:
+        """The carry after a granule."""
+        identity = (), after[1].new_full((), MONOIDS[op].identity)
+        return _where(self.visited[granule], after, before or identity)
+
+    def corrected(self, ev: Evaluator) -> Walk | None:
+        """The walk that computes every granule where passing some over was wrong; None where it was right."""
+        if self.visit.exact is None:
+            return None
+        exact = ev(self.visit.exact)
+        if exact[1].all():
+            return None
+        yes, no = (((), torch.tensor(b, device=ev.device)) for b in (True, False))
+        visited = [_where(exact, v, yes) for v in self.visited]
+        return Walk(replace(self.visit, exact=None), visited, [_where(exact, f, no) for f in self.full])
+
+
+def _where(condition: Value, yes: Value, no: Value) -> Value:
+    axes, (c, a, b) = align([condition, yes, no])
+    return axes, torch.where(c, a, b)
+
+
 def evaluate_kernel(
-    kernel: Kernel, tensors: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor], block: int = 128
+    kernel: Kernel,
+    tensors: Mapping[str, torch.Tensor],
+    outputs: Mapping[str, torch.Tensor],
+    block: int = 128,
+    walks: Mapping[int, Walk] | None = None,
 ) -> None:
-    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block`."""
+    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block`.
+
+    walks: for sweeps that pass blocks over, by number; any other computes all.
+    """
     compute = torch.float64 if kernel.double else torch.float32
     final: dict[Node, Value] = {}
-    for sweep in kernel.sweeps:
-        _sweep(sweep, tensors, outputs, compute, final, block)
+    for i, sweep in enumerate(kernel.sweeps):
+        _sweep(sweep, tensors, outputs, compute, final, block, (walks or {}).get(i))
     ev = Evaluator(tensors, compute, known=final)
     for s in kernel.stores:
         write(s, ev(s.value), outputs[s.tensor], ev)
@@ -307,29 +362,36 @@ def _sweep(
     compute: torch.dtype,
     final: dict[Node, Value],
     block: int,
+    walk: Walk | None = None,
 ) -> None:
     running: dict[Node, Value] = {}
     size = sweep.axis.size
     # of the largest carry, not of all axes together: a needlessly short block costs roundings
     rows = max((math.prod(a.size for a in c.step.free) for c in sweep.carries), default=1)
-    if size <= block and size * rows > SERIAL_VOLUME:
+    if walk is not None:
+        block = GRANULE
+    elif size <= block and size * rows > SERIAL_VOLUME:
         block = max(1, SERIAL_VOLUME // rows)
     for lo in range(0, size, block) if size else [0]:
         spans = {sweep.axis: (lo, min(lo + block, size))}
         old = {n: _reference(n, v, sweep) for n, v in running.items()}
         ev = Evaluator(tensors, compute, spans, final)
+        bare = walk.unmasked(ev) if walk else ev
         for c in sweep.carries:
-            step = ev(c.step)
-            before = running.get(c.node)
+            step = walk.step(lo // block, bare(c.step), ev(c.step)) if walk else ev(c.step)
+            before = kept = running.get(c.node)
             if before is not None:
                 if c.rescale is not None:
                     before = rescale(c, before, old, {**old, **ev.values}, tensors, compute, final)
                 axes, (a, b) = align([before, step])
-                step = axes, FNS[MONOIDS[c.op].combine].torch(a, b)
-            running[c.node] = step
-            ev.values[c.node] = _reference(c.node, step, sweep)
+                step = axes, combine(c.op, a, b)
+            running[c.node] = walk.kept(lo // block, c.op, kept, step) if walk else step
+            ev.values[c.node] = bare.values[c.node] = _reference(c.node, running[c.node], sweep)
         for s in sweep.stores:
             write(s, ev(s.value), outputs[s.tensor], ev)
+    if walk and (again := walk.corrected(Evaluator(tensors, compute, known={**final, **running}))):
+        _sweep(sweep, tensors, outputs, compute, final, block, again)
+        return
     references = {n: _reference(n, v, sweep) for n, v in running.items()}
     for c in sweep.carries:
         value = running[c.node]

@@ -114,7 +114,7 @@ FNS: dict[str, Fn] = {
         Fn("BITAND", 2, torch.bitwise_and, "({0} & {1})", "int", commutative=True),
         Fn("BITOR", 2, torch.bitwise_or, "({0} | {1})", "int", commutative=True),
         Fn("BITXOR", 2, torch.bitwise_xor, "({0} ^ {1})", "int", commutative=True),
-        Fn("SHL", 2, torch.bitwise_left_shift, "({0} << {1})", "int"),
+        Fn("SHL", 2, torch.bitwise_left_shift, "(tl.cast({0}, tl.int64) << {1})", "int"),
         Fn("SHR", 2, torch.bitwise_right_shift, "({0} >> {1})", "int"),
     )
 }
@@ -122,7 +122,10 @@ FNS: dict[str, Fn] = {
 
 @dataclass(frozen=True)
 class Monoid:
-    """How a reduction combines: an associative, commutative operation with an identity."""
+    """How a reduction combines: an associative, commutative operation with an identity.
+
+    ANY is "or", of integers bit by bit.
+    """
 
     name: str
     combine: str
@@ -135,6 +138,15 @@ def _prod(x: Tensor, dim: int) -> Tensor:
     return torch.prod(x, dim)
 
 
+def _any(x: Tensor, dim: int) -> Tensor:
+    if x.dtype is torch.bool:
+        return torch.any(x, dim)
+    while (size := x.shape[dim]) > 1:
+        half = (size + 1) // 2
+        x = x.narrow(dim, 0, half) | x.narrow(dim, size - half, half)
+    return x.sum(dim)
+
+
 MONOIDS: dict[str, Monoid] = {
     m.name: m
     for m in (
@@ -142,6 +154,6 @@ MONOIDS: dict[str, Monoid] = {
         Monoid("MAX", "MAXIMUM", -_INF, lambda x, d: torch.amax(x, d), "tl.max({0}, {1})"),
         Monoid("MIN", "MINIMUM", _INF, lambda x, d: torch.amin(x, d), "tl.min({0}, {1})"),
         Monoid("PROD", "MUL", 1.0, _prod, "tl.reduce({0}, {1}, _multiply)"),
-        Monoid("ANY", "OR", 0.0, lambda x, d: torch.any(x, d), "tl.max({0}.to(tl.int32), {1}) > 0"),
+        Monoid("ANY", "OR", 0.0, _any, "tl.max({0}.to(tl.int32), {1}) > 0"),
     )
 }

@@ -1,7 +1,8 @@
 """Value ranges over a block: what a node's smallest and largest values are, as nodes over the ends of the block.
 
     n <= m            false somewhere unless  n_last <= m_first,  true somewhere only if  n_first <= m_last
-    doc[n] == doc[m]  true somewhere only if the ranges [min doc, max doc] of the block's n and m meet
+    doc[n] == doc[m]  true somewhere only if the ranges [min doc, max doc] of the block's n and m meet, and so do the
+                      sets of remainders { doc % 64 }
 
 The range of a truth value is (true everywhere, true somewhere).  A monotone function takes its extremes where its
 arguments do (ops.Fn.monotone); of any other function only the value at a single point is known.  What is loaded by the
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from flashlight.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.kernel import first, last
 from flashlight.ops import FNS
-from flashlight.passes.summaries import LARGEST, Summaries
+from flashlight.passes.summaries import LARGEST, Summaries, remainder
 from flashlight.program import Cast, Const, Index, Map, Node, Reduce, index_expr, postorder, value_of
 
 Range = tuple[Node, Node]
@@ -25,7 +26,10 @@ UNKNOWN = (FALSE, TRUE)
 
 
 class Ranges:
-    """Ranges over blocks of the swept axis x and the rows of `tile`, all of `whole`; grid axes are fixed."""
+    """Ranges over blocks of the swept axis x and the rows of `tile`, all of `whole`; grid axes are fixed.
+
+    sets: whether integers may be told apart by the sets of their remainders, besides their ranges.
+    """
 
     def __init__(
         self,
@@ -34,8 +38,9 @@ class Ranges:
         whole: tuple[Axis, ...],
         summaries: Summaries,
         within: Mapping[Expr, Limits] | None = None,
+        sets: bool = True,
     ):
-        self.x, self.tile, self.whole, self.summaries = x, tile, whole, summaries
+        self.x, self.tile, self.whole, self.summaries, self.sets = x, tile, whole, summaries, sets
         self.within = within or {}
         self.moving = {x, *tile, *whole}
         self._memo: dict[Node, Range | None] = {}
@@ -144,9 +149,37 @@ class Ranges:
         if n.kind == "Cast":
             return (Cast(n.attr[0], found[0][0]), Cast(n.attr[0], found[0][1])) if n.attr[0] != "bool" else None
         result = apply(n.attr[0], found)
-        if result is not None and n.kind == "Map" and n.attr[0] == "AND":
+        if result is None:
+            return None
+        if n.attr[0] == "AND":
             return result[0], self._jointly(n, result[1])
+        if n.attr[0] in ("EQ", "NE") and self.sets and self._selected_apart(*n.args):
+            common = Map("BITAND", *map(self._set, n.args))
+            every, some = result
+            if n.attr[0] == "EQ":
+                return every, Map("AND", some, Map("NE", common, Const(0)))
+            return Map("OR", every, Map("EQ", common, Const(0))), some
         return result
+
+    def _selected_apart(self, a: Node, b: Node) -> bool:
+        """Whether the swept position selects one of two integers from data, and the rows the other."""
+        keys, rows = (a, b) if self.x in a.free else (b, a)
+        return (
+            keys.dtype == rows.dtype == "int"
+            and self.x in keys.free
+            and self._from_data(keys)
+            and self.x not in rows.free
+            and bool(rows.free & set(self.tile))
+            and _only_loads(keys)
+            and _only_loads(rows)
+        )
+
+    def _set(self, n: Node) -> Node:
+        """The remainders of an integer over the granule or the rows of the tile, and the whole axes."""
+        out = self.summaries.set_over_granules(n, self.x) if self.x in n.free else remainder(n)
+        for axis in sorted(n.free & self.moving - {self.x}, key=lambda a: a.key):
+            out = Reduce("ANY", axis, out)
+        return out
 
     def _jointly(self, n: Node, some: Node) -> Node:
         """True somewhere: every condition is asked about the positions that the others leave.
@@ -157,7 +190,7 @@ class Ranges:
         limits = _limits(parts)
         if limits == self.within or not any(lo is not None or hi is not None for lo, hi in limits.values()):
             return some
-        inside = Ranges(self.x, self.tile, self.whole, self.summaries, limits)
+        inside = Ranges(self.x, self.tile, self.whole, self.summaries, limits, self.sets)
         out = Const(True)
         for part in parts:
             out = Map("AND", out, inside.truth(part)[1])

@@ -1,6 +1,8 @@
 """What a test of blocks needs to know of data: computed once, by stores of their own, and loaded.
 
 min over granules of doc[b, n]   ->   t0[b, j] = min[c < 64](doc[b, 64*j + c]),  loaded as t0[b, n_first // 64]
+
+A few integers are kept as the set of their remainders by 64, the bits of one number: 1 << (doc & 63), "or" over all.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from flashlight.program import Const, Index, Map, Node, Reduce, substitute
 LARGEST = 2**62
 """Integers are taken to lie between this and its opposite."""
 _START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): float("inf"),
-          ("MAX", "float"): float("-inf"), ("ANY", "bool"): False}  # fmt: skip
+          ("MAX", "float"): float("-inf"), ("ANY", "bool"): False, ("ANY", "int"): 0}  # fmt: skip
 
 
 class Summaries:
@@ -30,6 +32,10 @@ class Summaries:
             missing = self._granule("ANY", Map("NOT", node), x)
             return Map("NOT", missing), self._granule("ANY", node, x)
         return self._granule("MIN", node, x), self._granule("MAX", node, x)
+
+    def set_over_granules(self, node: Node, x: Axis) -> Node:
+        """The remainders that integers have in the granule of x that a block lies in."""
+        return self._granule("ANY", remainder(node), x)
 
     def _granule(self, op: str, node: Node, x: Axis) -> Node:
         block = Axis(f"{x.name}_granule", -(-x.size // GRANULE))
@@ -61,3 +67,8 @@ class Summaries:
         """Features and rows innermost: they are read together."""
         inner = (*self.whole, *self.tile)
         return sorted(axes, key=lambda a: (inner.index(a) if a in inner else -1, a.key))
+
+
+def remainder(node: Node) -> Node:
+    """The set of one integer's remainder by 64, as a bit."""
+    return Map("SHL", Const(1), Map("BITAND", node, Const(63)))

@@ -45,18 +45,20 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
     if sweep.stores or not sweep.carries or sweep.axis.size < 2 * GRANULE:
         return sweep
     mark = temporaries.mark()
-    try:
-        visit = _visit(sweep, kernel, temporaries)
-    except Decline:  # too many summaries
-        visit = None
-    used = {n.attr[0] for n in postorder(visit.roots) if n.kind == "Load"} if visit else set[str]()
-    new = [s for s in temporaries.stores[mark:] if s.tensor in used]
-    share = sum(_cost(s, s.tensor in temporaries.conditions) for s in new) / max(_work(sweep, kernel), 1)
-    if visit is None or share > WORTHWHILE:
+    for sets in (True, False):
+        try:
+            visit = _visit(sweep, kernel, temporaries, sets)
+        except Decline:  # too many summaries
+            temporaries.keep(mark, ())
+            continue
+        used = {n.attr[0] for n in postorder(visit.roots) if n.kind == "Load"} if visit else set[str]()
+        new = [s for s in temporaries.stores[mark:] if s.tensor in used]
+        share = sum(_cost(s, s.tensor in temporaries.conditions) for s in new) / max(_work(sweep, kernel), 1)
+        if visit is None or share <= WORTHWHILE:
+            temporaries.keep(mark, used)
+            return replace(sweep, visit=visit and replace(visit, cost=share))
         temporaries.keep(mark, ())
-        return sweep
-    temporaries.keep(mark, used)
-    return replace(sweep, visit=replace(visit, cost=share))
+    return sweep
 
 
 def _cost(summary: Store, condition: bool) -> float:
@@ -72,7 +74,7 @@ def _work(sweep: Sweep, kernel: Kernel) -> float:
     return sum(2 * prod(a.size for a in {*n.args[0].free, n.attr[1], *rows}) for n in sums)
 
 
-def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Visit | None:
+def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -> Visit | None:
     scores = prod(a.size for a in (*kernel.grid, *kernel.tile, sweep.axis))
     summaries = Summaries(temporaries, kernel.tile, kernel.whole, scores)
     own = {c.node: c for c in sweep.carries}
@@ -80,7 +82,7 @@ def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Visit | No
     if not all(per_carry):
         return None
     found = [n for ns in per_carry for n in ns]
-    ranges = Ranges(sweep.axis, kernel.tile, kernel.whole, summaries)
+    ranges = Ranges(sweep.axis, kernel.tile, kernel.whole, summaries, sets=sets)
     live = dict.fromkeys(_all(n.condition for n in ns) for ns in per_carry)
     some = _any(ranges.truth(condition)[1] for condition in live)
     conditions = tuple(dict.fromkeys(n.condition for n in found if n.masks))

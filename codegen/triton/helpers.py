@@ -119,6 +119,11 @@ def _multiply(a, b):
     """How a product over an axis combines."""
     return a * b
 ''',
+    "_union": '''
+def _union(a, b):
+    """How "any" of integers combines: bit by bit."""
+    return a | b
+''',
     "_maximum": '''
 def _maximum(a, b):
     """How a maximum combines that a NaN makes NaN."""

@@ -20,7 +20,8 @@ _LOCK = threading.RLock()
 
 _MISSING = object()
 
-_FAST_COMBINES = {"_maximum": np.max, "_minimum": np.min, "_multiply": np.prod}
+_FAST_COMBINES = {"_maximum": np.max, "_minimum": np.min, "_multiply": np.prod,
+                  "_union": np.bitwise_or.reduce}  # fmt: skip
 """What the interpreter would do element by element in Python."""
 
 

@@ -91,6 +91,9 @@ def collapsed(state: State, node: Node, exact: bool = True) -> str:
     if exact and op in PAIRS and body.dtype == "float":
         state.helpers.add(PAIRS[op])
         return f"tl.reduce({strip(text)}, {dims.index(axis)}, {PAIRS[op]})"
+    if op == "ANY" and body.dtype == "int":
+        state.helpers.add("_union")
+        return f"tl.reduce({strip(text)}, {dims.index(axis)}, _union)"
     if op == "PROD":
         state.helpers.add("_multiply")
     if op != "ANY":

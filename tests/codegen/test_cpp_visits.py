@@ -26,7 +26,7 @@ from flashlight.passes.pipeline import compile_program
 from flashlight.program import Node, Program
 from tests.dsl import Builder
 from tests.passes.masks import KINDS, attention, cases, data, integers
-from tests.passes.test_visits import MASKS, M, N
+from tests.passes.test_visits import MASKS, SAME, VALUES, M, N, with_ids
 
 pytestmark = pytest.mark.skipif(available() is not None, reason="no C++ compiler")
 
@@ -65,6 +65,13 @@ def test_known_masks(name: str, kind: str, tmp_path: Path) -> None:
     attention(b, kind, MASKS[name](b), M, N)
     for visited, mapped in compare(b.program, data(b, 1), tmp_path):
         assert visited >= mapped if kind in ("-1e9", "added", "times") else visited == mapped
+
+
+@pytest.mark.parametrize(("mask", "values"), list(zip(SAME, [*VALUES, *VALUES], strict=False)))
+def test_unsorted_ids(mask: str, values: str, tmp_path: Path) -> None:
+    b, _, tensors = with_ids(mask, values)
+    for visited, mapped in compare(b.program, tensors, tmp_path):
+        assert visited == mapped
 
 
 @pytest.mark.parametrize("kind", KINDS)

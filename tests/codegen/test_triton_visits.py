@@ -19,7 +19,9 @@ from flashlight.codegen.triton import Tiling, block_tests, default_tiling, inter
 from flashlight.evaluate import evaluate_kernel, new_output
 from flashlight.kernel import Kernel
 from flashlight.passes import visit
+from flashlight.passes.pipeline import compile_program
 from tests.harness import compile_only
+from tests.passes.test_visits import with_ids
 
 INF = math.inf
 
@@ -93,6 +95,12 @@ def _documents(b: int, h: int, s: int) -> Tensor:
     return torch.randint(0, 4, (b, s)).sort(-1)[0]
 
 
+def _modalities(b: int, h: int, s: int) -> Tensor:
+    """In no order, of a type too narrow for their sets."""
+    kinds = torch.tensor([-1, 0, 40, 10**9], dtype=torch.int32)
+    return kinds[torch.randint(0, 4, (b, -(-s // 50)))].repeat_interleave(50, -1)[:, :s]
+
+
 def _present(b: int, h: int, s: int) -> Tensor:
     return torch.arange(s) < torch.arange(b)[:, None] * 60 + 70
 
@@ -115,6 +123,7 @@ MASKS: dict[str, tuple[Callable[..., Tensor], Callable[[int, int, int], Tensor] 
     "prefix": (prefix, _lengths),
     "documents": (documents, _documents),
     "documents causal": (documents_causal, _documents),
+    "modalities": (documents, _modalities),
     "padding": (padding, _present),
     "dilated": (dilated, None),
     "block diagonal": (block_diagonal, None),
@@ -125,7 +134,7 @@ MASKS: dict[str, tuple[Callable[..., Tensor], Callable[[int, int, int], Tensor] 
 NEIGHBOURS = ["causal", "window", "prefix", "block diagonal", "windows by head"]
 """Masks whose visited blocks are seen to be neighbours."""
 
-BY_BATCH, BY_HEAD = ("prefix", "documents", "padding"), ("windows by head",)
+BY_BATCH, BY_HEAD = ("prefix", "documents", "modalities", "padding"), ("windows by head",)
 
 
 @dataclass
@@ -195,6 +204,13 @@ def attention(
 def test_same_as_every_block(name: str, cache: str):
     case = attention(name, cache)
     case.compare(case.tiling(64, 64), case.tiling(32, 16))
+
+
+def test_summaries_of_ids():
+    """Smallest, largest and the set of each granule, from a kernel of their own."""
+    b, _, tensors = with_ids("same", "large and negative")
+    for kernel in compile_program(b.program)[0].kernels[:-1]:
+        Case(kernel, tensors).compare(default_tiling(kernel, "sm_90"))
 
 
 @pytest.mark.parametrize("name", ["causal", "window", "window and sinks", "documents", "dense"])

@@ -38,7 +38,9 @@ def _positions(draw: st.DrawFn, m: Axis, n: Axis) -> Node:
 
 def _atom(draw: st.DrawFn, b: Builder, m: Axis, n: Axis) -> Node:
     kind = draw(
-        st.sampled_from(["compare", "compare", "compare", "head", "ids", "padding", "dense", "ranks", "blocks"])
+        st.sampled_from(
+            ["compare", "compare", "compare", "head", "ids", "group", "padding", "dense", "ranks", "blocks"]
+        )
     )
     fn = draw(st.sampled_from(["LE", "LT", "GE", "GT", "EQ", "NE"]))
     if kind == "compare":
@@ -48,6 +50,9 @@ def _atom(draw: st.DrawFn, b: Builder, m: Axis, n: Axis) -> Node:
     if kind == "ids":
         same = integers(b, "id_k", torch.int64, H, n), integers(b, "id_q", torch.int64, H, m)
         return Map(draw(st.sampled_from(["EQ", "LE", "NE"])), *same)
+    if kind == "group":
+        group = Map("FLOORDIV", Index(of(m)), Const(draw(st.sampled_from([16, 50]))))
+        return Map(draw(st.sampled_from(["EQ", "NE"])), integers(b, "id_k", torch.int64, H, n), group)
     if kind == "padding":
         return integers(b, "padding", torch.bool, H, n)
     if kind == "dense":
@@ -102,13 +107,28 @@ def cases(draw: st.DrawFn) -> tuple[Builder, Node, Axis, Axis, str, int]:
     return b, condition, m, n, kind, draw(st.integers(0, 99))
 
 
+def ids(shape: torch.Size | tuple[int, ...], run: int, values: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
+    """Random values, each for `run` positions or more in a row, in no order."""
+    drawn = values[torch.randint(0, len(values), (*shape[:-1], -(-shape[-1] // run)), generator=gen)]
+    return drawn.repeat_interleave(run, -1)[..., : shape[-1]].contiguous()
+
+
+def _ids(shape: tuple[int, ...], seed: int, gen: torch.Generator) -> torch.Tensor:
+    """Sorted, in runs, or with remainders by 64 that collide."""
+    if seed % 3 == 0:
+        return ids(shape, 30, torch.arange(4), gen)
+    if seed % 3 == 1:
+        return torch.randint(0, 5, shape, generator=gen).sort(-1).values
+    return ids(shape, 20, torch.tensor([-(10**12), -65, -1, 0, 2, 63, 64, 66, 10**12]), gen)
+
+
 def data(b: Builder, seed: int) -> dict[str, torch.Tensor]:
-    """Inputs: sorted ids, few padded positions, blocky dense masks; some V not finite for every seventh seed."""
+    """Inputs: ids, few padded positions, blocky dense masks; some V not finite for every seventh seed."""
     gen = torch.Generator().manual_seed(seed)
     out: dict[str, torch.Tensor] = {}
     for t in b.inputs.values():
         if t.name.startswith("id"):
-            x = torch.randint(0, 5, t.shape, generator=gen).sort(-1).values
+            x = _ids(t.shape, seed, gen)
         elif t.name == "window":
             x = torch.randint(-20, 150, t.shape, generator=gen)
         elif t.name == "padding":

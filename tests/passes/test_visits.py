@@ -10,10 +10,11 @@ from flashlight.blocks import FULL, SKIPPED, block_map
 from flashlight.evaluate import Evaluator, evaluate_kernel, new_output
 from flashlight.index import Axis, of
 from flashlight.kernel import GRANULE, Kernel
+from flashlight.passes import visit
 from flashlight.passes.pipeline import compile_program
-from flashlight.program import Const, Index, Map, Node, Program
+from flashlight.program import Const, Index, Map, Node, Program, postorder
 from tests.dsl import Builder, largest, mul, total
-from tests.passes.masks import KINDS, D, H, attention, cases, data, integers
+from tests.passes.masks import KINDS, D, H, attention, cases, data, ids, integers
 
 
 def main_kernel(program: Program, tensors: dict[str, torch.Tensor]) -> tuple[Kernel, dict[str, torch.Tensor]]:
@@ -136,6 +137,65 @@ def test_blocks_of_documents_are_found_nearly_exactly(causal: bool) -> None:
     found = block_map(kernel, kernel.sweeps[0], tensors, 64)
     assert not ((found == SKIPPED) & live).any()
     assert (found != SKIPPED).sum() <= 1.05 * live.sum()
+
+
+SAME = {
+    "same": lambda q, k: Map("EQ", q, k),
+    "other": lambda q, k: Map("NE", q, k),
+    "causal": lambda q, k: _and(CAUSAL, Map("EQ", q, k)),
+    "either": lambda q, k: Map("OR", Map("LT", Map("ABS", BACK), Const(64)), Map("EQ", q, k)),
+    "of rows": lambda q, k: Map("EQ", _by(row, 64), k),
+}
+VALUES = {
+    "modalities": torch.arange(3),
+    "documents": torch.arange(12),
+    "large and negative": torch.tensor([-(10**12) - 3, -70, -1, 3, 80, 200, 10**12 + 40]),
+}
+
+
+def with_ids(mask: str, values: str) -> tuple[Builder, Node, dict[str, torch.Tensor]]:
+    """Attention whose mask compares ids in no order that change with granules, and its inputs."""
+    b = Builder(torch.float32)
+    condition = SAME[mask](*(integers(b, name, torch.int64, H, axis) for name, axis in (("id_q", M), ("id_k", N))))
+    attention(b, "-inf", condition, M, N)
+    same = ids((H.size, N.size), GRANULE, VALUES[values], torch.Generator().manual_seed(3))
+    return b, condition, data(b, 1) | {"id_k": same, "id_q": same}
+
+
+@pytest.mark.parametrize("mask", SAME)
+@pytest.mark.parametrize("values", VALUES)
+def test_blocks_of_unsorted_ids_are_found_exactly(mask: str, values: str) -> None:
+    b, condition, inputs = with_ids(mask, values)
+    inputs["id_k"] = inputs["id_k"].roll(-20, -1)  # two ids in most granules
+    kernel, tensors = main_kernel(b.program, inputs)
+    live, full = brute(truth(condition, M, N, tensors), 64)
+    found = block_map(kernel, kernel.sweeps[0], tensors, 64).expand(live.shape)
+    assert torch.equal(found != SKIPPED, live)
+    assert not ((found == FULL) & ~full).any()
+    if mask == "other":
+        assert torch.equal(found == FULL, full)
+
+
+def test_ids_with_equal_remainders_are_not_told_apart() -> None:
+    b, condition, inputs = with_ids("same", "documents")
+    inputs["id_k"] = inputs["id_k"] * 64
+    kernel, tensors = main_kernel(b.program, inputs)
+    live, _ = brute(truth(condition, M, N, tensors), 64)
+    found = block_map(kernel, kernel.sweeps[0], tensors, 64).expand(live.shape)
+    assert not ((found == SKIPPED) & live).any()
+
+
+def test_sets_that_cost_too_much_leave_the_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    def summaries() -> tuple[float, int]:
+        found = main_kernel(b.program, inputs)[0].sweeps[0].visit
+        assert found is not None
+        return found.cost, sum(n.kind == "Load" and n.dtype == "int" for n in postorder(found.roots)) - 1
+
+    b, _, inputs = with_ids("same", "documents")
+    cost, count = summaries()
+    monkeypatch.setattr(visit, "WORTHWHILE", cost * 0.9)
+    cheaper, fewer = summaries()
+    assert (count, fewer) == (3, 2) and cheaper < cost * 0.9
 
 
 def test_a_fill_that_an_infinite_number_makes_nan_is_no_mask() -> None:
