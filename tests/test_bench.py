@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import products
 from bench.__main__ import main
 from bench.measure import spread
 from bench.report import lengths
 from bench.runner import Cell, Figure
 from bench.variants import VARIANTS
+from flashlight.codegen.cpp import available
 
 
 def test_one_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +57,11 @@ def test_spread() -> None:
     assert spread([1.0]) == 0.0
     assert spread([1.0, 1.0, 1.0, 9.0]) == pytest.approx(2.0)
     assert spread([1.0, 1.01, 1.02]) < 0.02
+
+
+@pytest.mark.skipif(available() is not None, reason=str(available()))
+def test_contractions_beside_brgemm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SAMPLE", 1e-4)
+    run = products.build(tmp_path)
+    assert all(products.rate(run, which) for which in range(4))
+    assert products.rate(run, 2 * len(products.NAMES)) is None
