@@ -1,5 +1,5 @@
-"""Contractions on tiles: what is done with tiles, on arrays in plain C++; that the instructions compile; when they are
-chosen."""
+"""Contractions on tiles: on arrays in plain C++; with the instructions, which a handler carries out where the processor
+has none; when they are chosen."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from .handmade import Case, at, finish, mul, online, parts, put, softmax, tensor
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 emulated = pytest.mark.skipif(not runs_here("avx512bf16"), reason="what is beside tiles needs avx512bf16")
+INSTRUCTIONS = Path(__file__).parent / "tile_instructions.cpp"
 IN_C = ("-DFL_TILES_IN_C", *FLAGS["avx512bf16"])
 ROWS, PAIRS = (1, 5, 16, 17, 32, 48, 70), (1, 15, 16, 17, 40)
 MOST_ROWS, MOST_PAIRS, W = max(ROWS), max(PAIRS), 32
@@ -217,6 +218,15 @@ def test_layout():
 # ---------------------------------------------------------------- the instructions
 
 
+def change(patch: pytest.MonkeyPatch, folder: Path, right: str, wrong: str) -> None:
+    """Lets the probe find other headers."""
+    for path in (HERE / "probe.cpp", *HERE.glob("*.h")):
+        (folder / path.name).write_text(path.read_text().replace(right, wrong))
+    assert right in (HERE / "flashlight_tiles.h").read_text()
+    patch.setattr(detect, "HERE", folder)
+    patch.setattr(detect, "PROBE", folder / "probe.cpp")
+
+
 def knows_tiles() -> bool:
     tried = [compiler(), *FLAGS["amx"], "-fsyntax-only", "-x", "c++", "-"]
     return subprocess.run(tried, input="", text=True, capture_output=True).returncode == 0
@@ -239,6 +249,22 @@ def test_instructions(tmp_path: Path):
     assert all(name in text for name in names)
 
 
+@needs_flags
+@emulated
+def test_instructions_are_right():
+    """The probe passes with its instructions, which a handler carries out where the processor has none."""
+    assert detect.probe((*FLAGS["amx"], str(INSTRUCTIONS))) == ""
+
+
+@needs_flags
+@emulated
+def test_wrong_instructions_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Operands in another order, or no configuration."""
+    for right, wrong in (("%%tmm%c2, %%tmm%c1, %%tmm%c0", "%%tmm%c1, %%tmm%c2, %%tmm%c0"), ("ldtilecfg %0", "")):
+        change(monkeypatch, tmp_path, right, wrong)
+        assert "exit status" in detect.probe((*FLAGS["amx"], str(INSTRUCTIONS)))
+
+
 # ---------------------------------------------------------------- detection
 
 
@@ -251,11 +277,7 @@ def test_probe_is_right():
 @emulated
 def test_probe_notices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The probe fails on tiles that are wrong, and says so."""
-    for path in HERE.glob("*.[hc]*"):
-        short = path.read_text().replace("for (int k = 0; k < 16; k++) for", "for (int k = 0; k < 15; k++) for")
-        (tmp_path / path.name).write_text(short)
-    monkeypatch.setattr(detect, "HERE", tmp_path)
-    monkeypatch.setattr(detect, "PROBE", tmp_path / "probe.cpp")
+    change(monkeypatch, tmp_path, "for (int k = 0; k < 16; k++) for", "for (int k = 0; k < 15; k++) for")
     assert "exit status 1" in detect.probe(IN_C)
 
 
