@@ -114,12 +114,14 @@ class Sweep:
     """A loop over axis.  Carries are ordered: a body uses only earlier carries of this sweep, or earlier sweeps.
 
     visit: None where every block is computed.
+    dear: where finding out which blocks matter costs too much: the estimated cost, as a part of the work
     """
 
     axis: Axis
     carries: tuple[Carry, ...]
     stores: tuple[Store, ...] = ()
     visit: Visit | None = None
+    dear: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 
 from flashlight.blocks import Task, block_count
 from flashlight.index import Axis
-from flashlight.kernel import Kernel, Schedule
+from flashlight.kernel import Kernel, Schedule, Sweep
 from flashlight.program import Node, Program, Tensor, postorder
 from flashlight.report import KernelReport, RegionReport
 from flashlight.serialize import (
@@ -161,9 +161,19 @@ def _kernel_report(kernel: Kernel, program: Program, language: str, visits: bool
         bytes_written=sum(map(tensor_bytes, kernel.outputs)),
         tiles_total=total,
         tiles_visited=visited,
+        finding="; ".join(dict.fromkeys(filter(None, map(_finding, kernel.sweeps)))),
         triton=triton,
     )
     return replace(report, source=_source(kernel, language, (triton or {}).get("source", "")))
+
+
+def _finding(sweep: Sweep) -> str:
+    """What it costs to find out which blocks of a sweep matter."""
+    if sweep.visit is not None and sweep.visit.cost >= 0.001:
+        return f"finding out which blocks matter costs an estimated {sweep.visit.cost:.1%} of the work of all"
+    if sweep.dear:
+        return f"every block is computed: finding out which matter would cost an estimated {sweep.dear:.0%} of the work"
+    return ""
 
 
 def _source(kernel: Kernel, language: str, triton: str) -> str:

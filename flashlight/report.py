@@ -29,7 +29,8 @@ class KernelReport:
     ``tiles_visited`` of ``tiles_total`` score tiles were computed, ``tiles_repeated`` of them a second time, because
     passing others over was found to be wrong; ``None`` where no run was looked at (``flashlight.explain`` and
     ``flashlight inspect`` do) or the target does not say. In a region that may pass tiles over, a tile is 64 positions
-    of a swept axis by the rows of one task; elsewhere it is the blocks in ``tiles``.
+    of a swept axis by the rows of one task; elsewhere it is the blocks in ``tiles``. ``finding`` says what finding the
+    tiles that matter costs by estimate, or why none is passed over; it is empty where it costs nothing.
 
     ``triton`` is the same kernel for offline compilation, whatever ``language`` is: the keyword arguments of
     ``flashlight.codegen.offline.compile_source`` but ``arch``.
@@ -49,6 +50,7 @@ class KernelReport:
     tiles_total: int = 0
     tiles_visited: int | None = None
     tiles_repeated: int | None = None
+    finding: str = ""
     triton: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,6 +135,8 @@ class Report:
         parts = [self._summary()]
         if self.regions:
             parts.append(self._table())
+        if found := [f"  {r.name}: {k.finding}" for r in self.regions for k in r.kernels if r.fused and k.finding]:
+            parts.append("\n".join(found))
         parts += [_explanation(region) for region in self.regions if region.reason or region.fix]
         if self.untouched:
             rows = [f"  {source}  {what}" for source, what in self.untouched]

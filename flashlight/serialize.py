@@ -154,7 +154,13 @@ def kernel_to_json(k: Kernel) -> Json:
         "tile": [axis_to_json(a) for a in k.tile],
         "whole": [axis_to_json(a) for a in k.whole],
         "sweeps": [
-            [axis_to_json(s.axis), [carry(c) for c in s.carries], [w.store(t) for t in s.stores], visit(s.visit)]
+            [
+                axis_to_json(s.axis),
+                [carry(c) for c in s.carries],
+                [w.store(t) for t in s.stores],
+                visit(s.visit),
+                s.dear,
+            ]
             for s in k.sweeps
         ],
         "stores": [w.store(t) for t in k.stores],
@@ -178,8 +184,8 @@ def kernel_from_json(value: Json) -> Kernel:
         return Visit(r.nodes[some], r.nodes[every], tuple(r.nodes[c] for c in conditions), known, cost)
 
     def sweep(v: Json) -> Sweep:
-        axis, carries, stores, visits = v
-        return Sweep(Axis(*axis), tuple(map(carry, carries)), tuple(map(r.store, stores)), visit(visits))
+        axis, carries, stores, visits, dear = v
+        return Sweep(Axis(*axis), tuple(map(carry, carries)), tuple(map(r.store, stores)), visit(visits), dear)
 
     def axes(key: str) -> tuple[Axis, ...]:
         return tuple(Axis(*a) for a in value[key])

@@ -112,7 +112,8 @@ def _rescale_text(op: str, r: Rescale | None, p: Printer) -> str:
 def _sweep_head(s: Sweep, p: Printer) -> list[str]:
     lines = [f"  sweep {s.axis.name} < {s.axis.size}:"]
     if s.visit is None:
-        return lines
+        dear = f"    every block: finding out which matter would cost {s.dear:.2%} of the products"
+        return [*lines, dear] if s.dear else lines
     lines += [*p.define(s.visit.roots, "    "), f"    blocks where {p.show(s.visit.some)}"]
     lines.append(f"    unmasked where {p.show(s.visit.every)}")
     lines += [f"    summaries cost {s.visit.cost:.2%} of the products"] if s.visit.cost else []

@@ -44,7 +44,7 @@ def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
 def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep:
     if sweep.stores or not sweep.carries or sweep.axis.size < 2 * GRANULE:
         return sweep
-    mark = temporaries.mark()
+    mark, share = temporaries.mark(), 0.0
     for sets in (True, False):
         try:
             visit = _visit(sweep, kernel, temporaries, sets)
@@ -58,7 +58,7 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
             temporaries.keep(mark, used)
             return replace(sweep, visit=visit and replace(visit, cost=share))
         temporaries.keep(mark, ())
-    return sweep
+    return replace(sweep, dear=share)
 
 
 def _cost(summary: Store, condition: bool) -> float:

@@ -109,6 +109,21 @@ def test_explain_counts_the_tiles_of_its_run(length, visited):
     assert Report.from_json(report.to_json()) == report
 
 
+@pytest.mark.parametrize(
+    ("heads", "said"), [(False, "costs an estimated"), (True, "every block is computed: finding out")]
+)
+def test_what_finding_blocks_costs_is_said(heads, said):
+    def masked(q, k, v, mask):
+        return (q @ k.mT / 8).masked_fill(~mask, -torch.inf).softmax(-1) @ v
+
+    mask = torch.ones(256, 256, dtype=torch.bool).tril()
+    with torch.no_grad():
+        report = flashlight.explain(masked, *torch.randn(3, 1, 16, 256, 64), mask.repeat(16, 1, 1) if heads else mask)
+    kernel = report.regions[0].kernels[-1]
+    assert said in kernel.finding and kernel.finding in str(report)
+    assert ("every block: finding out" in kernel.kernel) is heads
+
+
 def test_tiles_are_unknown_before_a_run():
     q, k, v = torch.randn(3, 1, 2, 256, 64)
     with torch.no_grad():
