@@ -42,7 +42,7 @@ def find_search(c: Carry, facts: Facts, x: Axis) -> Search | None:
     if guard is None:
         return Search(load, not negated, None) if facts.inside(load) else None
     room = _room(guard, load, facts, x)
-    return None if room is None else Search(load, not negated, room)
+    return None if room is None or facts.lane in room.axes else Search(load, not negated, room)
 
 
 def _split(body: Node) -> tuple[Node | None, Node]:

@@ -25,7 +25,7 @@ from flashlight.index import Axis
 from flashlight.passes.pipeline import compile_program
 from flashlight.program import Node, Program
 from tests.dsl import Builder
-from tests.passes.masks import KINDS, attention, cases, data, integers
+from tests.passes.masks import KINDS, H, attention, cases, data, integers
 from tests.passes.test_visits import MASKS, SAME, VALUES, M, N, with_ids
 
 pytestmark = pytest.mark.skipif(available() is not None, reason="no C++ compiler")
@@ -72,6 +72,19 @@ def test_unsorted_ids(mask: str, values: str, tmp_path: Path) -> None:
     b, _, tensors = with_ids(mask, values)
     for visited, mapped in compare(b.program, tensors, tmp_path):
         assert visited == mapped
+
+
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if runs_here(isa)])
+@pytest.mark.parametrize("name", ["mask", "padding"])
+def test_tensors_that_end_inside_a_granule(name: str, isa: Isa, tmp_path: Path) -> None:
+    m, n = Axis("o1", 70), Axis("n", 517)
+    b = Builder(torch.float32)
+    attention(b, "-inf", integers(b, name, torch.bool, m if name == "mask" else H, n), m, n)
+    for live in (slice(450, 512), slice(512, 517)):
+        tensors = data(b, 1)
+        tensors[name].fill_(False)[:, live] = True
+        for visited, mapped in compare(b.program, tensors, tmp_path, isa):
+            assert visited == mapped
 
 
 @pytest.mark.parametrize("kind", KINDS)
