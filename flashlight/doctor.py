@@ -66,6 +66,7 @@ def examine() -> Iterator[Finding]:
     for name, check, needed in (
         ("CUDA or ROCm device", _device, False),
         ("C++ compiler", _compiler, False),
+        ("native kernels", _instruction_set, False),
         ("Triton interpreter", _interpreter, False),
     ):
         yield _attempt(name, check, needed)
@@ -137,6 +138,15 @@ def _compiler() -> str:
         raise RuntimeError(f"{compiler} cannot build with OpenMP: {done.stderr.strip().splitlines()[:1]}")
     output = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
     return f"{output.splitlines()[0]}, with OpenMP" if output else compiler
+
+
+def _instruction_set() -> str:
+    """What native kernels are printed for, and why not for tiles where the processor has them."""
+    from flashlight.codegen.cpp.detect import detect_isa, tiles_problem
+    from flashlight.codegen.cpp.isa import runs_here
+
+    problem = tiles_problem() if runs_here("amx") else None
+    return f"{detect_isa()}{f' (amx fails its self-test: {problem})' if problem else ''}"
 
 
 def _interpreter() -> str:

@@ -341,6 +341,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]):
         "triton",
         "sympy",
         "cache",
+        "native kernels",
         "Triton interpreter",
         "offline sm_90",
         "offline gfx950",
