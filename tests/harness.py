@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import unittest.mock
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,11 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.overrides import TorchFunctionMode
 
-from flashlight import runtime
+from flashlight import runtime, targets
+from flashlight.blocks import FULL, SKIPPED, block_map
 from flashlight.capture import Capture
+from flashlight.evaluate import Value, Walk, axis_order, evaluate_kernel
+from flashlight.kernel import Kernel, Sweep
 from flashlight.options import parse
 from flashlight.plan import Plan
 from flashlight.report import Report
@@ -101,6 +105,35 @@ class _Runner(fx.Interpreter):
 
     def __call__(self, *args: Any) -> Any:
         return tuple(self.run(*args))
+
+
+def walks(kernel: Kernel, tensors: dict[str, Tensor], rows: int) -> dict[int, Walk]:
+    """How the sweeps of a kernel that may pass blocks over are walked with tiles of so many rows, by number."""
+    visiting = ((i, s, s.visit) for i, s in enumerate(kernel.sweeps))
+    found = ((i, v, _states(kernel, s, tensors, rows)) for i, s, v in visiting if v is not None)
+    return {i: Walk(v, [(a, t != SKIPPED) for a, t in s], [(a, t == FULL) for a, t in s]) for i, v, s in found}
+
+
+def _states(kernel: Kernel, sweep: Sweep, tensors: dict[str, Tensor], rows: int) -> list[Value]:
+    """What becomes of each granule, for every row."""
+    axes = (*kernel.grid, *kernel.tile)
+    states = block_map(kernel, sweep, tensors, rows)
+    for d, axis in enumerate(kernel.tile, len(kernel.grid)):
+        states = states.repeat_interleave(rows, d).narrow(d, 0, axis.size)
+    order = sorted(range(len(axes)), key=lambda d: axis_order(axes[d]))
+    ordered = tuple(axes[d] for d in order)
+    return [(ordered, part) for part in states.permute(-1, *order)]
+
+
+@contextlib.contextmanager
+def passing_over(rows: int) -> Iterator[None]:
+    """Inside, evaluated kernels pass blocks over, with tiles of so many rows."""
+
+    def evaluate(kernel: Kernel, tensors: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+        evaluate_kernel(kernel, tensors, outputs, walks=walks(kernel, tensors, rows))
+
+    with unittest.mock.patch.object(targets, "evaluate_kernel", evaluate):
+        yield
 
 
 @contextlib.contextmanager
