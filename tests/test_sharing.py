@@ -42,3 +42,15 @@ def test_attention_of_attention_on_the_same_keys(tmp_path: Path) -> None:
     compiled = compile_only(lambda q, k, v: once(once(q, k, v), k, v), str(tmp_path))
     torch.testing.assert_close(compiled(q, k, v), once(once(q, k, v), k, v), rtol=1e-4, atol=1e-5)
     assert compiled.report.fused == 2
+
+
+def test_a_kernel_that_summarises_values_beside_a_condition_is_not_shared(tmp_path: Path) -> None:
+    def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        off = (1.0 - mask[:, None].to(q.dtype)) * torch.finfo(q.dtype).min
+        return (q @ k.mT * 0.125 + off).softmax(-1) @ v
+
+    gen = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 3, n, 64, generator=gen) for n in (64, 192, 192))  # as many queries as features
+    mask = (torch.arange(192) <= 100).expand(1, 64, 192).contiguous()
+    compiled = compile_only(masked, str(tmp_path), target="evaluate", strict=True)
+    torch.testing.assert_close(compiled(q, k, v, mask), masked(q, k, v, mask), rtol=1e-4, atol=1e-5)
