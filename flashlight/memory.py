@@ -17,13 +17,12 @@ _MADV_HUGEPAGE = 14
 
 
 def on_huge_pages(x: torch.Tensor) -> torch.Tensor:
-    """x itself, whose memory in RAM lies on huge pages where it fills them and the system has them on request."""
+    """x itself, whose memory in RAM lies on huge pages, shared at its ends, where the system has them on request."""
     advise = _madvise()
     if advise is not None and x.device.type == "cpu" and x.untyped_storage().nbytes() >= PAGE:
         start = x.untyped_storage().data_ptr()
-        first, end = -(-start // PAGE) * PAGE, (start + x.untyped_storage().nbytes()) // PAGE * PAGE
-        if first < end:
-            advise(first, end - first, _MADV_HUGEPAGE)  # advice: what it returns changes nothing
+        first, end = start // PAGE * PAGE, -(-(start + x.untyped_storage().nbytes()) // PAGE) * PAGE
+        advise(first, end - first, _MADV_HUGEPAGE)  # advice: what it returns changes nothing
     return x
 
 

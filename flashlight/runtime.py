@@ -163,6 +163,8 @@ def _planned(plan: Plan, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _with_strides(x: torch.Tensor, t: Tensor) -> torch.Tensor:
+    if x.shape == t.shape and x.dtype == t.dtype and x.stride() == t.strides:
+        return x
     if tuple(x.shape) != t.shape or x.dtype != t.dtype:
         raise FlashlightError(f"{t.name} is {t.dtype}{list(t.shape)}, got {x.dtype}{list(x.shape)}")
     if all(s <= 1 or a == b for s, a, b in zip(t.shape, x.stride(), t.strides, strict=True)):
@@ -179,26 +181,27 @@ def _with_strides(x: torch.Tensor, t: Tensor) -> torch.Tensor:
 def _target_run(plan: Plan) -> Run:
     """How the target of a plan computes it."""
     names = [t.name for t in plan.program.inputs]
-    runners: dict[str, list[KernelRun]] = {}
+    made = (*plan.program.outputs, *plan.schedule.temporaries)
+    temporaries = [t.name for t in plan.schedule.temporaries]
+    nothing, reference = not any(t.numel for t in plan.program.outputs), plan.target == "reference" or _has_empty(plan)
+    runners: dict[torch.device, list[KernelRun]] = {}
 
     def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         tensors = dict(zip(names, inputs, strict=True))
         device = inputs[0].device
-        if not any(t.numel for t in plan.program.outputs):
+        if nothing:
             return [new_output(t, device) for t in plan.program.outputs]
-        if plan.target == "reference" or _has_empty(plan):
+        if reference:
             found = evaluate_program(plan.program, tensors)
             return [found[t.name] for t in plan.program.outputs]
-        made = (*plan.program.outputs, *plan.schedule.temporaries)
         written = {t.name: on_huge_pages(new_output(t, device)) for t in made}
-        tensors.update((t.name, written[t.name]) for t in plan.schedule.temporaries)
-        place = str(device)
-        if place not in runners:
-            runners[place] = prepare(plan.schedule.kernels, language(plan.target, device), device, _any_cache())
-        for kernel in runners[place]:
+        tensors |= {name: written[name] for name in temporaries}
+        if device not in runners:
+            runners[device] = prepare(plan.schedule.kernels, language(plan.target, device), device, _any_cache())
+        for kernel in runners[device]:
             kernel(tensors, written)
         if _observations:
-            _observe(plan, runners[place], tensors)
+            _observe(plan, runners[device], tensors)
         return [written[t.name] for t in plan.program.outputs]
 
     return run

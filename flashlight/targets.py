@@ -142,13 +142,15 @@ class _Native:
 
     def __init__(self, kernel: Kernel, tiling: Tiling, built: Built):
         self.kernel, self.tiling, self.built, self.task = kernel, tiling, built, _native_task(kernel, tiling)
+        self.reads, self.writes = [t.name for t in kernel.inputs], [t.name for t in kernel.outputs]
         self.visited = 0
         """Steps of swept axes, parts of a granule where blocks are shorter, that the last run visited."""
 
     def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
-        from flashlight.codegen.cpp import run
+        from flashlight.codegen.cpp import launch
 
-        self.visited = run(self.built, self.kernel, tensors, outputs, torch.get_num_threads())
+        found = [tensors[name] for name in self.reads] + [outputs[name] for name in self.writes]
+        self.visited = launch(self.built, found, torch.get_num_threads())
 
     def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
         """What was visited beyond the maps.  Those are found again where steps are parts of a granule."""

@@ -10,9 +10,19 @@ from flashlight.codegen.cpp.detect import detect_isa
 from flashlight.codegen.cpp.isa import ISAS, Isa, runs_here
 from flashlight.codegen.cpp.printer import print_kernel
 from flashlight.codegen.cpp.tiling import Tiling
-from flashlight.codegen.cpp.toolchain import Built, CompilerError, CppKernel, available, build, build_all, compiler, run
+from flashlight.codegen.cpp.toolchain import (
+    Built,
+    CompilerError,
+    CppKernel,
+    available,
+    build,
+    build_all,
+    compiler,
+    launch,
+    run,
+)
 
 __all__ = [
     "ISAS", "Built", "CompilerError", "CppKernel", "Isa", "Tiling", "available", "build", "build_all", "compiler",
-    "default_tiling", "detect_isa", "print_kernel", "run", "runs_here",
+    "default_tiling", "detect_isa", "launch", "print_kernel", "run", "runs_here",
 ]  # fmt: skip

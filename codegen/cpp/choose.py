@@ -1,7 +1,8 @@
 """Block sizes, from cache sizes, head dimensions and types; nothing is tuned at run time.
 
-A panel is W = 2 vectors of lanes.  The scores of a block of the swept axis stay in half of L1 for one panel (several
-heads mixed in a tile: in a quarter of L2); what a task keeps for all its panels stays in a quarter of L2.
+A panel is W = 2 vectors of lanes.  The scores of a block of the swept axis stay in two thirds of L1 for one panel, of
+16-bit operands in all of it (several heads mixed in a tile: in a quarter of L2); what a task keeps for all its panels
+stays in a quarter of L2.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from flashlight.kernel import GRANULE, Kernel
 
 LONGEST, SHORTEST = 384, 16
 """Positions of the swept axis in a block."""
+ROWS = 128
+"""Rows of a task, at most."""
 FOLDED = 16
 """The largest grid axis that is taken into the tile."""
 
@@ -38,7 +41,7 @@ def default_tiling(kernel: Kernel, isa: Isa) -> Tiling:
         tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
     if second is None:
         tiling = _lengthened(kernel, tiling, half)
-    return replace(tiling, panels=_panels(kernel, tiling, half))
+    return replace(tiling, panels=_panels(kernel, tiling))
 
 
 def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
@@ -48,7 +51,7 @@ def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
     for sweep in kernel.sweeps:
         row = size * max(rows.get(sweep.axis, 1), 1)
         simple = row <= 2 * size
-        room = caches().l1 * (2 if half else 1) // 2 if simple else caches().l2 // 4
+        room = caches().l1 * (3 if half else 2) // 3 if simple else caches().l2 // 4
         length = _fit(row, room)
         length = length if sweep.visit is None else _granules(length)
         tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
@@ -127,7 +130,7 @@ def _fit(row: int, room: int) -> int:
     return max(SHORTEST, min(LONGEST, room // row // 16 * 16))
 
 
-def _panels(kernel: Kernel, tiling: Tiling, half: bool) -> int:
+def _panels(kernel: Kernel, tiling: Tiling) -> int:
     """Panels that share one pass over the keys: more reuse of what is shared, fewer tasks."""
     if not kernel.tile:
         return 1
@@ -136,5 +139,5 @@ def _panels(kernel: Kernel, tiling: Tiling, half: bool) -> int:
     tasks = math.prod(a.size for a in kernel.grid) * panels
     features = sum(math.prod(a.size for a in c.axes if a in kernel.whole) for c in kernel.carries)
     state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
-    wanted = max(1, (128 if half else 96) // lanes)
+    wanted = max(1, ROWS // lanes)
     return max(1, min(wanted, caches().l2 // 4 // state, tasks // 16 or 1, panels))

@@ -193,7 +193,14 @@ def run(
     found = [tensors[t.name] for t in kernel.inputs] + [outputs[t.name] for t in kernel.outputs]
     for t, have in zip(kernel.inputs + kernel.outputs, found, strict=True):
         _check(t.name, t.shape, t.strides, t.dtype, have)
-    return built((ctypes.c_void_p * len(found))(*[t.data_ptr() for t in found]), max(1, threads))
+    return launch(built, found, threads)
+
+
+def launch(built: Built, tensors: Sequence[torch.Tensor], threads: int) -> int:
+    """Run the kernel on its inputs, then its outputs, whose shapes and strides are known to be right.  See run."""
+    if not all(t.is_cpu for t in tensors):
+        raise ValueError(f"a native kernel takes CPU tensors, got {', '.join(str(t.device) for t in tensors)}")
+    return built((ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors]), max(1, threads))
 
 
 def _check(name: str, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, have: torch.Tensor) -> None:
