@@ -99,15 +99,15 @@ def masks(cells: Sequence[Cell]) -> str:
 
 
 def lengths(cells: Sequence[Cell]) -> str:
-    """Our time per live score, and as a multiple of that at the longest length: a cliff is a large multiple."""
+    """Our time per operation, and as a multiple of that at the longest length: a cliff is a large multiple."""
     rows = []
     for variant, dtype in dict.fromkeys((cell.variant, cell.dtype) for cell in cells):
         mine = sorted((c for c in cells if (c.variant, c.dtype) == (variant, dtype)), key=lambda c: c.length)
         times = {c.length: f.milliseconds * 1e6 for c in mine for f in c.figures if f.contender == OURS and f.samples}
-        per_score = {c.length: times[c.length] / c.flops for c in mine if c.length in times}
-        if len(per_score) > 1:
-            longest = per_score[max(per_score)]
-            rows += [(variant, dtype, str(n), f"{p * 1e3:.3f}", f"{p / longest:.2f}") for n, p in per_score.items()]
+        each = {c.length: times[c.length] / c.flops for c in mine if c.length in times}
+        if len(each) > 1:
+            longest = each[max(each)]
+            rows += [(variant, dtype, str(n), f"{p * 1e3:.3f}", f"{p / longest:.2f}") for n, p in each.items()]
     return tabulate(rows, headers=("variant", "dtype", "S", "ps per FLOP", "to longest"), disable_numparse=True)
 
 
