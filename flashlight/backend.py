@@ -12,6 +12,7 @@ from torch import fx
 from flashlight import debug, runtime
 from flashlight.cache import Cache, CacheError
 from flashlight.capture import Capture
+from flashlight.compilation import report_from_document, report_to_document
 from flashlight.options import Options, debug_level, parse
 from flashlight.report import Report, record
 
@@ -78,8 +79,9 @@ def _describe(x: Any) -> object:
 def _remember(cache: Cache | None, keys: tuple[str, str], report: Report) -> None:
     if cache is not None and (report.regions or report.untouched):
         try:
+            document = report_to_document(report)
             for key in keys:
-                cache.remember(key, "report", report.to_dict())
+                cache.remember(key, "report", document)
         except (CacheError, TypeError, ValueError):
             return
 
@@ -87,6 +89,10 @@ def _remember(cache: Cache | None, keys: tuple[str, str], report: Report) -> Non
 def _recall(cache: Cache | None, keys: tuple[str, str]) -> Report:
     found = [cache.recall(key, "report") for key in keys] if cache is not None else []
     try:
-        return next((Report.from_dict(document) for document in found if document), Report())
+        report = next((report_from_document(document) for document in found if document), Report())
     except (ValueError, KeyError, TypeError):
         return Report()
+    for region in report.regions:
+        if region.fused:
+            runtime.follow(region)
+    return report

@@ -17,6 +17,7 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from flashlight import debug, runtime, targets
+from flashlight.compilation import Compilation, flops
 from flashlight.errors import Decline, FlashlightError
 from flashlight.extract import extract
 from flashlight.kernel import Schedule
@@ -24,7 +25,7 @@ from flashlight.lowering import can_lower, lower_with_inputs
 from flashlight.options import Options
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.share import share
-from flashlight.plan import Plan, flops, kernel_reports, plan_key, sources_hash
+from flashlight.plan import Plan, plan_key, sources_hash
 from flashlight.program import Program
 from flashlight.regions import Refusal, Region, find_regions
 from flashlight.regions.find import source_of
@@ -143,7 +144,7 @@ class _GraphCapture:
         program, used = lower_with_inputs(copy.outputs, copy.inputs)
         lowered = time.perf_counter()
         _check_strides(program, copy.outputs)
-        schedule, passes = compile_program(program)
+        schedule, trace = compile_program(program)
         if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
             return None
@@ -151,23 +152,23 @@ class _GraphCapture:
         device = copy.outputs[0].meta["val"].device
         language = targets.language(self.options.target, device)
         inputs = {t.name: copy.origin[n] for t, n in zip(program.inputs, used, strict=True)}
+        lowered_program = program
         shared, program, schedule = share(program, schedule)
-        first = kernel_reports(*shared, language) if shared else []
-        kernels = [*first, *kernel_reports(program, schedule, language)]
-        report = RegionReport(True, source=region.source, kernels=kernels, passes=passes)
+        parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
+        report = Compilation(language, lowered_program, tuple(parts), tuple(trace)).report(source=region.source)
         if shared:
             inputs |= self._shared(shared, inputs, region)
         key = self._register(program, schedule, report, region.source)
         self._insert(region, [inputs[t.name] for t in program.inputs], key)
         debug.timing(f"{region.source}: lowering", lowered - clock)
         debug.timing(f"{region.source}: passes", scheduled - lowered)
-        debug.timing(f"{region.source}: report and cache", time.perf_counter() - scheduled)
+        debug.timing(f"{region.source}: cache", time.perf_counter() - scheduled)
         return report
 
     def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> str:
         """The key under which the op finds the plan."""
         key = plan_key(program, f"{self.options.fingerprint()} {torch.get_float32_matmul_precision()}")
-        plan = Plan(key, self.options.target, self.options.strict, source, program, schedule, report)
+        plan = Plan(key, self.options.target, self.options.strict, source, program, schedule)
         runtime.register(plan, report, runtime.use_cache(self.options.cache_dir))
         return key
 

@@ -155,6 +155,8 @@ def _distinct_kernels(reports: list[Report]) -> dict[str, KernelReport]:
 
 
 def _same_kernel(one: KernelReport, other: KernelReport) -> bool:
+    if one.digest and other.digest:
+        return (one.digest, one.language) == (other.digest, other.language)
     return (one.kernel, one.source, one.triton) == (other.kernel, other.source, other.triton)
 
 

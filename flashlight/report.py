@@ -1,8 +1,9 @@
 """What was compiled, what was not, and why: the reports other tools read.
 
 A :class:`Report` describes one compiled graph, a :class:`RegionReport` one piece of it that looks like attention, a
-:class:`KernelReport` one kernel of a fused region. All three are plain data and survive a round trip through JSON.
-Every report of the process is kept in one registry, see :func:`record`, :func:`reports` and :func:`reset`.
+:class:`KernelReport` one kernel of a fused region. All three are plain data and survive a round trip through JSON;
+what takes printing is computed when it is first read. Every report of the process is kept in one registry, see
+:func:`record`, :func:`reports` and :func:`reset`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,22 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tabulate import tabulate
 
+from flashlight.deferred import Deferred, Later
+
+
+class _Plain:
+    """Pickles and copies of reports are plain data: nothing in them is left to be computed."""
+
+    def __reduce__(self) -> Any:
+        return type(self).from_dict, (self.to_dict(),)  # type: ignore[attr-defined]
+
 
 @dataclass
-class KernelReport:
+class KernelReport(_Plain):
     """One generated kernel.
 
     ``source`` is the code in ``language`` that runs; ``program`` and ``kernel`` are the text forms of the mathematics
@@ -33,25 +43,27 @@ class KernelReport:
     tiles that matter costs by estimate, or why none is passed over; it is empty where it costs nothing.
 
     ``triton`` is the same kernel for offline compilation, whatever ``language`` is: the keyword arguments of
-    ``flashlight.codegen.offline.compile_source`` but ``arch``.
+    ``flashlight.codegen.offline.compile_source`` but ``arch``. ``digest`` is the content hash of the schedule, empty
+    where it is not known.
     """
 
     name: str
     language: str = ""
-    source: str = ""
-    program: str = ""
-    kernel: str = ""
-    grid: tuple[int | str, ...] = ()
-    tiles: dict[str, int] = field(default_factory=dict)
+    source: Deferred[str] = Deferred("")
+    program: Deferred[str] = Deferred("")
+    kernel: Deferred[str] = Deferred("")
+    grid: Deferred[tuple[int | str, ...]] = Deferred(())
+    tiles: Deferred[dict[str, int]] = Deferred(Later(dict))
     sweeps: int = 0
     flops: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
-    tiles_total: int = 0
-    tiles_visited: int | None = None
+    tiles_total: Deferred[int] = Deferred(0)
+    tiles_visited: Deferred[int | None] = Deferred(None)
     tiles_repeated: int | None = None
     finding: str = ""
-    triton: dict[str, Any] | None = None
+    triton: Deferred[dict[str, Any] | None] = Deferred(None)
+    digest: Deferred[str] = Deferred("")
 
     def to_dict(self) -> dict[str, Any]:
         """This kernel as JSON-compatible data."""
@@ -72,28 +84,43 @@ class KernelReport:
         return cls.from_dict(json.loads(text))
 
 
+class Compilation(Protocol):
+    """What a fused region was compiled to: its report is made from it, and the cache keeps it instead of the report."""
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON."""
+        ...
+
+
 @dataclass
-class RegionReport:
+class RegionReport(_Plain):
     """One part of a graph that looks like attention: fused into ``kernels``, or declined for a ``reason``.
 
     ``source`` is the user's ``"file.py:12"``, ``fix`` the change of the user's code that would make a declined region
     fuse, ``passes`` the text of the program after each pass that changed it. ``key`` is the content hash that a fused
-    region runs under: equal for regions that compute the same.
+    region runs under: equal for regions that compute the same. ``compilation`` is what the report of a region of this
+    process is made from; JSON has what was made instead.
     """
 
     fused: bool
     reason: str | None = None
     source: str = ""
     name: str = ""
-    kernels: list[KernelReport] = field(default_factory=list)
+    kernels: Deferred[list[KernelReport]] = Deferred(Later(list))
     fix: str | None = None
-    passes: list[tuple[str, str]] = field(default_factory=list)
+    passes: Deferred[list[tuple[str, str]]] = Deferred(Later(list))
     key: str = ""
+    compilation: Compilation | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """This region as JSON-compatible data."""
         kernels = [kernel.to_dict() for kernel in self.kernels]
-        return dataclasses.asdict(self) | {"kernels": kernels, "passes": [list(entry) for entry in self.passes]}
+        return self.facts() | {"kernels": kernels, "passes": [list(entry) for entry in self.passes]}
+
+    def facts(self) -> dict[str, Any]:
+        """All but what is made from the compilation, as JSON-compatible data."""
+        names = (f.name for f in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name not in ("kernels", "passes", "compilation")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -111,7 +138,7 @@ class RegionReport:
 
 
 @dataclass
-class Report:
+class Report(_Plain):
     """Everything Flashlight has to say about one compiled graph.
 
     ``untouched`` lists ``(source, what)`` for what has the name or the shape of attention but nothing to fuse, such as
@@ -158,10 +185,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """This report as JSON-compatible data."""
-        return {
-            "regions": [region.to_dict() for region in self.regions],
-            "untouched": [list(entry) for entry in self.untouched],
-        }
+        return self.facts() | {"regions": [region.to_dict() for region in self.regions]}
+
+    def facts(self) -> dict[str, Any]:
+        """All but the regions, as JSON-compatible data."""
+        return {"untouched": [list(entry) for entry in self.untouched]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

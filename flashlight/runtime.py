@@ -64,12 +64,18 @@ def register(plan: Plan, report: RegionReport, cache: Cache | None) -> None:
     report.key = plan.key
     with _lock:
         _plans.setdefault(plan.key, plan)
-        _reports.setdefault(plan.key, []).append(report)
+    follow(report)
     if cache is not None:
         try:
             cache.put(plan.key, plan.to_document())
         except (CacheError, TypeError) as error:
             warnings.warn(f"Flashlight could not write to its cache: {error}", stacklevel=2)
+
+
+def follow(report: RegionReport) -> None:
+    """Tell a fused region's report when running the region fails."""
+    with _lock:
+        _reports.setdefault(report.key, []).append(report)
 
 
 def forget() -> None:
@@ -96,12 +102,9 @@ def _load(key: str) -> Plan:
         if document is None:
             continue
         try:
-            plan = Plan.from_document(key, document)
+            return Plan.from_document(key, document)
         except (ValueError, KeyError, TypeError, FlashlightError) as error:
             problem = f"{type(error).__name__}: {error}"
-            continue
-        _reports.setdefault(key, []).append(plan.report)
-        return plan
     roots = ", ".join(str(c.root) for c in caches)
     raise FlashlightError(
         f"the kernel {key[:12]} of this compiled graph is gone from Flashlight's cache ({roots}; {problem}), while "

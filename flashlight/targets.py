@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from flashlight.blocks import BlockMap, Task, part_map
+from flashlight.blocks import BlockMap, Task, part_map, rows_of
 from flashlight.cache import Cache, CacheError, default_root
 from flashlight.evaluate import evaluate_kernel
+from flashlight.index import Axis
 from flashlight.kernel import GRANULE, Kernel
 
 if TYPE_CHECKING:
@@ -89,6 +90,20 @@ def expected_task(kernel: Kernel, found: str) -> Task:
 
         return _triton_task(kernel, default_tiling(kernel, architecture(torch.device("cpu"))))
     return Task(kernel)
+
+
+def expected_blocks(kernel: Kernel, found: str) -> dict[Axis, int]:
+    """Positions of tile and swept axes in one block where nothing was tuned; axes that are not blocked are left out."""
+    if found == "cpp":
+        tiling = _native_tiling(kernel)
+        rows = _native_task(kernel, tiling).rows
+        tile = {a: min(a.size, rows_of(rows, a)) for a in kernel.tile}
+        return tile | {s.axis: tiling.extent(s.axis) for s in kernel.sweeps}
+    if found in ("triton", "triton-interpret"):
+        from flashlight.codegen.triton import default_tiling
+
+        return dict(default_tiling(kernel, architecture(torch.device("cpu"))).blocks)
+    return {}
 
 
 class _Evaluated:

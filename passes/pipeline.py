@@ -36,19 +36,19 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
 )
 
 
-def run_passes(program: Program) -> tuple[Program, list[tuple[str, str]]]:
-    """The program after every pass, and the text after each pass that changed it."""
-    trace = [("lowered", str(program))]
+def run_passes(program: Program) -> tuple[Program, list[tuple[str, Program]]]:
+    """The program after every pass, and after each pass that changed it."""
+    trace = [("lowered", program)]
     for name, step in PIPELINE:
         after = step(program)
         check_program(after)
         if after != program:
-            trace.append((name, str(after)))
+            trace.append((name, after))
         program = after
     return program, trace
 
 
-def compile_program(program: Program) -> tuple[Schedule, list[tuple[str, str]]]:
+def compile_program(program: Program) -> tuple[Schedule, list[tuple[str, Program]]]:
     """Kernels in launch order, and the trace of the passes.  Raises Decline where no schedule exists."""
     program, trace = run_passes(program)
     result = schedule(program)

@@ -16,6 +16,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 import flashlight
 from flashlight.backend import flashlight as backend
 from flashlight.options import LEGAL, OptionError, Options, debug_level, parse
+from flashlight.report import Report
 from tests.harness import compile_only
 
 ROOT = Path(__file__).parent.parent
@@ -250,6 +251,7 @@ with torch.no_grad():
     error = (out - attention(q, k, v)).abs().max().item()
 report = flashlight.reports()[0]
 print(json.dumps([len(calls), error, report.fused, report.regions[0].source]))
+print(report.to_json())
 """
 
 
@@ -257,13 +259,18 @@ def test_a_second_process_takes_everything_from_the_caches(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    runs = []
+    runs, reports = [], []
     for _ in range(2):
         done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
+        run, report = done.stdout.splitlines()[-2:]
+        runs.append(json.loads(run))
+        reports.append(Report.from_json(report))
     assert [run[0] for run in runs] == [1, 0], "the pass does not run on a hit of Inductor's cache"
     for _, error, fused, source in runs:
         assert error < 1e-5 and fused == 1 and source == "script.py:8"
+    assert reports[0] == reports[1], "the cache keeps what a report is made from"
+    (region,) = reports[1].regions
+    assert "script.py:8" in region.kernels[0].kernel and region.kernels[0].source and len(region.passes) > 1
 
 
 def test_few_queries_are_left_alone(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Reports: counts, text, JSON and the process-wide registry."""
 
+import copy
 import json
+import pickle
 import re
 import threading
 
@@ -9,7 +11,10 @@ import torch
 
 import flashlight
 from flashlight import report as registry
+from flashlight.codegen.triton import print_kernel
+from flashlight.deferred import Later
 from flashlight.report import KernelReport, RegionReport, Report
+from tests.harness import compile_only
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +139,51 @@ def test_tiles_are_unknown_before_a_run():
     kernel = report.regions[0].kernels[-1]
     assert (kernel.tiles_visited, kernel.tiles_total) == (None, 2 * 4 * 4)
     assert not re.search(r"\d of \d", str(report))
+
+
+def test_compiling_prints_no_kernel(monkeypatch, tmp_path):
+    """Text, source and Triton form are made when they are read, once."""
+    printed = []
+
+    def printing(kernel, *rest):
+        printed.append(kernel.name)
+        return print_kernel(kernel, *rest)
+
+    monkeypatch.setattr("flashlight.codegen.triton.print_kernel", printing)
+    monkeypatch.setattr("flashlight.text.kernel_text", lambda kernel: printed.append(kernel.name) or "TEXT")
+    monkeypatch.setattr("flashlight.text.program_text", lambda program: printed.append("program") or "TEXT")
+    compiled = compile_only(attention, str(tmp_path), target="evaluate")
+    compiled(*torch.randn(3, 1, 2, 256, 64), torch.tensor([20]))
+    (region,) = compiled.report.regions
+    assert region.fused and not printed
+    assert str(compiled.report) and not printed, "a table of regions needs no text of kernels"
+    kernel = region.kernels[-1]
+    assert kernel.triton is kernel.triton and printed == [kernel.name]
+    assert (kernel.program, kernel.kernel) == ("TEXT", "TEXT") and "program" in printed
+
+
+def test_reports_are_copied_and_pickled_as_plain_data():
+    with torch.no_grad():
+        report = flashlight.explain(attention, *torch.randn(3, 1, 2, 256, 64), torch.tensor([20]))
+    for again in (pickle.loads(pickle.dumps(report)), copy.deepcopy(report)):
+        assert again == report and again.regions[0].compilation is None
+
+
+def test_threads_read_one_list_of_kernels():
+    made = []
+
+    def make():
+        made.append(kernel())
+        return list(made)
+
+    region = RegionReport(True, kernels=Later(make))
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append(region.kernels)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and all(kernels is seen[0] for kernels in seen)
 
 
 def test_registry():

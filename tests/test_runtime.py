@@ -14,7 +14,7 @@ from flashlight.cache import Cache
 from flashlight.errors import FlashlightError
 from flashlight.kernel import Schedule
 from flashlight.passes.pipeline import compile_program
-from flashlight.plan import Plan, kernel_reports, plan_key, sources_hash
+from flashlight.plan import Plan, plan_key, sources_hash
 from flashlight.program import Program, Tensor
 from flashlight.report import RegionReport
 from tests.test_backend import draw, fresh  # noqa: F401  (a fixture)
@@ -36,13 +36,17 @@ def program() -> Program:
 
 def plan_of(program: Program, **facts: object) -> Plan:
     schedule = compile_program(program)[0]
-    report = RegionReport(True, source="file.py:1", kernels=kernel_reports(program, schedule, "evaluate"))
-    plan = Plan(
-        plan_key(program, str(sorted(facts.items()))), "evaluate", False, "file.py:1", program, schedule, report
-    )
+    plan = Plan(plan_key(program, str(sorted(facts.items()))), "evaluate", False, "file.py:1", program, schedule)
     for name, value in facts.items():
         setattr(plan, name, value)
     return plan
+
+
+def register(plan: Plan) -> RegionReport:
+    """Make the plan known to the op; the report that is told of failures."""
+    report = RegionReport(True, source=plan.source)
+    runtime.register(plan, report, None)
+    return report
 
 
 def op(plan: Plan, inputs: list[torch.Tensor]) -> torch.Tensor:
@@ -66,13 +70,13 @@ def check(plan: Plan, inputs: list[torch.Tensor] | None = None) -> None:
 @pytest.mark.parametrize("target", ["reference", "evaluate", "triton-interpret"])
 def test_runs_on_every_target(program: Program, target: str):
     plan = plan_of(program, target=target)
-    runtime.register(plan, plan.report, None)
+    register(plan)
     check(plan)
 
 
 def test_fake_outputs_have_the_planned_layout(program: Program):
     plan = plan_of(program)
-    runtime.register(plan, plan.report, None)
+    register(plan)
     with FakeTensorMode() as mode:
         (found,) = torch.ops.flashlight.fused([mode.from_tensor(x) for x in ordered()], plan.key)
     (out,) = plan.program.outputs
@@ -81,19 +85,19 @@ def test_fake_outputs_have_the_planned_layout(program: Program):
 
 def test_torchs_own_checks_of_the_op(program: Program):
     plan = plan_of(program)
-    runtime.register(plan, plan.report, None)
+    register(plan)
     torch.library.opcheck(torch.ops.flashlight.fused.default, (ordered(), plan.key), test_utils="test_faketensor")
 
 
 def test_other_strides_are_copied(program: Program):
     plan = plan_of(program, strict=True)
-    runtime.register(plan, plan.report, None)
+    register(plan)
     check(plan, [x.mT.contiguous().mT for x in ordered()])
 
 
 def test_wrong_shapes_are_an_error(program: Program):
     plan = plan_of(program, strict=True)
-    runtime.register(plan, plan.report, None)
+    register(plan)
     with pytest.raises(FlashlightError, match="got torch"):
         op(plan, [x[:1] for x in ordered()])
 
@@ -104,7 +108,7 @@ def test_a_document_is_enough(program: Program, tmp_path):
     cache = Cache(tmp_path / "cache")
     cache.put(plan.key, plan.to_document())
     again = Plan.from_document(plan.key, cache.get(plan.key) or {})
-    assert (again.program, again.schedule, again.report) == (plan.program, plan.schedule, plan.report)
+    assert (again.program, again.schedule) == (plan.program, plan.schedule)
     runtime.forget()
     runtime.use_cache(str(tmp_path / "cache"))
     check(plan)
@@ -146,10 +150,10 @@ def broken(plan: Plan) -> Plan:
 def test_a_failing_kernel_is_replaced_by_inductor_with_one_warning(program: Program):
     plan = broken(plan_of(program, case="fallback"))
     runtime.forget()
-    runtime.register(plan, plan.report, None)
+    report = register(plan)
     with pytest.warns(UserWarning, match=r"file.py:1: the kernel failed"):
         check(plan)
-    assert not plan.report.fused and "failed to compile or run" in (plan.report.reason or "")
+    assert not report.fused and "failed to compile or run" in (report.reason or "")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check(plan)
@@ -158,7 +162,7 @@ def test_a_failing_kernel_is_replaced_by_inductor_with_one_warning(program: Prog
 def test_a_failing_kernel_raises_when_strict(program: Program):
     plan = broken(plan_of(program, strict=True, case="strict"))
     runtime.forget()
-    runtime.register(plan, plan.report, None)
+    register(plan)
     with pytest.raises(FlashlightError, match=r"file.py:1: the kernel failed"):
         op(plan, ordered())
 
