@@ -220,7 +220,7 @@ class _GraphCapture:
                 raise StrictError(f"{report.source}: {report.name} is not fused: {report.reason}{fix}")
 
 
-def _reason(node: fx.Node) -> str | None:
+def _reason(node: fx.Node) -> Decline | None:
     """Why a node cannot be lowered.  Asking about symbolic sizes would guard them: then lowering the copy tells."""
     return None if any(map(is_symbolic, (node, *node.all_input_nodes))) else can_lower(node)
 

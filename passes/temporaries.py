@@ -45,7 +45,7 @@ class Temporaries:
         name = self.names.get(shape)
         if name is None:
             if len(self.names) == MAX_TEMPORARIES:
-                raise Decline(f"needs more than {MAX_TEMPORARIES} passes over the scores")
+                raise Decline(f"needs more than {MAX_TEMPORARIES} statistics from kernels of their own before it")
             name = self.names[shape] = f"t{next(self.numbers)}"
             axes = [Axis(f"a{i}", a.size) for i, a in enumerate(order)]
             dtype = {"float": self.compute, "int": torch.int64, "bool": torch.bool}[shape.dtype]

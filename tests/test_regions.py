@@ -269,6 +269,23 @@ def test_declines(case: Decline):
         found = regions(case.fn, *case.make(Size(), case.dtype, 0))
     assert not found.regions
     assert any(case.reason in r.decline.reason.lower() for r in found.declined)
+    assert all(r.decline.fix and r.decline.source for r in found.declined), "the user is told what to change, and where"
+
+
+@pytest.mark.parametrize(
+    "change, fix",
+    [
+        (lambda w: w.argsort(-1).argsort(-1).float(), "threshold"),
+        (lambda w: w.view(torch.int32).view(torch.float32), None),
+        (lambda w: w.index_put((torch.zeros(1).long(),), w[0]), "torch.where or torch.cat"),
+    ],
+    ids=["ranks", "bits", "index_put"],
+)
+def test_the_fix_of_a_rule_reaches_the_refusal(change, fix):
+    """Of whatever looked at the operation: the finder's own list, or the rules of lowering."""
+    (refusal,) = regions(lambda q, k, v: change(torch.softmax(q @ k.mT, -1)) @ v, *qkv()).declined
+    assert "test_regions.py" in str(refusal.decline.source)
+    assert (fix or "") in (refusal.decline.fix or "") and bool(fix) == bool(refusal.decline.fix)
 
 
 @pytest.mark.parametrize("case", PASS_THROUGH, ids=lambda c: c.name)

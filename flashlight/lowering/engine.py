@@ -40,7 +40,7 @@ from flashlight.lowering.registry import (
     static_shape,
 )
 from flashlight.lowering.source import source_line
-from flashlight.lowering.support import decline
+from flashlight.lowering.support import can_lower
 from flashlight.naming import canonical_inputs
 from flashlight.ops import MONOIDS, Kind
 from flashlight.program import Const, Load, Map, Node, Program, Reduce, Store, Tensor, postorder, value_of
@@ -176,7 +176,7 @@ class Lowering:
             raise InternalError(f"{node} is neither inside the region nor one of its inputs")
         if node.op == "get_attr":
             return base
-        why = decline(node)
+        why = can_lower(node)
         if why is not None:
             raise why
         if is_getitem(node):

@@ -61,14 +61,8 @@ _ATTENTION = Reason(
 )
 
 
-def can_lower(node: fx.Node) -> str | None:
-    """None if an operation can be lowered, else the reason, for the user.  Looks at this node only."""
-    found = reason(node)
-    return None if found is None else found.text
-
-
-def decline(node: fx.Node) -> Decline | None:
-    """The same as an exception to raise, with the fix and the user's line."""
+def can_lower(node: fx.Node) -> Decline | None:
+    """None if an operation can be lowered, else why not, with the fix and the user's line.  Looks at this node only."""
     found = reason(node)
     return None if found is None else Decline(found.text, found.fix, source_line(node) or None)
 

@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable
 
 from torch import fx
 
+from flashlight.errors import Decline
 from flashlight.regions import graph as g
 from flashlight.regions.propagate import operands
 
 SMALL_INNER = 32
 """A contraction over at most so many features is recomputed when its result is as large as the scores."""
 
-Reason = Callable[[fx.Node], str | None]
+Reason = Callable[[fx.Node], Decline | None]
+"""Why a node cannot be lowered."""
 
 _RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
 

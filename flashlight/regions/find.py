@@ -19,8 +19,8 @@ from torch import fx
 from flashlight.errors import Decline
 from flashlight.lowering.source import source_line
 from flashlight.regions import graph as g
-from flashlight.regions.absorb import epilogue, outputs, producers, statistics
-from flashlight.regions.grow import Component, Growth, Reason
+from flashlight.regions.absorb import Reason, epilogue, outputs, producers, statistics
+from flashlight.regions.grow import Component, Growth
 from flashlight.regions.notes import Note, notes
 from flashlight.regions.seeds import Sources, is_linear
 
@@ -80,7 +80,7 @@ class _Finder:
     def __init__(self, graph: fx.Graph, sources: Sources, reason: Reason):
         self.graph, self.sources = graph, sources
         self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self._reasons: dict[fx.Node, str | None] = {}
+        self._reasons: dict[fx.Node, Decline | None] = {}
         self._can_lower = reason
         self.growth = Growth(graph.nodes, sources, self.reason)
         self.found = Found()
@@ -89,7 +89,7 @@ class _Finder:
         self.rejected: list[tuple[Component, str]] = []
         self.cores: list[tuple[Component, set[fx.Node]]] = []
 
-    def reason(self, node: fx.Node) -> str | None:
+    def reason(self, node: fx.Node) -> Decline | None:
         if node not in self._reasons:
             self._reasons[node] = self._can_lower(node)
         return self._reasons[node]
@@ -213,9 +213,7 @@ def _without_tainted(component: Component, ends: list[fx.Node]) -> Component:
         _require_values(ends)
         return component
     if not [e for e in ends if e not in component.tainted]:
-        node, reason = component.barriers[0]
-        fix = "convert q and k to a floating-point type first" if "integer" in reason else None
-        raise Decline(reason, fix=fix, source=source_line(node) or None)
+        raise component.barriers[0][1]
     return Component(
         component.seeds,
         [n for n in component.quadratic if n not in component.tainted],
@@ -239,6 +237,7 @@ def _check_inputs(inputs: list[fx.Node]) -> None:
             if "float8" in name or "float4" in name:
                 raise Decline(
                     f"{name} operands: the smallest type of fused attention is 16 bits wide",
+                    fix="keep them in bfloat16 or float16",
                     source=source_line(node) or None,
                 )
 

@@ -13,29 +13,34 @@ queries are computed from the output of layer 1, so those scores leave the first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 
 from torch import fx
 
+from flashlight.errors import Decline
+from flashlight.lowering.source import source_line
 from flashlight.regions import graph as g
 from flashlight.regions import labels as lab
+from flashlight.regions.absorb import Reason
 from flashlight.regions.labels import Dims
 from flashlight.regions.propagate import Known, contracted, operands, positional, propagate
 from flashlight.regions.seeds import Seed, Sources, find_seed
 
-_WHOLE_AXIS = {
-    "topk": "top-k of the scores needs all of an axis at once",
-    "kthvalue": "top-k of the scores needs all of an axis at once",
-    "sort": "sort of the scores needs all of an axis at once",
-    "argsort": "sort of the scores needs all of an axis at once",
-    "cumsum": "cumsum of the scores is a running sum: every element depends on those before it",
-    "cumprod": "cumprod of the scores is a running product: every element depends on those before it",
+_THRESHOLD = "compare the scores with a threshold instead of ordering them: where(scores >= t, scores, -inf) fuses"
+_FROM_THE_END = "where only values follow, p.cumsum(-1) @ v is p @ v.flip(-2).cumsum(-2).flip(-2)"
+_TOP = "top-k of the scores needs all of an axis at once", _THRESHOLD
+_SORT = "sort of the scores needs all of an axis at once", _THRESHOLD
+_WHOLE_AXIS: dict[str, tuple[str, str | None]] = {
+    "topk": _TOP,
+    "kthvalue": _TOP,
+    "sort": _SORT,
+    "argsort": _SORT,
+    "cumsum": ("cumsum of the scores is a running sum: every element depends on those before it", _FROM_THE_END),
+    "cumprod": ("cumprod of the scores is a running product: every element depends on those before it", None),
 }
-
-Reason = Callable[[fx.Node], str | None]
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Component:
     seeds: list[Seed] = field(default_factory=list)
     quadratic: list[fx.Node] = field(default_factory=list)
     ends: list[fx.Node] = field(default_factory=list)
-    barriers: list[tuple[fx.Node, str]] = field(default_factory=list)
+    barriers: list[tuple[fx.Node, Decline]] = field(default_factory=list)
     tainted: set[fx.Node] = field(default_factory=set)
     """Nodes that depend on a barrier."""
 
@@ -71,7 +76,7 @@ class Growth:
         self.sizes: dict[int, tuple[int, int]] = {}
         self.taint: dict[fx.Node, _Taint] = {}
         self.kinds: list[tuple[fx.Node, str, int]] = []
-        self.reasons: dict[fx.Node, str] = {}
+        self.reasons: dict[fx.Node, Decline] = {}
         for node in nodes:
             if g.is_call(node) and g.value(node) is not None:
                 self._visit(node)
@@ -145,7 +150,7 @@ class Growth:
         reason = obstacle(node) or self.reason(node)
         dims = propagate(node, self._known(followed))
         if dims is None:
-            reason = reason or f"{g.name_of(node)} cannot be tiled"
+            reason = reason or Decline(f"{g.name_of(node)} cannot be tiled", source=source_line(node) or None)
         if reason is not None:
             self.kinds.append((node, "barrier", used))
             self.reasons[node] = reason
@@ -207,20 +212,30 @@ class Growth:
         return g.name_of(body) == "mul" and any(_runs_along(x, body, inside) for x in g.tensors(body))
 
 
-def obstacle(node: fx.Node) -> str | None:
+def obstacle(node: fx.Node) -> Decline | None:
     """Why no score-sized value can be like this one: its shape or its type."""
+    found = _obstacle(node)
+    return None if found is None else Decline(*found, source=source_line(node) or None)
+
+
+def _obstacle(node: fx.Node) -> tuple[str, str | None] | None:
+    """The reason and its fix."""
     if g.is_data_dependent(node):
-        return f"data-dependent shape: how many elements {g.name_of(node)} gives is not known when compiling"
+        text = f"data-dependent shape: how many elements {g.name_of(node)} gives is not known when compiling"
+        return text, "keep all elements and hide some: torch.where(condition, scores, -inf)"
     if g.name_of(node) in _WHOLE_AXIS:
         return _WHOLE_AXIS[g.name_of(node)]
     dtype = g.dtype(node)
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and dtype.is_complex:
-        return f"complex scores ({name}): fused attention computes with real numbers"
+        text = f"complex scores ({name}): fused attention computes with real numbers"
+        return text, "multiply the real and imaginary parts as real tensors"
     if "float8" in name or "float4" in name:
-        return f"{name} scores: the smallest type of fused attention is 16 bits wide"
+        text = f"{name} scores: the smallest type of fused attention is 16 bits wide"
+        return text, "keep them in bfloat16 or float16"
     if g.name_of(node) in g.CONTRACTIONS and dtype is not None and not dtype.is_floating_point:
-        return f"integer scores ({name}): fused attention multiplies floating-point numbers"
+        text = f"integer scores ({name}): fused attention multiplies floating-point numbers"
+        return text, "convert q and k to a floating-point type first"
     return None
 
 
