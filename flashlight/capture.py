@@ -7,7 +7,6 @@ Whatever a region cannot be fused for is recorded with its reason and leaves the
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from flashlight import debug, runtime, targets
 from flashlight.compilation import Compilation, flops
 from flashlight.errors import Decline, FlashlightError
 from flashlight.extract import extract
+from flashlight.insertion import Insertion
 from flashlight.kernel import Schedule
 from flashlight.lowering import can_lower, lower_with_inputs
 from flashlight.options import Options
@@ -36,8 +36,6 @@ from flashlight.sdpa import Attention, decompose, restore
 TRAINING = "needs gradients: the backward pass is not fused yet"
 TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
 FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explicit target fuses them all the same"
-
-_COPIED_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
 
 
 class StrictError(FlashlightError):
@@ -71,10 +69,10 @@ class _GraphCapture:
     def __init__(self, graph: fx.Graph, owner: Capture):
         self.graph, self.options, self.report = graph, owner.options, owner.report
         self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
+        self.first = len(self.report.regions)
+        """How many regions other graphs had."""
         self.training = any(n.name.startswith("tangents") for n in _placeholders(graph))
-        self.changed = False
-        self.replaced: dict[fx.Node, fx.Node] = {}
-        """Outputs of fused regions, which may be inputs of others: what they were, and what they are now."""
+        self.insertion = Insertion(graph)
         self.summaries: dict[tuple, list[fx.Node]] = {}
         """Outputs of ops that summarise conditions, by key and inputs."""
 
@@ -84,16 +82,27 @@ class _GraphCapture:
             if not self.training:
                 decompose(self.graph, self.options.sdpa == "fuse", attentions)
             self._capture(attentions)
-        except FlashlightError:
+            if self.insertion.changed or attentions:
+                self.insertion.sort()
+        except StrictError:
             raise
         except Exception as error:
-            self._number([self._internal(error, "")])
-            restore(self.graph, attentions)
-        if self.changed or attentions:
-            _sort(self.graph)
+            self._undo(error, attentions)
+        if self.insertion.changed or attentions:
             self.graph.eliminate_dead_code()
-            self.graph.lint()
         self._enforce()
+
+    def _undo(self, error: Exception, attentions: list[Attention]) -> None:
+        """After an internal error the graph computes what it did before; nothing in it is fused."""
+        failed = self._internal(error, "")
+        self.insertion.undo()
+        restore(self.graph, attentions)
+        self.insertion.sort()
+        for report in self.report.regions[self.first :]:
+            if report.fused:
+                report.fused, report.reason, report.fix, report.kernels = False, failed.reason, failed.fix, []
+        if len(self.report.regions) == self.first:
+            self._number([failed])
 
     def _capture(self, attentions: list[Attention]) -> None:
         found = find_regions(self.graph, self.parameters, _reason)
@@ -139,10 +148,12 @@ class _GraphCapture:
 
     def _fuse(self, region: Region) -> RegionReport | None:
         clock = time.perf_counter()
-        region = replace(region, inputs=[self.replaced.get(n, n) for n in region.inputs])
+        region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
         copy = extract(region)
         program, used = lower_with_inputs(copy.outputs, copy.inputs)
         lowered = time.perf_counter()
+        if not program.inputs:
+            raise Decline("it reads no tensor: its values are known when compiling")
         _check_strides(program, copy.outputs)
         schedule, trace = compile_program(program)
         if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
@@ -181,34 +192,15 @@ class _GraphCapture:
         given = [inputs[t.name] for t in program.inputs]
         known = self.summaries.get((key, *given))
         if known is None:
-            like = given[0].meta["val"]
+            like = region.outputs[0].meta["val"]
             values = [like.new_empty_strided(t.shape, t.strides, dtype=t.dtype) for t in program.outputs]
-            known = self.summaries[(key, *given)] = self._call(given, key, values, [region.first] * len(values))
+            known = self.insertion.call(given, key, values, [region.first] * len(values))
+            self.summaries[(key, *given)] = known
         return {t.name: node for t, node in zip(program.outputs, known, strict=True)}
 
     def _insert(self, region: Region, inputs: Sequence[fx.Node], key: str) -> None:
         values = [o.meta["val"] for o in region.outputs]
-        for old, new in zip(region.outputs, self._call(inputs, key, values, region.outputs), strict=True):
-            old.replace_all_uses_with(new)
-            self.replaced[old] = new
-
-    def _call(
-        self, inputs: Sequence[fx.Node], key: str, values: Sequence[torch.Tensor], like: Sequence[fx.Node]
-    ) -> list[fx.Node]:
-        """A call of the op, and its outputs; metadata is that of the nodes they are like."""
-        order = {node: i for i, node in enumerate(self.graph.nodes)}
-        starts = [*inputs, *_placeholders(self.graph)]
-        with self.graph.inserting_after(max(starts, key=order.__getitem__)):
-            call = self.graph.call_function(torch.ops.flashlight.fused.default, (list(inputs), key))
-        _describe(call, like[0], list(values))
-        anchor, outputs = call, []
-        for i, value in enumerate(values):
-            with self.graph.inserting_after(anchor):
-                anchor = self.graph.call_function(operator.getitem, (call, i))
-            _describe(anchor, like[i], value)
-            outputs.append(anchor)
-        self.changed = True
-        return outputs
+        self.insertion.replace(region.outputs, self.insertion.call(inputs, key, values, region.outputs))
 
     def _enforce(self) -> None:
         """strict: every region must have been fused."""
@@ -223,12 +215,6 @@ class _GraphCapture:
 def _reason(node: fx.Node) -> Decline | None:
     """Why a node cannot be lowered.  Asking about symbolic sizes would guard them: then lowering the copy tells."""
     return None if any(map(is_symbolic, (node, *node.all_input_nodes))) else can_lower(node)
-
-
-def _describe(node: fx.Node, like: fx.Node, value: object) -> None:
-    """Metadata of a new node: what it computes, and where in the user's code it comes from."""
-    node.meta.update({k: like.meta[k] for k in _COPIED_META if k in like.meta})
-    node.meta["val"] = value
 
 
 def _placeholders(graph: fx.Graph) -> list[fx.Node]:
@@ -251,10 +237,3 @@ def _check_strides(program: Program, outputs: Sequence[fx.Node]) -> None:
         strides = zip(tensor.shape, tensor.strides, value.stride(), strict=True)
         if tensor.shape != tuple(value.shape) or any(s > 1 and a != b for s, a, b in strides):
             raise FlashlightError(f"{tensor.name} has strides {tensor.strides}, traced as {tuple(value.stride())}")
-
-
-def _sort(graph: fx.Graph) -> None:
-    """Order the nodes so that arguments come first, otherwise as they are."""
-    from torch._inductor.pattern_matcher import stable_topological_sort
-
-    stable_topological_sort(graph)

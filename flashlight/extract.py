@@ -18,6 +18,7 @@ from torch.fx.node import map_arg
 from flashlight.errors import Decline
 from flashlight.lowering.source import source_line
 from flashlight.regions import Region
+from flashlight.regions.graph import literal
 
 
 @dataclass
@@ -30,19 +31,32 @@ class Extract:
 
 
 def extract(region: Region) -> Extract:
-    """Copy what the outputs need, down to the inputs.  Raises Decline where a size cannot be a number."""
+    """Copy what the outputs need, down to the inputs; a constant of one element becomes a number.
+
+    Raises Decline where a size cannot be a number.
+    """
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
+    inputs: dict[fx.Node, fx.Node] = {}
     for node in region.inputs:
-        new[node] = graph.placeholder(node.name)
+        value = literal(node)
+        if value is None:
+            new[node] = graph.placeholder(node.name)
+            inputs[new[node]] = node
+        else:
+            new[node] = graph.create_node("call_function", torch.ops.aten.full.default, _filled(node, value))
         _annotate(new[node], node)
     boundary = set(region.inputs)
     for node in _between(region.outputs, boundary):
         args, kwargs = (_static(value, new) for value in (node.args, node.kwargs))
         new[node] = graph.create_node("call_function", node.target, args, kwargs, node.name)
         _annotate(new[node], node)
-    outputs = [new[n] for n in region.outputs]
-    return Extract(outputs, [new[n] for n in region.inputs], {new[n]: n for n in region.inputs})
+    return Extract([new[n] for n in region.outputs], list(inputs), inputs)
+
+
+def _filled(node: fx.Node, value: bool | int | float) -> tuple[list[int], bool | int | float]:
+    """Arguments of `full` for a constant of one element."""
+    return [1] * len(node.meta["val"].shape), value
 
 
 def _between(outputs: Sequence[fx.Node], boundary: set[fx.Node]) -> list[fx.Node]:

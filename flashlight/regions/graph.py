@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 aten = torch.ops.aten
 
@@ -158,8 +159,29 @@ def is_scalar_map(node: fx.Node) -> bool:
 
 
 def is_constant(node: fx.Node) -> bool:
-    """A number made in the graph: full([], 2.0), scalar_tensor(2.0)."""
-    return name_of(node) in ("full", "scalar_tensor") and numel(node) == 1
+    """A number made in the graph: full([], 2.0), scalar_tensor(2.0), torch.tensor(2.0)."""
+    if name_of(node) == "lift_fresh_copy":
+        node = node.all_input_nodes[0]
+    return (name_of(node) in ("full", "scalar_tensor") or node.op == "get_attr") and numel(node) == 1
+
+
+def constant_tensor(node: fx.Node) -> torch.Tensor | None:
+    """The tensor that a graph holds under a get_attr node; None where it holds something else."""
+    found: Any = node.graph.owning_module
+    for name in str(node.target).split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def literal(node: fx.Node) -> bool | int | float | None:
+    """The number that a get_attr node stands for, if it is one: torch.tensor(-1e9), torch.tensor([2])."""
+    if node.op != "get_attr" or numel(node) != 1:
+        return None
+    found = constant_tensor(node)
+    if type(found) is not torch.Tensor or found.is_complex() or found.device.type == "meta":
+        return None
+    with _disable_current_modes():
+        return found.item()
 
 
 def through_views(node: fx.Node, also: frozenset[str] = frozenset()) -> fx.Node:
