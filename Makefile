@@ -1,4 +1,5 @@
 # make demo | make test        both set up .venv on their first run; repeating costs nothing
+# make fuzz MINUTES=60         random programs against eager; FUZZ="--gear native" and other arguments
 # make test TORCH=torch==2.12.0 TRITON=triton==3.6.0      against other versions
 
 TORCH ?= torch==2.13.0
@@ -9,13 +10,19 @@ BIN := $(VENV)/bin
 # One stamp for each combination of requirements: another TORCH is another installation.
 STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,,$(TORCH)-$(TRITON)))
 
-.PHONY: demo test bench lint format clean
+MINUTES ?= 60
+FUZZ ?= --workers 2
+
+.PHONY: demo test fuzz bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: lint
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(FUZZ)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench --quick

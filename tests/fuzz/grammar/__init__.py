@@ -1,0 +1,1 @@
+"""The grammar of attention-like programs; `grammar.skeletons.program` is the entry."""

@@ -1,0 +1,220 @@
+"""A verdict on a program: what it computes against float64 eager, and what its report says.
+
+Kinds of fault:
+
+    nan         NaN, infinities, whole numbers or truth values where eager has others
+    wrong       an error far beyond roundings          imprecise   more than twice eager's own
+    internal    an internal error of ours              kernel      a kernel that failed to compile or run
+    crash       an exception out of the compiled call  hang        no end within the time limit
+    fake        what was inserted into the graph cannot be propagated with fake tensors, as Inductor does next
+    silent      attention-like, not fused, and not a word in the report
+    memory      a tensor as large as the scores that the report does not list
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.fuzz import gears, memory
+from tests.fuzz.compare import Errors, Sample, deviation, errors, misplaced, ratio
+from tests.fuzz.modes import Margins, Rounded, ambiguous
+from tests.fuzz.program import Case
+from tests.harness import as_double, doubled, leaves
+
+QUICK, THOROUGH = 2, 12
+"""Samples of the data: of every program, and of one that is suspected."""
+EVALUATIONS = 8
+"""Randomly rounded evaluations, where a program is suspected: of the first samples, two each."""
+FAR = 50.0
+"""Times the allowed error from which a result is wrong rather than imprecise."""
+NAN_SAMPLES = 3
+"""One sample in so many, at least, must have a NaN or the like out of place."""
+DOUBLE = 8.0
+"""Programs in float64 are compared with eager in float64, which is no more exact."""
+
+SEVERITY = ["hang", "crash", "wrong", "nan", "internal", "kernel", "fake", "imprecise", "silent", "memory"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """kind: see above.  detail: what was seen, in a line."""
+
+    kind: str
+    detail: str
+
+    @property
+    def signature(self) -> str:
+        """Equal for faults that are probably the same."""
+        if self.kind in ("wrong", "imprecise", "nan"):
+            return self.kind
+        return f"{self.kind}: {re.sub(r'[0-9]+', '#', self.detail)[:90]}"
+
+
+@dataclass
+class Verdict:
+    """faults: worst first.  declined: reasons.  outcome: "fused", "declined", "left" or "invalid", perhaps "unsure"."""
+
+    faults: list[Fault] = field(default_factory=list)
+    declined: list[str] = field(default_factory=list)
+    outcome: str = ""
+
+
+class Hang(BaseException):
+    """The time limit is over."""
+
+
+def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0) -> Verdict:
+    """Compile and run a program.  limit_s: seconds of this process's time that compiling and calling may take."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            case.fn(*case.inputs(0))
+        except Exception as error:
+            return Verdict([], [_line(error)], "invalid")
+        try:
+            with _limited(limit_s):
+                run = gears.run(gear, case.fn, case.inputs(0), folder)
+        except Hang:
+            return Verdict([Fault("hang", f"no end in {limit_s:g} s")], outcome="hang")
+        except Exception as error:
+            return Verdict([Fault("crash", _line(error))], outcome="crash")
+        return _judge_run(case, run)
+
+
+def _judge_run(case: Case, run: gears.Run) -> Verdict:
+    verdict = Verdict(declined=[str(r.reason) for r in run.report.regions if not r.fused])
+    verdict.outcome = "fused" if run.report.fused else "declined" if run.report.regions else "left"
+    verdict.faults += _numeric(case, run.fn, verdict)
+    for region in (r for r in run.report.regions if r.reason):
+        if region.reason.startswith("internal error"):
+            verdict.faults.append(Fault("internal", region.reason))
+        elif region.reason.startswith("the kernel failed"):
+            verdict.faults.append(Fault("kernel", region.reason))
+    if run.graphs:
+        verdict.faults += [Fault("fake", text) for text in memory.unpropagated(run.graphs)]
+        verdict.faults += [Fault("memory", text) for text in memory.unlisted(case, run)]
+    if not run.report.regions and not [u for u in run.report.untouched if not u[1].startswith("gate")]:
+        verdict.faults.append(Fault("silent", f"the report says nothing of the scores: {run.report.untouched}"))
+    verdict.faults.sort(key=lambda f: SEVERITY.index(f.kind))
+    return verdict
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _numeric(case: Case, fn: Callable[..., Any], verdict: Verdict) -> list[Fault]:
+    """At most one fault of the numbers; looked into with more samples before it is one."""
+    quick = _samples(case, fn, range(QUICK))
+    if isinstance(quick, Fault):
+        return [quick]
+    if not quick:
+        verdict.outcome += ", unsure"
+        return []
+    if not _fault(case, quick, {}):
+        return []
+    thorough = _samples(case, fn, range(THOROUGH))
+    if isinstance(thorough, Fault):
+        return [thorough]
+    allowed = _conditioned(case, sorted(thorough)[: EVALUATIONS // 2])
+    fault = _fault(case, thorough, allowed)
+    return [fault] if fault else []
+
+
+Samples = dict[int, list[Sample]]
+"""The outputs for every sample of the data in which no decision hangs on a rounding."""
+
+
+def _samples(case: Case, fn: Callable[..., Any], seeds: Iterable[int]) -> Samples | Fault:
+    samples: Samples = {}
+    for seed in seeds:
+        args = case.inputs(seed)
+        near, far = Margins(), Margins()
+        with near:
+            eager = leaves(case.fn(*args))
+        with doubled(), far:
+            exact = leaves(case.fn(*as_double(args)))
+        if ambiguous(near, far):
+            continue
+        try:
+            got = leaves(fn(*case.inputs(seed)))
+        except Exception as error:
+            return Fault("crash", _line(error))
+        samples[seed] = [Sample(*triple) for triple in zip(got, eager, exact, strict=True)]
+    return samples
+
+
+def _fault(case: Case, samples: Samples, allowed: dict[int, Errors]) -> Fault | None:
+    """The worst fault of any output.  allowed: errors of other evaluations, by output."""
+    worst: tuple[float, str] = 1.0, ""
+    for n, column in enumerate(zip(*samples.values(), strict=True)):
+        wrong = [text for text in map(misplaced, column) if text]
+        if wrong and len(wrong) * NAN_SAMPLES >= min(len(column), NAN_SAMPLES):
+            return Fault("nan", f"output {n}: {wrong[0]}")
+        mine, theirs = errors(column)
+        theirs = theirs.allowing(allowed.get(n, theirs), DOUBLE if case.dtype is torch.float64 else 1.0)
+        if not ratio(mine, theirs) <= worst[0]:
+            text = f"output {n}: error {mine.worst:.3g} of {mine.scale:.3g}, eager's {theirs.worst:.3g}"
+            worst = (
+                ratio(mine, theirs),
+                text + f"; by row {mine.row:.3g}, eager's {theirs.row:.3g}; mean {mine.mean:.3g}, {theirs.mean:.3g}",
+            )
+    if not worst[1]:
+        return None
+    return Fault("wrong" if worst[0] > FAR else "imprecise", worst[1])
+
+
+def _conditioned(case: Case, seeds: Sequence[int]) -> dict[int, Errors]:
+    """By output, the errors of evaluations in float64 whose operations round at random as the program's type does."""
+    found: dict[int, Errors] = {}
+    for seed in seeds:
+        args = as_double(case.inputs(seed))
+        with doubled():
+            exact = leaves(case.fn(*args))
+            for turn in range(2):
+                with Rounded(case.dtype, 100 * seed + turn) as mode:
+                    noisy = [mode.noisy(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+                    for n, (x, e) in enumerate(zip(leaves(case.fn(*noisy)), exact, strict=True)):
+                        if e.is_floating_point():
+                            finite = x.isfinite() & e.isfinite()
+                            found[n] = found.get(n, Errors()).joined(deviation(x, e, finite))
+    return found
+
+
+# ---------------------------------------------------------------- limits
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises Hang in the main thread after so many seconds of the process's own time."""
+
+    def stop(*_: object) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _line(error: BaseException) -> str:
+    """The error in a line, with the place in our code where it arose."""
+    text = " ".join(str(error).split())
+    ours = [
+        f for f in traceback.extract_tb(error.__traceback__) if "/flashlight/" in f.filename or "/passes/" in f.filename
+    ]
+    place = f" at {ours[-1].filename.rpartition('/')[2]}:{ours[-1].name}" if ours else ""
+    return f"{type(error).__name__}: {text[:300]}{place}"

@@ -1,0 +1,107 @@
+"""What tells bad luck from a fault: comparisons that hang on a rounding, and the errors any evaluation may make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+COMPARISONS = {
+    "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "__eq__", "__ne__", "greater", "less",
+}  # fmt: skip
+CHOICES = {"argmax", "argmin"}
+STEPS = {"sign", "floor", "ceil", "round", "trunc", "frac", "heaviside", "count_nonzero", "any", "all", "bool"}
+SLACK = 8.0
+"""Roundings of another evaluation may be this many times eager's."""
+
+
+class Margins(TorchFunctionMode):
+    """Collects how far every decision about floating-point numbers is from turning out otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            if name in COMPARISONS and len(args) > 1:
+                other = args[1]
+                self.found.append(
+                    (args[0].double() - (other.double() if isinstance(other, Tensor) else other)).detach()
+                )
+            elif name in CHOICES:
+                self.found.append(_gap(name, args, kwargs or {}))
+            elif name in STEPS:
+                self.found.append((args[0].double() - args[0].double().round()).detach())
+        return func(*args, **(kwargs or {}))
+
+
+def _gap(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Between the chosen element and the next one."""
+    dims = [a for a in (*args[1:], kwargs.get("dim")) if isinstance(a, int)]
+    x = args[0].double() if dims else args[0].double().flatten()
+    dim = dims[0] if dims else 0
+    if x.dim() == 0 or x.shape[dim] < 2:
+        return x.new_ones(1)
+    ends = x.topk(2, dim, largest=name == "argmax").values
+    return ends.diff(dim=dim)
+
+
+def ambiguous(eager: Margins, exact: Margins) -> bool:
+    """Whether a decision might turn out otherwise in another evaluation that is as good as eager's."""
+    for e, x in zip(eager.found, exact.found, strict=True):
+        if e.shape != x.shape or not x.numel():
+            continue
+        difference = torch.where((e == x) | (e.isnan() & x.isnan()), 0.0, e - x).abs()
+        finite = difference[difference.isfinite()]
+        noise = SLACK * finite.max().item() if finite.numel() else 0.0
+        sure = (x.abs() > noise) | ((e == 0) & (x == 0)) | (x.isnan() & e.isnan())
+        if not bool(sure.all()) or bool((difference == torch.inf).any()):
+            return True
+    return False
+
+
+class Rounded(TorchFunctionMode):
+    """Every operation on float64 rounds as another type would, at random: one evaluation of many possible ones.
+
+    Its error against the exact result is what the conditioning of a program makes of roundings.
+    """
+
+    def __init__(self, dtype: torch.dtype, seed: int) -> None:
+        super().__init__()
+        self.eps = torch.finfo(dtype).eps
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [self.noisy(a) if getattr(func, "__name__", "") in _PRODUCTS and _is_double(a) else a for a in args]
+        out = func(*given, **(kwargs or {}))
+        old = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
+        fresh = _is_double(out) and out.untyped_storage().data_ptr() not in old
+        return self.noisy(out) if fresh else out
+
+    def noisy(self, x: Tensor) -> Tensor:
+        noise = torch.rand(x.shape, generator=self.generator, dtype=torch.float64) - 0.5
+        return x * (1 + self.eps * noise)
+
+
+_PRODUCTS = {
+    "matmul",
+    "__matmul__",
+    "__rmatmul__",
+    "einsum",
+    "bmm",
+    "mm",
+    "sum",
+    "cdist",
+    "linear",
+    "mean",
+    "logsumexp",
+}
+
+
+def _is_double(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dtype is torch.float64

@@ -1,0 +1,87 @@
+"""The fuzzer on a few seeds, and the fuzzer itself: programs are valid, faults are seen, good programs not accused."""
+
+from __future__ import annotations
+
+import unittest.mock
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flashlight import targets
+from flashlight.evaluate import evaluate_kernel
+from flashlight.kernel import Kernel
+from tests.fuzz import gears, runner
+from tests.fuzz.data import Input
+from tests.fuzz.grammar.skeletons import program
+from tests.fuzz.judge import Fault
+from tests.fuzz.program import Program, Step, load
+from tests.fuzz.shrink import shrink
+
+PLAIN = Program(
+    {"B": 2, "M": 65, "N": 300, "D": 16},
+    tuple(Input(n, ("B", d, "D")) for n, d in (("q", "M"), ("k", "N"), ("v", "N"))),
+    (
+        Step("s", "{0} @ {1}.mT", ("q", "k")),
+        Step("t", "{0} * 0.25", ("s",)),
+        Step("u", "{0}", ("t",)),
+        Step("w", "{0}[..., :3] = -INF", ("u",), write=True),
+        Step("p", "{0}.softmax(-1)", ("w",)),
+        Step("o", "{0} @ {1}", ("p", "v")),
+        Step("x", "{0}.sum(-1)", ("p",)),
+    ),
+    ("o", "x"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[str]:
+    with gears.session() as name:
+        yield name
+
+
+def test_seeds_give_the_same_valid_programs() -> None:
+    invalid = 0
+    for seed in range(150):
+        text = program(seed).script()
+        assert text == program(seed).script()
+        case = load(text, f"<fuzz {seed}>")
+        try:
+            case.fn(*case.inputs(0))
+        except RuntimeError:
+            invalid += 1
+    assert invalid <= 3
+
+
+def test_a_wrong_kernel_is_seen(folder: str) -> None:
+    def wrong(kernel: Kernel, tensors: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> None:
+        evaluate_kernel(kernel, tensors, outputs)
+        for x in outputs.values():
+            x.flatten()[-1] *= 1 + 1e-4
+
+    plain = replace(PLAIN, steps=tuple(s for s in PLAIN.steps if not s.write)).renamed("w", "u")
+    assert runner.judged(plain, "evaluate", folder).faults == []
+    with unittest.mock.patch.object(targets, "evaluate_kernel", wrong):
+        kinds = {f.kind for f in runner.judged(plain, "evaluate", folder).faults}
+    assert kinds & {"wrong", "imprecise"}
+
+
+def test_shrinking_keeps_the_step_that_matters() -> None:
+    small = shrink(PLAIN, lambda p: any("softmax" in s.text for s in p.steps), seconds=20.0)
+    assert [s.text for s in small.steps] == ["{0}.softmax(-1)"]
+    assert len(small.inputs) == 1
+
+
+def test_a_crash_of_the_process_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = Fault("internal", "load of t12 in kernel 3")
+    assert fault.signature == Fault("internal", "load of t1 in kernel 7").signature
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="faults are known", strict=False)
+@pytest.mark.parametrize("seed", range(40))
+def test_evaluated(seed: int, folder: str) -> None:
+    verdict = runner.judged(program(seed), "evaluate", folder)
+    faults = [f for f in verdict.faults if f.kind != "memory"]
+    assert not faults, program(seed).script(title="\n".join(f"{f.kind}: {f.detail}" for f in faults))
