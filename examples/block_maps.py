@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import flashlight
-from flashlight.drawing import Picture, can_write_pictures, picture_png, picture_text, pictures
+from flashlight.drawing import Picture, picture_png, picture_text, pictures
+from flashlight.request import can_write_pictures
 from flashlight.runtime import observing
 
 N = 1024

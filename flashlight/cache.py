@@ -16,7 +16,8 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ from typing import Any
 FORMAT = 1
 """Version of the file layout; entries of another version are dropped."""
 
+NATIVE = "native"
+"""Folder below the root in which compiled C++ lies."""
+
 _KEY = re.compile(r"[0-9a-f]{64}")
+_LIBRARY = re.compile(r"[a-z0-9_]+-[0-9a-f]{32}")
 _TEMPORARY = ".tmp-"
 _ABANDONED = 600.0
 """Age in seconds from which a temporary file belongs to no living writer."""
@@ -36,12 +41,27 @@ class CacheError(OSError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One cached document: its size in bytes, the time of its last write (seconds since the epoch), its kernels."""
+    """One cached region: its size in bytes, the time of its last write (seconds since the epoch), its kernels, the
+    user's line, and its tensors as (dtype, shape)."""
 
     key: str
     size: int
     mtime: float
     kernels: tuple[str, ...]
+    source: str = ""
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    outputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How many files of each kind there are, or were removed, and their bytes.  other: what was learnt about regions
+    and graphs, sources, what killed processes left."""
+
+    regions: int = 0
+    libraries: int = 0
+    other: int = 0
+    size: int = 0
 
 
 def default_root() -> Path:
@@ -91,31 +111,55 @@ class Cache:
         self._write(self._fact_path(key, name), f"{key}/{name}", {"name": name, "value": value})
 
     def entries(self) -> list[Entry]:
-        """All valid entries, newest first."""
+        """All valid entries, newest first.  Looking is not using: `prune` is not misled."""
         found = []
         for path in self._files("*.json"):
-            if not _KEY.fullmatch(path.stem) or (document := self.get(path.stem)) is None:
+            if not _KEY.fullmatch(path.stem):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                found.append(Entry(path.stem, status.st_size, status.st_mtime, _kernel_names(document)))
+                if (document := self.get(path.stem)) is not None:
+                    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+                    found.append(_entry(path.stem, status, document))
         return sorted(found, key=lambda entry: (-entry.mtime, entry.key))
 
-    def clear(self) -> int:
-        """Remove all entries, the facts about them and abandoned temporary files; the number of entries removed."""
-        removed = 0
-        for path in self._files("*.json"):
-            if _KEY.fullmatch(path.name.split(".")[0]):
-                gone = _unlink(path)
-                removed += gone and bool(_KEY.fullmatch(path.stem))
-        for path in self._files(f"{_TEMPORARY}*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _ABANDONED:
-                    _unlink(path)
-        return removed
+    def usage(self) -> Usage:
+        """What there is on disk."""
+        return _total(file for files in self._groups() for file in files)
+
+    def clear(self) -> Usage:
+        """Remove everything of ours but files that are being written: regions, what was learnt about them, native code
+        and its sources, abandoned temporary files.  Returns what was removed."""
+        return self.prune(-1)
+
+    def prune(self, max_size: int) -> Usage:
+        """Remove what was not used for longest until at most `max_size` bytes are left.  Returns what was removed.
+
+        What belongs together goes together: a region and what was learnt about it, a library and its source.
+        """
+        groups = sorted(self._groups(), key=lambda files: max(file.used for file in files))
+        left, removed = sum(file.size for files in groups for file in files), []
+        for files in groups:
+            if left <= max_size:
+                break
+            left -= sum(file.size for file in files)
+            removed += [file for file in files if _unlink(file.path)]
+        return _total(removed)
+
+    def _groups(self) -> list[list[_File]]:
+        """Our files, those that belong together as one list; without temporary files that may be somebody's."""
+        groups: dict[str, list[_File]] = defaultdict(list)
+        for path in (*self._files("*"), *self._files(f"{NATIVE}/*")):
+            kind = _kind(path)
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                if kind is not None and (kind != "temporary" or time.time() - status.st_mtime > _ABANDONED):
+                    file = _File(path, kind, status.st_size, max(status.st_atime, status.st_mtime))
+                    groups[path.name if kind == "temporary" else path.name.partition(".")[0]].append(file)
+        return list(groups.values())
 
     def _files(self, pattern: str) -> Iterator[Path]:
-        return iter(list(self.root.glob(pattern)) if self.root.is_dir() else [])
+        return (path for path in (list(self.root.glob(pattern)) if self.root.is_dir() else []) if path.is_file())
 
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
@@ -215,6 +259,54 @@ def _decode(data: bytes, label: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return entry["document"]
+
+
+@dataclass(frozen=True)
+class _File:
+    """kind: see _kind.  size: bytes.  used: the time of its last use, as far as the file system tells."""
+
+    path: Path
+    kind: str
+    size: int
+    used: float
+
+
+def _kind(path: Path) -> str | None:
+    """What a file is: "region", "library", "other", "temporary"; None where it is not ours."""
+    stem, _, ending = path.name.partition(".")
+    if path.parent.name == NATIVE:
+        if path.name.startswith("tmp"):
+            return "temporary"
+        ours = _LIBRARY.fullmatch(stem) is not None
+        return ("library" if ending == "so" else "other") if ours else None
+    if path.name.startswith(_TEMPORARY):
+        return "temporary"
+    if not _KEY.fullmatch(stem) or not ending.endswith("json"):
+        return None
+    return "region" if ending == "json" else "other"
+
+
+def _total(files: Iterable[_File]) -> Usage:
+    files = list(files)
+    kinds = Counter(file.kind for file in files)
+    others = kinds["other"] + kinds["temporary"]
+    return Usage(kinds["region"], kinds["library"], others, sum(file.size for file in files))
+
+
+def _entry(key: str, status: os.stat_result, document: dict[str, Any]) -> Entry:
+    program = document.get("program")
+    tensors = [_tensors(program.get(which)) for which in ("inputs", "outputs")] if isinstance(program, dict) else []
+    source = document.get("source")
+    line = source if isinstance(source, str) else ""
+    return Entry(key, status.st_size, status.st_mtime, _kernel_names(document), line, *tensors)
+
+
+def _tensors(listed: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(dtype, shape) of tensors as `flashlight.serialize` writes them; empty where they are something else."""
+    try:
+        return tuple((str(dtype), tuple(int(size) for size in shape)) for _, shape, _, dtype in listed)
+    except (TypeError, ValueError):
+        return ()
 
 
 def _kernel_names(document: dict[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The command line: ``flashlight inspect``, ``flashlight cache`` and ``flashlight doctor``.
 
-Exit codes: 0 when all went well, 1 when the script, a kernel or a check failed, 2 for wrong arguments.
+Exit codes: 0 when all went well, 2 for wrong arguments, 1 when a kernel or a check failed; ``inspect`` keeps the exit
+code of a script that fails.  Help, the cache and wrong arguments need no torch, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ import argparse
 import importlib.metadata
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from tabulate import tabulate
-
-from flashlight import inspection
-from flashlight.cache import Cache, CacheError, default_root
+from flashlight import cache_commands
+from flashlight.cache import CacheError
 from flashlight.codegen.offline import ARCHITECTURES
+from flashlight.request import KINDS, Request
 
 DISTRIBUTION = "flashlight-attention"
 
@@ -34,7 +34,8 @@ kinds of output (--emit):
   ptx, cubin, sass        NVIDIA machine code (default sm_90); cubin is binary and needs -o
   amdgcn, hsaco           AMD machine code (default gfx942); hsaco is binary and needs -o
 
-No GPU is needed: kernels are compiled offline.
+No GPU is needed: kernels are compiled offline. The exit code is the script's; 1 where it succeeds and something cannot
+be shown.
 """
 
 EXAMPLES = """\
@@ -43,6 +44,7 @@ examples:
   flashlight inspect train.py --emit triton,ptx --arch sm_90 --arch sm_100
   flashlight inspect train.py --emit mask -o pictures
   flashlight inspect train.py --emit cubin -o out -- -o passed-to-the-script
+  flashlight inspect train.py --backend --json > report.json
 """
 
 
@@ -76,10 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flashlight {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands)
-    cache = commands.add_parser("cache", help="show or clear the cache of compiled kernels", allow_abbrev=False)
-    cache.add_argument(
-        "action", choices=("path", "list", "clear"), help="print its directory, its entries, or empty it"
-    )
+    cache_commands.add_parser(commands)
     commands.add_parser("doctor", help="say what works on this machine, and why the rest does not", allow_abbrev=False)
     return parser
 
@@ -99,7 +98,7 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--emit",
         action="extend",
         default=[],
-        type=one_of("kind", inspection.KINDS),
+        type=one_of("kind", KINDS),
         metavar="KIND[,KIND...]",
         help="what to print, see above (default: report)",
     )
@@ -113,6 +112,16 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--kernel", metavar="NAME", help="only the kernel of this name")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="write files into DIR instead of printing")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print reports and costs as one JSON object; what the script prints to stdout goes to stderr",
+    )
+    parser.add_argument(
+        "--backend",
+        action="store_true",
+        help="torch.compile calls of the script that name no backend use Flashlight",
+    )
 
 
 def run_inspect(parser: argparse.ArgumentParser, options: argparse.Namespace, script_args: list[str]) -> int:
@@ -120,34 +129,22 @@ def run_inspect(parser: argparse.ArgumentParser, options: argparse.Namespace, sc
     if not Path(options.script).exists():
         parser.error(f"no such script: {options.script}")
     try:
-        request = inspection.Request.of(options.emit, options.arch, options.kernel, options.output)
+        request = Request.of(options.emit, options.arch, options.kernel, options.output, options.json)
     except ValueError as error:
         parser.error(str(error))
+    from flashlight import inspection, report, scripts
     from flashlight.runtime import observing
 
-    with observing() as seen:
-        succeeded = inspection.run_script(options.script, script_args)
+    try:
+        default = inspection.default_backend() if options.backend else nullcontext()
+    except ValueError as error:
+        parser.error(str(error))
+    report.reset()
+    with observing() as seen, default, scripts.output_to_stderr() if options.json else nullcontext():
+        code = scripts.run_script(options.script, script_args)
     sys.stdout.flush()
-    return 0 if inspection.present(request, seen) and succeeded else 1
-
-
-def run_cache(action: str) -> int:
-    """``flashlight cache path|list|clear``."""
-    if action == "path":
-        print(default_root())
-        return 0
-    cache = Cache()
-    if action == "clear":
-        count = cache.clear()
-        print(f"removed {count} {'entry' if count == 1 else 'entries'} from {cache.root}")
-        return 0
-    rows = [
-        (entry.key[:16], entry.size, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.mtime)), names)
-        for entry in cache.entries()
-        for names in [", ".join(entry.kernels)]
-    ]
-    print(tabulate(rows, headers=["key", "bytes", "written", "kernels"], disable_numparse=True) if rows else "empty")
-    return 0
+    shown = inspection.present(request, seen)
+    return code or (0 if shown else 1)
 
 
 def run_doctor() -> int:
@@ -171,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "inspect":
             return run_inspect(parser, options, [*rest, *verbatim])
-        return run_cache(options.action) if options.command == "cache" else run_doctor()
+        return cache_commands.run(options) if options.command == "cache" else run_doctor()
     except CacheError as error:
         print(f"flashlight: {error}", file=sys.stderr)
         return 1

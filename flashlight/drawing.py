@@ -15,7 +15,6 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -35,13 +34,6 @@ MOST_PANELS = 6
 GLYPHS = {SKIPPED: ".", PARTIAL: "+", FULL: "#"}
 COLOURS = {SKIPPED: "#e8e8e8", PARTIAL: "#f2a33a", FULL: "#1b4f8a"}
 MEANINGS = {FULL: "full: computed without masks", PARTIAL: "partial: computed with masks", SKIPPED: "skipped"}
-
-NO_MATPLOTLIB = "pictures of masks need matplotlib, which is not installed: pip install matplotlib"
-
-
-def can_write_pictures() -> bool:
-    """Whether there is what PNG files take."""
-    return find_spec("matplotlib") is not None
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ def _block_size(picture: Picture) -> tuple[int, int]:
 
 
 def picture_png(picture: Picture, title: str | None = None) -> bytes:
-    """A PNG file: one panel for each different map.  Needs matplotlib, see can_write_pictures()."""
+    """A PNG file: one panel for each different map.  Needs matplotlib, see request.can_write_pictures()."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

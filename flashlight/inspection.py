@@ -1,128 +1,106 @@
-"""Run a user's script and show what was compiled in it: the work behind ``flashlight inspect``."""
+"""Show what was compiled in a run of a script: the work behind ``flashlight inspect``."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-import runpy
 import sys
-import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any
 
+import torch
 from tabulate import tabulate
 
 from flashlight import report as registry
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, OfflineError
 from flashlight.costs import compiled_for, scheduled
-from flashlight.drawing import NO_MATPLOTLIB, can_write_pictures, picture_png, picture_text, pictures
+from flashlight.drawing import picture_png, picture_text, pictures
 from flashlight.observation import Observation, launched
-from flashlight.report import KernelReport, Report
+from flashlight.report import KernelReport, RegionReport, Report
+from flashlight.request import MASK, TEXT_KINDS, Request
 
-TEXT_KINDS = {
-    "report": "report.txt",
-    "program": "program.txt",
-    "passes": "passes.txt",
-    "kernel": "kernel.txt",
-    "triton": "py",
-    "cpp": "cpp",
-}
-"""What needs no compilation, with the ending of its file."""
-
-MACHINE_KINDS = tuple(dict.fromkeys(kind for architecture in ARCHITECTURES.values() for kind in architecture.kinds))
-BINARY_KINDS = ("cubin", "hsaco")
-MASK = "mask"
-"""Block maps: text on the terminal, PNG in a folder."""
-
-KINDS = (*TEXT_KINDS, MASK, *MACHINE_KINDS)
-"""Everything ``--emit`` knows."""
+NOTHING = (
+    "Flashlight compiled nothing in this run: is anything called under torch.compile(backend='flashlight')? "
+    "For a script that names no backend, flashlight inspect --backend."
+)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to show: kinds, architectures to compile for, one kernel or all, on the terminal or into a folder."""
-
-    kinds: tuple[str, ...]
-    archs: tuple[str, ...]
-    kernel: str | None
-    output: Path | None
-
-    @classmethod
-    def of(cls, kinds: Sequence[str], archs: Sequence[str], kernel: str | None, output: Path | None) -> Self:
-        """A request with the defaults filled in. ``ValueError`` says what cannot be shown, and what could."""
-        chosen = tuple(dict.fromkeys(kinds)) or ("report",)
-        targets = tuple(dict.fromkeys(archs)) or _default_archs(chosen)
-        for kind in chosen:
-            able = [name for name, architecture in ARCHITECTURES.items() if kind in architecture.kinds]
-            if kind in MACHINE_KINDS and not set(able) & set(targets):
-                raise ValueError(f"--emit {kind} needs one of --arch {', '.join(able)}, not {', '.join(targets)}")
-            if kind in BINARY_KINDS and output is None:
-                raise ValueError(f"--emit {kind} is binary: say where to write it with -o DIR")
-        if output is not None and output.exists() and not output.is_dir():
-            raise ValueError(f"-o {output} is not a directory")
-        if MASK in chosen and output is not None and not can_write_pictures():
-            raise ValueError(f"--emit mask -o DIR: {NO_MATPLOTLIB}; without -o masks are printed")
-        return cls(chosen, targets, kernel, output)
+def default_backend() -> contextlib.AbstractContextManager[None]:
+    """Inside, torch.compile without a backend uses ours.  Raises ``ValueError`` where PyTorch cannot be asked to."""
+    if not hasattr(torch.compiler, "set_default_backend"):
+        raise ValueError(
+            f"--backend needs torch.compiler.set_default_backend, which PyTorch {torch.__version__} does not have; "
+            "write torch.compile(..., backend='flashlight') in the script"
+        )
+    return _default_backend()
 
 
-def _default_archs(kinds: Sequence[str]) -> tuple[str, ...]:
-    """sm_90 for what NVIDIA can show, gfx942 for what only AMD can, nothing where nothing is compiled."""
-    machine = [kind for kind in kinds if kind in MACHINE_KINDS]
-    amd = [kind for kind in machine if kind not in ARCHITECTURES["sm_90"].kinds]
-    nvidia = [kind for kind in machine if kind not in ARCHITECTURES["gfx942"].kinds]
-    return (*(["sm_90"] if nvidia or (machine and not amd) else []), *(["gfx942"] if amd else []))
-
-
-def run_script(script: str, arguments: Sequence[str]) -> bool:
-    """Run a script as Python would, with its own ``sys.argv``; whether it ended without an error, which is printed."""
-    registry.reset()
-    argv, path = sys.argv, list(sys.path)
-    sys.argv = [script, *arguments]
-    sys.path.insert(0, str(Path(script).absolute().parent))
+@contextlib.contextmanager
+def _default_backend() -> Iterator[None]:
+    before = torch.compiler.get_default_backend()
+    torch.compiler.set_default_backend("flashlight")
     try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        return stop.code in (None, 0)
-    except (Exception, KeyboardInterrupt) as error:
-        _print_traceback(error, script)
-        return False
+        yield
     finally:
-        sys.argv, sys.path[:] = argv, path
-    return True
-
-
-def _print_traceback(error: BaseException, script: str) -> None:
-    """The traceback from the script's first frame on, without ours."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename != script:
-        trace = trace.tb_next
-    if trace is None and not isinstance(error, SyntaxError):
-        trace = error.__traceback__
-    sys.stdout.flush()
-    traceback.print_exception(type(error), error, trace)
+        torch.compiler.set_default_backend(before)
 
 
 def present(request: Request, seen: Observation | None = None) -> bool:
-    """Show what was recorded since :func:`run_script`, and what was seen in runs; whether all of it could be shown."""
+    """Show what was recorded in this process, and what was seen in runs; whether all of it could be shown."""
     reports, seen = registry.reports(), seen or Observation()
     seen.complete(reports)
     kernels = _select(_distinct_kernels(reports), request.kernel)
     if not reports:
-        print("Flashlight compiled nothing in this run: is anything called under torch.compile(backend='flashlight')?")
+        print(NOTHING, file=sys.stderr if request.json else sys.stdout)
     if request.kernel is not None and not kernels:
         names = ", ".join(_distinct_kernels(reports)) or "none"
         print(f"flashlight: no kernel {request.kernel!r} in this run; there are: {names}", file=sys.stderr)
         return False
     sink = _Sink(request.output)
-    for kind in request.kinds:
+    costs = list(_costs(request, reports, kernels))
+    if request.json:
+        sink.put("report.json", json.dumps(_as_json(request, reports, kernels, costs), indent=1))
+    else:
+        _present_texts(request, reports, kernels, sink)
+        if MASK in request.kinds and reports:
+            _present_masks(seen, reports, kernels, sink)
+        _present_costs(request, costs, sink)
+    failures = dict.fromkeys(error for cost in costs for error in cost.errors)
+    for failure in failures:
+        print(f"flashlight: {failure}", file=sys.stderr)
+    return not failures
+
+
+def _present_texts(request: Request, reports: list[Report], kernels: dict[str, KernelReport], sink: _Sink) -> None:
+    """Kinds that need no compilation; what two layers have in common, once."""
+    for kind in (kind for kind in request.kinds if kind in TEXT_KINDS):
+        shown: set[str] = set()
         for label, text in _texts(kind, reports, kernels, request.kernel):
-            sink.put(f"{label}.{TEXT_KINDS[kind]}" if label else TEXT_KINDS[kind], text)
-    if MASK in request.kinds and reports:
-        _present_masks(seen, reports, kernels, sink)
-    return _present_machine(request, reports, kernels, sink)
+            if kind not in ("program", "passes") or text not in shown:
+                shown.add(text)
+                sink.put(f"{label}.{TEXT_KINDS[kind]}" if label else TEXT_KINDS[kind], text)
+
+
+def _as_json(
+    request: Request, reports: Sequence[Report], kernels: Mapping[str, KernelReport], costs: Sequence[Cost]
+) -> dict[str, Any]:
+    """Everything known of the run but machine code.  With --kernel, only regions that have the kernel, and only it."""
+    found = []
+    for report in reports:
+        regions = [_region_as_json(region, kernels if request.kernel else None) for region in report.regions]
+        found.append(report.to_dict() | {"regions": [region for region in regions if region is not None]})
+    return {"reports": found, "costs": [cost.to_dict() for cost in costs]}
+
+
+def _region_as_json(region: RegionReport, kernels: Mapping[str, KernelReport] | None) -> dict[str, Any] | None:
+    if kernels is None:
+        return region.to_dict()
+    chosen = [k.to_dict() for k in region.kernels if _is_one_of(k, kernels)]
+    return region.to_dict() | {"kernels": chosen} if chosen else None
 
 
 def _present_masks(
@@ -131,7 +109,7 @@ def _present_masks(
     """Draw the block maps of the selected kernels, those of regions that share them once."""
     shown = 0
     for regions, run in seen.distinct(reports):
-        chosen = tuple(launch for kernel, launch in launched(regions[0], run) if kernel in kernels.values())
+        chosen = tuple(launch for kernel, launch in launched(regions[0], run) if _is_one_of(kernel, kernels))
         for picture in pictures(regions, chosen):
             shown += 1
             name = f"{regions[0].name or 'region'}.mask"
@@ -160,6 +138,10 @@ def _same_kernel(one: KernelReport, other: KernelReport) -> bool:
     return (one.kernel, one.source, one.triton) == (other.kernel, other.source, other.triton)
 
 
+def _is_one_of(kernel: KernelReport, kernels: Mapping[str, KernelReport]) -> bool:
+    return any(kernel.name == other.name and _same_kernel(kernel, other) for other in kernels.values())
+
+
 def _select(kernels: dict[str, KernelReport], name: str | None) -> dict[str, KernelReport]:
     return {label: kernel for label, kernel in kernels.items() if name in (None, label, kernel.name)}
 
@@ -169,10 +151,11 @@ def _texts(
 ) -> Iterator[tuple[str, str]]:
     """The (label, text) pairs of one kind that needs no compilation."""
     if kind == "report" and reports:
-        yield "", "\n\n".join(map(str, reports))
+        graphs = Counter(map(str, reports))
+        yield "", "\n\n".join(f"{text}\n\n({n} graphs like this)" if n > 1 else text for text, n in graphs.items())
     elif kind == "passes":
         for region in (region for report in reports for region in report.regions):
-            if region.passes and (name is None or any(kernel in kernels.values() for kernel in region.kernels)):
+            if region.passes and (name is None or any(_is_one_of(kernel, kernels) for kernel in region.kernels)):
                 steps = [f"-- {step}\n{text.rstrip()}" for step, text in region.passes]
                 yield region.name or "region", "\n\n".join(steps)
     elif kind in ("program", "kernel"):
@@ -186,47 +169,74 @@ def _texts(
             yield label, kernel.source if kernel.language == "cpp" else "// this kernel was not compiled for the CPU"
 
 
-def _present_machine(
-    request: Request, reports: Sequence[Report], kernels: dict[str, KernelReport], sink: _Sink
-) -> bool:
-    """Compile each kernel for each architecture, show the machine-level kinds and a table of what they cost."""
-    rows: list[list[str]] = []
-    remarks: list[str] = []
-    failures: list[str] = []
+# ---------------------------------------------------------------- what kernels cost on GPUs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A kernel compiled for one architecture at a tiling, and others that were tried.  errors: what did not compile, or
+    could not be disassembled."""
+
+    kernel: str
+    arch: str
+    compiled: Compiled | None
+    tiling: str = ""
+    others: tuple[str, ...] = ()
+    errors: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-compatible data: registers per thread; spills and stack in bytes per thread; shared in bytes per
+        block."""
+        named = {"kernel": self.kernel, "arch": self.arch, "tiling": self.tiling}
+        if self.compiled is None:
+            return named | {"error": "\n".join(self.errors)}
+        numbers = {name: getattr(self.compiled, name) for name in ("registers", "spills", "stack", "shared", "fits")}
+        return named | numbers
+
+    def row(self) -> list[str]:
+        """The cells of the table of costs."""
+        if self.compiled is None:
+            return [self.kernel, self.arch, "-", "-", "-", "-", "-", "does not compile, see below"]
+        c = self.compiled
+        note = "" if c.fits else f"does not fit: {ARCHITECTURES[c.arch].shared_memory} B of shared memory"
+        numbers = [str(c.registers), *(f"{n} B" for n in (c.spills, c.stack, c.shared))]
+        return [self.kernel, self.arch, *numbers, self.tiling, note]
+
+
+COSTS = ["kernel", "arch", "registers", "spills", "stack", "shared", "tiling", ""]
+
+
+def _costs(request: Request, reports: Sequence[Report], kernels: Mapping[str, KernelReport]) -> Iterator[Cost]:
+    """Each kernel compiled for each architecture that was asked for."""
     known = scheduled(reports) if request.archs else {}
     for label, kernel in kernels.items():
         for arch in request.archs:
             try:
                 compiled, (tiling, *others) = compiled_for(kernel, arch, known.get(kernel.kernel))
-                for kind in request.kinds:
-                    if kind in ARCHITECTURES[arch].kinds:
-                        sink.put(f"{label}.{arch}.{kind}", compiled.asm[kind])
             except OfflineError as error:
-                failures.append(str(error))
-                rows.append([label, arch, "-", "-", "-", "-", "-", "does not compile, see below"])
+                yield Cost(label, arch, None, errors=[str(error)])
             else:
-                rows.append([label, arch, *_costs(compiled, tiling)])
-                remarks += [f"{label} {arch}, also tried: {other}" for other in others]
-    if rows:
-        print(
-            tabulate(rows, headers=COSTS, disable_numparse=True, colalign=["left"] * 2 + ["right"] * 4 + ["left"] * 2)
-        )
-    for remark in remarks:
-        print(remark)
-    for failure in failures:
-        print(f"flashlight: {failure}", file=sys.stderr)
-    return not failures
+                yield Cost(label, arch, compiled, tiling, tuple(others))
 
 
-COSTS = ["kernel", "arch", "registers", "spills", "stack", "shared", "tiling", ""]
-"""Headers of the cost table: registers per thread; spills and stack in bytes per thread; shared in bytes per block."""
+def _present_costs(request: Request, costs: Sequence[Cost], sink: _Sink) -> None:
+    """The machine-level kinds, and a table of what the kernels cost."""
+    for cost in costs:
+        for kind in request.kinds:
+            if cost.compiled is not None and kind in ARCHITECTURES[cost.arch].kinds:
+                try:
+                    sink.put(f"{cost.kernel}.{cost.arch}.{kind}", cost.compiled.asm[kind])
+                except OfflineError as error:
+                    cost.errors.append(str(error))
+    if costs:
+        align = ["left"] * 2 + ["right"] * 4 + ["left"] * 2
+        print(tabulate([c.row() for c in costs], headers=COSTS, disable_numparse=True, colalign=align))
+    for cost in costs:
+        for other in cost.others:
+            print(f"{cost.kernel} {cost.arch}, also tried: {other}")
 
 
-def _costs(compiled: Compiled, tiling: str) -> list[str]:
-    limit = ARCHITECTURES[compiled.arch].shared_memory
-    note = "" if compiled.fits else f"does not fit: {limit} B of shared memory"
-    numbers = [compiled.registers, f"{compiled.spills} B", f"{compiled.stack} B", f"{compiled.shared} B"]
-    return [*map(str, numbers), tiling, note]
+# ---------------------------------------------------------------- output
 
 
 class _Sink:
@@ -240,7 +250,7 @@ class _Sink:
         """Show one piece under its file name."""
         if self.folder is None:
             assert isinstance(content, str), "binary kinds are refused without a folder"
-            print(f"== {name} ==\n{content.rstrip()}\n")
+            print(content if name.endswith(".json") else f"== {name} ==\n{content.rstrip()}\n")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / self._unused(re.sub(r"[^\w.+-]", "_", name))

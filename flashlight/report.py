@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -162,9 +162,11 @@ class Report(_Plain):
         parts = [self._summary()]
         if self.regions:
             parts.append(self._table())
-        if found := [f"  {r.name}: {k.finding}" for r in self.regions for k in r.kernels if r.fused and k.finding]:
-            parts.append("\n".join(found))
-        parts += [_explanation(region) for region in self.regions if region.reason or region.fix]
+        findings = _grouped((k.finding, r) for r in self.regions if r.fused for k in r.kernels if k.finding)
+        if findings:
+            parts.append("\n".join(f"  {_names(regions)}: {finding}" for finding, regions in findings.items()))
+        reasons = _grouped(((r.fused, r.reason, r.fix), r) for r in self.regions if r.reason or r.fix)
+        parts += [_explanation(regions) for regions in reasons.values()]
         if self.untouched:
             rows = [f"  {source}  {what}" for source, what in self.untouched]
             parts.append("\n".join(["untouched, left to Inductor:", *rows]))
@@ -176,8 +178,9 @@ class Report(_Plain):
         return f"Flashlight: {self.fused} fused, {self.declined} declined, {len(self.untouched)} untouched"
 
     def _table(self) -> str:
+        rows = _grouped((tuple(_row(region)), region) for region in self.regions)
         return tabulate(
-            [_row(region) for region in self.regions],
+            [[_names(regions), *row] for row, regions in rows.items()],
             headers=["region", "source", "result", "kernels", "sweeps", "tiles visited"],
             colalign=["left", "left", "left", "right", "right", "right"],
             disable_numparse=True,
@@ -206,12 +209,50 @@ class Report(_Plain):
         return cls.from_dict(json.loads(text))
 
 
+def _grouped(pairs: Iterable[tuple[Any, RegionReport]]) -> dict[Any, list[RegionReport]]:
+    """The regions of every message, so that it is said once, however many layers there are."""
+    groups: dict[Any, list[RegionReport]] = {}
+    for message, region in pairs:
+        regions = groups.setdefault(message, [])
+        if all(region is not other for other in regions):
+            regions.append(region)
+    return groups
+
+
+def _names(regions: Sequence[RegionReport]) -> str:
+    """Such as "attention0-11" or "attention0, attention2"; where there are many, the first of them."""
+    runs: list[list[str]] = []
+    for name in dict.fromkeys(region.name or "region" for region in regions):
+        if runs and name == _next(runs[-1][-1]):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    words = [run[0] if len(run) == 1 else f"{run[0]}-{_split(run[-1])[1]}" for run in runs]
+    return _listed(words)
+
+
+def _next(name: str) -> str | None:
+    stem, number = _split(name)
+    return f"{stem}{int(number) + 1}" if number else None
+
+
+def _split(name: str) -> tuple[str, str]:
+    """ "attention12" as ("attention", "12")."""
+    stem = name.rstrip("0123456789")
+    return stem, name[len(stem) :]
+
+
+def _listed(words: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
 def _row(region: RegionReport) -> list[str]:
-    """The cells of one region: name, source, result, kernels, sweeps, tiles visited."""
+    """The cells of one region after its name: source, result, kernels, sweeps, tiles visited."""
     if not region.fused:
-        return [region.name, region.source, "declined", "", "", ""]
+        return [region.source, "declined", "", "", ""]
     sweeps = sum(kernel.sweeps for kernel in region.kernels)
-    return [region.name, region.source, "fused", str(len(region.kernels)), str(sweeps), _visited(region.kernels)]
+    return [region.source, "fused", str(len(region.kernels)), str(sweeps), _visited(region.kernels)]
 
 
 def _visited(kernels: list[KernelReport]) -> str:
@@ -226,13 +267,16 @@ def _visited(kernels: list[KernelReport]) -> str:
     return f"{sum(known)} of {total}" + (f", {again} again" if again else "")
 
 
-def _explanation(region: RegionReport) -> str:
-    """Why a region was declined, and what would change that, as one short paragraph."""
-    lines = [f"{region.source or '?'}: {region.name or 'region'} was {'fused' if region.fused else 'declined'}"]
-    if region.reason:
-        lines.append(f"  reason: {region.reason}")
-    if region.fix:
-        lines.append(f"  fix: {region.fix}")
+def _explanation(regions: Sequence[RegionReport]) -> str:
+    """Why regions were declined, and what would change that, as one short paragraph."""
+    first = regions[0]
+    sources = _listed(list(dict.fromkeys(region.source or "?" for region in regions)))
+    what = f"{'was' if len(regions) == 1 else 'were'} {'fused' if first.fused else 'declined'}"
+    lines = [f"{sources}: {_names(regions)} {what}"]
+    if first.reason:
+        lines.append(f"  reason: {first.reason}")
+    if first.fix:
+        lines.append(f"  fix: {first.fix}")
     return "\n".join(lines)
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from flashlight import evaluate, runtime
 from flashlight.blocks import FULL, PARTIAL, SKIPPED, BlockMap, Task, block_count, block_map, count, launch_maps
-from flashlight.drawing import can_write_pictures, picture_png, picture_text, pictures
+from flashlight.drawing import picture_png, picture_text, pictures
 from flashlight.index import Axis
 from flashlight.kernel import GRANULE, Kernel
 from flashlight.observation import Launch, Observation
 from flashlight.report import Report
+from flashlight.request import can_write_pictures
 from tests.dsl import Builder
 from tests.harness import Compiled, compile_only
 from tests.passes.masks import attention, data, integers

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashlight import cache as module
-from flashlight.cache import Cache, CacheError, default_root
+from flashlight.cache import Cache, CacheError, Usage, default_root
 
 DOCUMENT = {"kernels": [{"name": "attn0", "source": "é\n" * 50}, {"name": "attn1"}], "pi": 3.14, "none": None}
 
@@ -116,31 +116,80 @@ def test_stale_format(cache: Cache, monkeypatch: pytest.MonkeyPatch):
     assert not entry_file(cache).exists()
 
 
-def test_entries_and_clear(cache: Cache):
-    assert (cache.entries(), cache.clear()) == ([], 0)
-    cache.put(KEY, DOCUMENT)
-    cache.put(key_of("b"), {"kernels": 3})
-    cache.remember(KEY, "tiling", [128, 64])
+REGION = {
+    "kernels": [{"name": "attn0"}],
+    "source": "model.py:12",
+    "program": {"inputs": [["in0", [2, 64], [64, 1], "float32"]], "outputs": [["out0", [2], [1], "bfloat16"]]},
+}
+
+
+def native_file(cache: Cache, name: str, size: int = 10) -> Path:
+    path = cache.root / "native" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x" * size)
+    return path
+
+
+LIBRARY = "avx512-" + "1" * 32
+
+
+def test_entries(cache: Cache):
+    assert (cache.entries(), cache.clear(), cache.usage()) == ([], Usage(), Usage())
+    cache.put(KEY, REGION)
+    cache.put(key_of("b"), {"kernels": 3, "program": {"inputs": 7}})
     os.utime(entry_file(cache), (1, 1))
-    stranger = cache.root / "notes.json"
-    stranger.write_text("{}")
     newest, oldest = cache.entries()
-    assert (newest.key, newest.kernels) == (key_of("b"), ())
-    assert (oldest.key, oldest.kernels, oldest.mtime) == (KEY, ("attn0", "attn1"), 1)
+    assert (newest.key, newest.kernels, newest.source, newest.inputs) == (key_of("b"), (), "", ())
+    assert (oldest.key, oldest.kernels, oldest.mtime) == (KEY, ("attn0",), 1)
     assert oldest.size == entry_file(cache).stat().st_size
-    assert cache.clear() == 2
-    assert [path.name for path in cache.root.iterdir()] == ["notes.json"]
-    assert cache.recall(KEY, "tiling") is None
+    assert oldest.source == "model.py:12"
+    assert (oldest.inputs, oldest.outputs) == ((("float32", (2, 64)),), (("bfloat16", (2,)),))
 
 
-def test_clear_removes_only_abandoned_temporaries(cache: Cache):
+def test_clear_removes_all_of_ours_and_nothing_else(cache: Cache):
     cache.put(KEY, DOCUMENT)
+    cache.remember(KEY, "tiling", [128, 64])
+    cache.remember(key_of("b"), "report", {})  # of a graph, which has no region of this key
+    strangers = [cache.root / "notes.json", native_file(cache, "notes.txt")]
+    strangers[0].write_text("{}")
+    for ending in ("so", "cpp"):
+        native_file(cache, f"{LIBRARY}.{ending}")
     living, abandoned = cache.root / ".tmp-living", cache.root / ".tmp-abandoned"
     for path in (living, abandoned):
         path.write_text("x")
-    os.utime(abandoned, (1, 1))
-    cache.clear()
-    assert (living.exists(), abandoned.exists()) == (True, False)
+    writing, killed = native_file(cache, "tmpwriting.so"), native_file(cache, "tmpkilled.so")
+    for path in (abandoned, killed):
+        os.utime(path, (1, 1))
+    usage = cache.usage()
+    assert cache.clear() == usage
+    assert (usage.regions, usage.libraries, usage.other) == (1, 1, 5)
+    left = {path for path in cache.root.rglob("*") if path.is_file()}
+    assert left == {*strangers, living, writing}
+    assert cache.recall(KEY, "tiling") is None
+
+
+def test_prune_removes_what_was_not_used_for_longest(cache: Cache):
+    keys = [key_of(text) for text in "abc"]
+    for age, key in enumerate(keys):
+        cache.put(key, DOCUMENT)
+        cache.remember(key, "tiling", 1)
+        for path in cache.root.glob(f"{key}*"):
+            os.utime(path, (100 - age, 100 - age))
+    library = native_file(cache, f"{LIBRARY}.so", 1000)
+    source = native_file(cache, f"{LIBRARY}.cpp", 1000)
+    os.utime(source, (1, 1))
+    os.utime(library, (99.5, 1))  # read after it was written
+    whole = cache.usage().size
+    assert cache.prune(whole) == Usage()
+    removed = cache.prune(whole - 1)
+    assert (removed.regions, removed.other) == (1, 1) and removed.size > 1
+    assert [entry.key for entry in cache.entries()] == keys[:2]
+    assert cache.usage().size == whole - removed.size
+    assert cache.get(keys[0]) == DOCUMENT
+    assert cache.prune(cache.usage().size - removed.size).regions == 1
+    removed = cache.prune(cache.usage().size - 1)
+    assert (removed.regions, removed.libraries, removed.other, removed.size) == (0, 1, 1, 2000)
+    assert cache.prune(0).regions == 1 and cache.usage() == Usage()
 
 
 def test_facts(cache: Cache):

@@ -1,16 +1,18 @@
 """The command line, on scripts that record reports by hand."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
-from flashlight import cli, doctor, drawing, inspection
+from flashlight import cache_commands, cli, doctor, inspection, request
 from flashlight import report as registry
-from flashlight.cache import Cache
 from flashlight.report import KernelReport, RegionReport, Report
 
 SOURCE = """
@@ -71,7 +73,7 @@ def script(tmp_path: Path) -> str:
         if "--fail" in sys.argv:
             raise KeyError("of the script")
         if "--exit" in sys.argv:
-            sys.exit(int(sys.argv[-1]))
+            sys.exit(eval(sys.argv[-1]))
         """)
     )
     (tmp_path / "helper.py").write_text("")
@@ -114,10 +116,26 @@ def test_failing_script(script: str, capsys: pytest.CaptureFixture[str]):
     assert "runpy" not in captured.err
 
 
-@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("3", 1)])
+@pytest.mark.parametrize(
+    ("code", "expected"), [("0", 0), ("3", 3), ("None", 0), ("True", 1), ("'no data'", 1), ("KeyboardInterrupt()", 1)]
+)
 def test_script_that_exits(script: str, code: str, expected: int, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["inspect", script, "--exit", code]) == expected
-    assert "attention0" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "attention0" in captured.out
+    assert ("no data" in captured.err) == (code == "'no data'")
+
+
+def test_a_script_that_succeeds_fails_where_something_cannot_be_shown(script: str):
+    assert cli.main(["inspect", script, "--kernel", "nothing"]) == 1
+    assert cli.main(["inspect", script, "--kernel", "nothing", "--exit", "7"]) == 7
+
+
+def test_interrupted_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "stopped.py"
+    path.write_text("raise KeyboardInterrupt\n")
+    assert cli.main(["inspect", str(path)]) == 130
+    assert "KeyboardInterrupt" in capsys.readouterr().err
 
 
 def test_script_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -134,6 +152,34 @@ def test_the_interpreter_is_left_as_it_was(script: str):
     before = (list(sys.argv), list(sys.path), sys.modules["__main__"])
     cli.main(["inspect", script, "x"])
     assert (sys.argv, sys.path, sys.modules["__main__"]) == before
+
+
+def test_what_layers_share_is_printed_once(capsys: pytest.CaptureFixture[str]):
+    kernels = [KernelReport(f"attn{i}", program="ONE PROGRAM", kernel=f"KERNEL {i}") for i in range(2)]
+    layers = [
+        RegionReport(True, kernels=kernels, passes=[("hoist", "HOISTED")], name=f"attention{i}") for i in range(3)
+    ]
+    registry.record(Report(layers))
+    registry.record(Report(layers))
+    assert inspection.present(request.Request.of(["report", "program", "passes", "kernel"], [], None, None))
+    output = capsys.readouterr().out
+    assert output.count("ONE PROGRAM") == output.count("HOISTED") == 1
+    assert output.count("KERNEL 0") == output.count("KERNEL 1") == 1
+    assert output.count("attention0-2") == 1 and "(2 graphs like this)" in output
+
+
+def test_json(script: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", script, "--json", "--arch", "sm_90", "--exit", "5"]) == 5
+    captured = capfd.readouterr()
+    shown = json.loads(captured.out)
+    assert "arguments ['--exit', '5']" in captured.err
+    assert [Report.from_dict(report).fused for report in shown["reports"]] == [1, 1]
+    double, native = shown["costs"]
+    assert (double["kernel"], double["arch"], double["fits"]) == ("double0", "sm_90", True) and double["registers"] > 0
+    assert "no Triton form" in native["error"]
+    assert cli.main(["inspect", script, "--json", "-o", str(tmp_path / "out"), "--kernel", "double0"]) == 0
+    (report, _) = json.loads((tmp_path / "out" / "report.json").read_text())["reports"]
+    assert [[k["name"] for k in region["kernels"]] for region in report["regions"]] == [["double0"]]
 
 
 def test_machine_kinds(script: str, capsys: pytest.CaptureFixture[str]):
@@ -178,7 +224,6 @@ def test_files(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         "double0.program.txt",
         "double0.kernel.txt",
         "attention0.passes.txt",
-        "attention0-2.passes.txt",
         "double0.py",
         "double0.sm_90.ptx",
         "double0.sm_90.cubin",
@@ -203,6 +248,26 @@ with torch.no_grad():
     for _ in range(2):
         compiled(*torch.randn(3, 1, 2, 256, 64))
 """
+
+
+def test_scripts_that_name_no_backend(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "plain.py"
+    path.write_text(
+        ATTENTION.replace('backend="flashlight", ', "").replace("options=options", "").replace("(2)", "(1)")
+    )
+    before = torch.compiler.get_default_backend()
+    assert cli.main(["inspect", str(path), "--backend"]) == 0
+    assert "1 fused" in capsys.readouterr().out
+    assert torch.compiler.get_default_backend() == before
+
+
+def test_versions_without_a_default_backend(script: str, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.delattr(torch.compiler, "set_default_backend")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["inspect", script, "--backend"])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and "torch.compile(..., backend='flashlight')" in captured.err
+    assert "arguments [" not in captured.out
 
 
 @pytest.fixture
@@ -231,7 +296,7 @@ def test_masks_of_other_kernels_are_not(causal: str, script: str, capsys: pytest
     assert "no region of this run passes blocks over" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not drawing.can_write_pictures(), reason="matplotlib is not installed")
+@pytest.mark.skipif(not request.can_write_pictures(), reason="matplotlib is not installed")
 def test_masks_as_files(causal: str, tmp_path: Path):
     assert cli.main(["inspect", causal, "--emit", "mask", "-o", str(tmp_path / "out")]) == 0
     (picture,) = (tmp_path / "out").iterdir()
@@ -239,7 +304,7 @@ def test_masks_as_files(causal: str, tmp_path: Path):
 
 
 def test_masks_as_files_need_matplotlib(causal: str, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(inspection, "can_write_pictures", lambda: False)
+    monkeypatch.setattr(request, "can_write_pictures", lambda: False)
     with pytest.raises(SystemExit) as stop:
         cli.main(["inspect", causal, "--emit", "mask", "-o", str(tmp_path / "out")])
     assert stop.value.code == 2
@@ -289,14 +354,19 @@ def test_unknown_kernel(script: str, capsys: pytest.CaptureFixture[str]):
             "--emit ptx needs one of --arch sm_80, sm_90, sm_100, sm_120",
         ),
         (["inspect", "SCRIPT", "-o", "SCRIPT"], "is not a directory"),
+        (["inspect", "SCRIPT", "-o", "SCRIPT/below"], "is not a directory"),
+        (["inspect", "SCRIPT", "-o", "/proc/below"], "-o /proc/below: cannot write to /proc: "),
+        (["inspect", "SCRIPT", "--json", "--emit", "kernel"], "--json has everything that --emit could show"),
         (["cache"], "required: action"),
         (["cache", "burn"], "invalid choice: 'burn'"),
         (["cache", "list", "more"], "unrecognized arguments: more"),
+        (["cache", "prune"], "required: --max-size"),
+        (["cache", "prune", "--max-size", "much"], "'much' is no size, such as 500M, 1.5G or 2GiB"),
     ],
 )
 def test_wrong_arguments(script: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
-        cli.main([script if argument == "SCRIPT" else argument for argument in arguments])
+        cli.main([argument.replace("SCRIPT", script) for argument in arguments])
     assert stop.value.code == 2
     captured = capsys.readouterr()
     assert message in captured.err
@@ -314,22 +384,58 @@ def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[st
         assert all(word in output for word in ("hsaco", "sm_100", "examples:", "-o DIR"))
 
 
-def test_cache_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+WITHOUT_TORCH = """
+import json, sys
+from flashlight import cli
+for arguments in json.loads(sys.argv[1]):
+    try:
+        cli.main(arguments)
+    except SystemExit:
+        pass
+    assert "torch" not in sys.modules, arguments
+"""
+
+
+def test_help_the_cache_and_wrong_arguments_need_no_torch(script: str):
+    """Importing it takes seconds."""
+    commands = [["--help"], ["inspect", "--help"], ["--version"], [], ["explode"], ["cache", "path"], ["cache", "list"]]
+    commands += [["cache", "prune", "--max-size", "1G"], ["cache", "clear"], ["inspect", "no/such.py"]]
+    commands += [["inspect", script, "--emit", "wasm"], ["inspect", script, "-o", "/proc/below"]]
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, json.dumps(commands)], check=True, capture_output=True)
+
+
+def test_cache_commands(causal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = tmp_path / "cache"
     assert cli.main(["cache", "path"]) == 0
     assert capsys.readouterr().out == f"{root}\n"
     assert cli.main(["cache", "list"]) == 0
-    assert capsys.readouterr().out == "empty\n"
-    Cache().put("0" * 64, {"kernels": [{"name": "attn0"}]})
+    assert capsys.readouterr().out == f"0 B in {root}\n"
+    assert cli.main(["inspect", causal]) == 0
+    capsys.readouterr()
     assert cli.main(["cache", "list"]) == 0
-    output = capsys.readouterr().out
-    assert "0" * 16 in output
-    assert "attn0" in output
+    _, _, row, last = capsys.readouterr().out.splitlines()
+    cells = [cell.strip() for cell in re.split("  +", row)]
+    assert cells[1:4] == ["causal.py:6", "float32 3x[1, 2, 256, 64]", "float32 [1, 2, 256, 64]"]
+    assert row.endswith(" s") and last.startswith("1 region, ") and last.endswith(str(root))
     assert cli.main(["cache", "clear"]) == 0
-    assert capsys.readouterr().out == f"removed 1 entry from {root}\n"
+    assert capsys.readouterr().out.startswith("removed 1 region, ")
+    assert cli.main(["cache", "list"]) == 0
+    assert capsys.readouterr().out == f"0 B in {root}\n"
     root.chmod(0o777)
     assert cli.main(["cache", "list"]) == 1
     assert "anyone may write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("500", 500), ("500 kB", 500_000), ("1.5G", 1_500_000_000), ("2MiB", 2 << 20)]
+)
+def test_sizes(text: str, count: int):
+    assert cache_commands.size(text) == count
+
+
+def test_sizes_and_ages_for_people():
+    assert [cache_commands.human(n) for n in (0, 999, 1000, 999_999, 5e13)] == ["0 B", "999 B", "1 kB", "1 MB", "50 TB"]
+    assert [cache_commands.age(n) for n in (-1, 59, 60, 7200, 9e5)] == ["0 s", "59 s", "1 min", "2 h", "10 d"]
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]):

@@ -86,6 +86,22 @@ def test_text():
     assert "model.py:77  softmax over 10 classes" in text
 
 
+def test_what_layers_have_in_common_is_said_once():
+    layers = [
+        RegionReport(True, source="a.py:1", name=f"attention{i}", kernels=[kernel(finding="dear")]) for i in range(12)
+    ]
+    lost = [RegionReport(False, "top-k", f"a.py:{40 + i}", f"attention{12 + 2 * i}", fix="sort") for i in range(6)]
+    text = str(Report([*layers, *lost]))
+    assert len([line for line in text.splitlines() if "a.py:1 " in line]) == 1
+    assert "attention0-11  a.py:1" in text
+    assert text.count("  attention0-11: dear") == text.count("dear") == 1
+    lines = (
+        "a.py:40, a.py:41, a.py:42, a.py:43 and 2 more: attention12, attention14, attention16, attention18 and 2 more"
+    )
+    assert f"{lines} were declined\n  reason: top-k\n  fix: sort" in text
+    assert text.count("reason: top-k") == 1
+
+
 def test_text_of_unknown_tiles_and_of_nothing():
     region = RegionReport(True, source="a.py:1", name="r", kernels=[kernel(tiles_visited=None)])
     assert " of " not in str(Report([region]))
