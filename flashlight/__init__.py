@@ -7,12 +7,17 @@ print(flashlight.explain(fn, *args))
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from flashlight.checkout import use
 
 if TYPE_CHECKING:
     from flashlight.report import Report
 
 __all__ = ["explain", "reports", "reset"]
+
+use(Path(__file__).parent, __path__)
 
 
 def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Report:

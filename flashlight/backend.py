@@ -15,6 +15,7 @@ from flashlight.capture import Capture
 from flashlight.compilation import report_from_document, report_to_document
 from flashlight.options import Options, debug_level, parse
 from flashlight.report import Report, record
+from flashlight.versions import joint_pass
 
 
 def flashlight(
@@ -38,15 +39,14 @@ def compile_graph(
     """The same with checked options, giving the report to `report_to`."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
-    from torch._inductor.custom_graph_pass import get_custom_graph_passes
 
     debug_level()
     cache = runtime.use_cache(options.cache_dir)
     parameters = {i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter)}
     capture = Capture(options, parameters)
     patches = dict(options.inductor)
-    theirs = get_custom_graph_passes(patches.get("joint_custom_pre_pass", config.joint_custom_pre_pass))
-    patches["joint_custom_pre_pass"] = [capture, *theirs] if theirs else capture
+    theirs = patches.get("joint_custom_pre_pass", config.joint_custom_pre_pass)
+    patches["joint_custom_pre_pass"] = joint_pass(capture, theirs)
     keys = _graph_keys(gm, example_inputs, capture)
     try:
         compiled: Any = compile_fx(gm, example_inputs, config_patches=patches)

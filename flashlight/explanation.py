@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from flashlight import runtime
 from flashlight.backend import compile_graph
 from flashlight.options import parse
 from flashlight.report import Report, record
+from flashlight.versions import isolated_recompiles
 
 
 def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Report:
@@ -31,19 +31,13 @@ def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
 
     fresh = config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False)
     with fresh, runtime.observing() as seen:
-        compiled: Any = torch.compile(_original(fn), backend=backend, **_isolation())  # type: ignore[call-overload]
+        compiled: Any = torch.compile(_original(fn), backend=backend, **isolated_recompiles())  # type: ignore[call-overload]
         compiled(*args, **kwargs)
     for number, region in enumerate(found.regions):
         region.name = f"attention{number}"
     seen.complete([found])
     record(found)
     return found
-
-
-def _isolation() -> dict[str, bool]:
-    """So that many calls do not use up the recompilation limit of the function, where PyTorch can do that."""
-    known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
-    return {"isolate_recompiles": True} if known else {}
 
 
 def _original(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEAVES = {
     "cache", "checks", "deferred", "errors", "evaluate", "index", "kernel", "naming", "nodes", "ops", "program",
-    "report", "serialize", "text",
+    "report", "serialize", "text", "versions",
 }  # fmt: skip
 
 

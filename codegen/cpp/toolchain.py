@@ -24,6 +24,7 @@ import torch
 from flashlight.codegen.cpp.isa import FLAGS, Isa, runs_here
 from flashlight.errors import FlashlightError
 from flashlight.kernel import Kernel
+from flashlight.versions import cpp_compiler
 
 HERE = Path(__file__).parent
 HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_tiles.h", "flashlight_contract.h")
@@ -75,12 +76,7 @@ class Built:
 
 def compiler() -> str:
     """Command of the C++ compiler that Inductor would use.  Raises CompilerError when there is none."""
-    try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        found = get_cpp_compiler()
-    except Exception:  # Inductor raises its own error when it finds none; the private name may also move
-        found = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    found = cpp_compiler()
     if not found or not shutil.which(found):
         tried = os.environ.get("CXX") or "g++"
         raise CompilerError(

@@ -1,0 +1,58 @@
+"""What differs between versions of PyTorch and Triton, decided by looking at what is there.
+
+Tested with PyTorch 2.11.0 and Triton 3.6.0, 2.13.0 and 3.7.1, 2.14.1 and 3.8.0, which pyproject.toml promises with all
+between.  Where a version lacks something, the function here does without it or does the same in another way.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+
+def joint_pass(ours: CustomGraphPass, theirs: Any) -> CustomGraphPass:
+    """One pass that runs ours and then the user's `joint_custom_pre_pass`: nothing, a pass, or a sequence of passes.
+
+    Inductor takes sequences since 2.13 only, so they are run in a pass of ours.
+    """
+    rest = () if theirs is None else tuple(theirs) if isinstance(theirs, Sequence) else (theirs,)
+    return _Chain((ours, *rest)) if rest else ours
+
+
+class _Chain(CustomGraphPass):
+    """Passes one after the other."""
+
+    def __init__(self, passes: Sequence[Any]):
+        self.passes = tuple(passes)
+
+    def __call__(self, graph: fx.Graph) -> None:
+        for step in self.passes:
+            step(graph)
+
+    def uuid(self) -> Any | None:
+        """All of theirs; None, so that nothing is cached, where one has none."""
+        found = [step.uuid() if isinstance(step, CustomGraphPass) else None for step in self.passes]
+        return None if None in found else tuple(found)
+
+
+def isolated_recompiles() -> dict[str, bool]:
+    """Arguments of torch.compile so that many calls do not use up the recompilation limit of a function."""
+    known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    return {"isolate_recompiles": True} if known else {}
+
+
+def cpp_compiler() -> str | None:
+    """Command of the C++ compiler that Inductor would use, else of one on PATH; None where there is none."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        return get_cpp_compiler()
+    except Exception:  # Inductor raises its own error when it finds none; the private name may also move
+        return next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
