@@ -1,7 +1,8 @@
 """The attention variants: plain PyTorch, its inputs, and the same in FlexAttention and SDPA where they can express it.
 
-Shapes are B=1, H=8, D=64 unless the variant's docstring says otherwise.  Everything an interface allows to be made
-once (a BlockMask, an `attn_mask`) is made before the clock starts.
+Shapes are B=1, H=8, D=64 on the CPU unless the variant's docstring says otherwise; those that
+take a `Shape` come in any.  Everything an interface allows to be made once (a BlockMask, an `attn_mask`) is made before
+the clock starts.
 """
 
 from __future__ import annotations
@@ -27,6 +28,23 @@ Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Of queries, keys and values [batch, heads, length, dim], and where they are."""
+
+    batch: int = 1
+    heads: int = HEADS
+    dim: int = DIM
+    device: str = "cpu"
+
+    def arange(self, length: int) -> Tensor:
+        """Positions [length]."""
+        return torch.arange(length, device=self.device)
+
+
+SHAPE = Shape()
+
+
+@dataclass(frozen=True)
 class Case:
     """A variant at one length and dtype; `flex` and `sdpa` are None where it cannot be said in them."""
 
@@ -49,34 +67,42 @@ class Case:
 class Inputs:
     """Reproducible random inputs of one dtype."""
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype, self.generator = dtype, torch.Generator().manual_seed(0)
+    def __init__(self, dtype: torch.dtype, shape: Shape = SHAPE):
+        self.dtype, self.shape = dtype, shape
+        self.generator = torch.Generator(shape.device).manual_seed(0)
 
     def __call__(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.dtype)
+        return torch.randn(shape, generator=self.generator, device=self.shape.device).to(self.dtype)
 
     def qkv(self, length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [1,H,S,D]."""
-        return self(1, HEADS, length, DIM), self(1, HEADS, length, DIM), self(1, HEADS, length, DIM)
+        """Queries, keys and values [B,H,S,D]."""
+        size = self.shape.batch, self.shape.heads, length, self.shape.dim
+        return self(*size), self(*size), self(*size)
 
 
-def slopes_of(dtype: torch.dtype) -> Tensor:
-    """ALiBi's slopes [H]."""
-    return (2.0 ** -torch.arange(1.0, HEADS + 1)).to(dtype)
+def slopes_of(dtype: torch.dtype, shape: Shape = SHAPE) -> Tensor:
+    """ALiBi's slopes [H], for any number of heads from 2^-1 to 2^-8."""
+    return (2.0 ** -((shape.arange(shape.heads) + 1) * (HEADS / shape.heads))).to(dtype)
 
 
-def dense_flops(length: int, density: float = 1.0) -> float:
+def dense_flops(length: int, density: float = 1.0, shape: Shape = SHAPE) -> float:
     """Both contractions of one softmax attention."""
-    return 4.0 * HEADS * DIM * length**2 * density
+    return 4.0 * shape.batch * shape.heads * shape.dim * length**2 * density
 
 
-def full(length: int, dtype: torch.dtype) -> Case:
+def full(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
     """Softmax attention."""
 
     def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1) @ v
 
-    return Case(fn, Inputs(dtype).qkv(length), dense_flops(length), flex_attention, F.scaled_dot_product_attention)
+    return Case(
+        fn,
+        Inputs(dtype, shape).qkv(length),
+        dense_flops(length, shape=shape),
+        flex_attention,
+        F.scaled_dot_product_attention,
+    )
 
 
 def masked(
@@ -86,11 +112,12 @@ def masked(
     visible: Function,
     extra: tuple[Tensor, ...] = (),
     sdpa: Function | None = None,
+    shape: Shape = SHAPE,
 ) -> Case:
     """A case whose only change to softmax attention is a mask; `visible` is a FlexAttention mask_mod."""
-    position = torch.arange(length)
+    position = shape.arange(length)
     mask = visible(0, 0, position[:, None], position[None, :])
-    block_mask = create_block_mask(visible, None, None, length, length, device="cpu")
+    block_mask = create_block_mask(visible, None, None, length, length, device=shape.device)
 
     def flex(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Any:
         return flex_attention(q, k, v, block_mask=block_mask)
@@ -99,11 +126,11 @@ def masked(
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     density = mask.expand(length, length).double().mean().item()
-    flops = dense_flops(length, density)
-    return Case(fn, (*Inputs(dtype).qkv(length), *extra), flops, flex, sdpa or masked_sdpa, density=density)
+    flops = dense_flops(length, density, shape)
+    return Case(fn, (*Inputs(dtype, shape).qkv(length), *extra), flops, flex, sdpa or masked_sdpa, density=density)
 
 
-def causal(length: int, dtype: torch.dtype) -> Case:
+def causal(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
     """Softmax over the past."""
 
     def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -114,10 +141,10 @@ def causal(length: int, dtype: torch.dtype) -> Case:
     def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-    return masked(length, dtype, fn, lambda b, h, i, j: i >= j, sdpa=sdpa)
+    return masked(length, dtype, fn, lambda b, h, i, j: i >= j, sdpa=sdpa, shape=shape)
 
 
-def window256(length: int, dtype: torch.dtype) -> Case:
+def window256(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
     """The last 256 positions."""
 
     def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -126,7 +153,7 @@ def window256(length: int, dtype: torch.dtype) -> Case:
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         return torch.where((distance >= 0) & (distance < WINDOW), scores, float("-inf")).softmax(-1) @ v
 
-    return masked(length, dtype, fn, lambda b, h, i, j: (i >= j) & (i - j < WINDOW))
+    return masked(length, dtype, fn, lambda b, h, i, j: (i >= j) & (i - j < WINDOW), shape=shape)
 
 
 def prefix(length: int, dtype: torch.dtype) -> Case:
@@ -141,10 +168,10 @@ def prefix(length: int, dtype: torch.dtype) -> Case:
     return masked(length, dtype, fn, lambda b, h, i, j: (i >= j) | (j < prefix_length))
 
 
-def document(length: int, dtype: torch.dtype) -> Case:
+def document(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
     """Eight packed documents of random lengths, told apart by ids [1,S]."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, DOCUMENTS, (1, length), generator=generator).sort(-1).values
+    ids = torch.randint(0, DOCUMENTS, (1, length), generator=generator).sort(-1).values.to(shape.device)
 
     def fn(q: Tensor, k: Tensor, v: Tensor, ids: Tensor) -> Tensor:
         same = ids[:, None, :, None] == ids[:, None, None, :]
@@ -152,14 +179,14 @@ def document(length: int, dtype: torch.dtype) -> Case:
         return scores.masked_fill(~same, float("-inf")).softmax(-1) @ v
 
     row = ids[0]
-    return masked(length, dtype, fn, lambda b, h, i, j: row[i] == row[j], (ids,))
+    return masked(length, dtype, fn, lambda b, h, i, j: row[i] == row[j], (ids,), shape=shape)
 
 
-def alibi(length: int, dtype: torch.dtype, past_only: bool = False) -> Case:
+def alibi(length: int, dtype: torch.dtype, shape: Shape = SHAPE, past_only: bool = False) -> Case:
     """A slope for each head times the distance; with a causal mask in `alibi_causal`."""
-    slopes = slopes_of(dtype)
-    block_mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cpu")
-    i = torch.arange(length)
+    slopes = slopes_of(dtype, shape)
+    block_mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device=shape.device)
+    i = shape.arange(length)
     bias = (-slopes.float()[:, None, None] * (i[:, None] - i).abs())[None]
     if past_only:
         bias = bias.masked_fill(i[:, None] < i, float("-inf"))
@@ -183,12 +210,12 @@ def alibi(length: int, dtype: torch.dtype, past_only: bool = False) -> Case:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
     density = (length + 1) / (2 * length) if past_only else 1.0
-    return Case(fn, (*Inputs(dtype).qkv(length), slopes), dense_flops(length, density), flex, sdpa)
+    return Case(fn, (*Inputs(dtype, shape).qkv(length), slopes), dense_flops(length, density, shape), flex, sdpa)
 
 
-def softcap(length: int, dtype: torch.dtype, past_only: bool = False) -> Case:
+def softcap(length: int, dtype: torch.dtype, shape: Shape = SHAPE, past_only: bool = False) -> Case:
     """Scores capped by a tanh; with a causal mask in `softcap_causal`."""
-    block_mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cpu")
+    block_mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device=shape.device)
 
     def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = CAP * torch.tanh(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 / CAP)
@@ -204,24 +231,24 @@ def softcap(length: int, dtype: torch.dtype, past_only: bool = False) -> Case:
         return flex_attention(q, k, v, score_mod=score_mod, block_mask=block_mask if past_only else None)
 
     density = (length + 1) / (2 * length) if past_only else 1.0
-    return Case(fn, Inputs(dtype).qkv(length), dense_flops(length, density), flex)
+    return Case(fn, Inputs(dtype, shape).qkv(length), dense_flops(length, density, shape), flex)
 
 
-def alibi_causal(length: int, dtype: torch.dtype) -> Case:
+def alibi_causal(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
     """ALiBi over the past."""
-    return alibi(length, dtype, past_only=True)
+    return alibi(length, dtype, shape, past_only=True)
 
 
-def softcap_causal(length: int, dtype: torch.dtype) -> Case:
+def softcap_causal(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
     """Soft-cap over the past."""
-    return softcap(length, dtype, past_only=True)
+    return softcap(length, dtype, shape, past_only=True)
 
 
-def differential(length: int, dtype: torch.dtype) -> Case:
-    """Two softmaxes subtracted; q, k [2,1,H,S,D]. FlexAttention and SDPA take both maps as a batch."""
-    make = Inputs(dtype)
-    q, k = make(2, 1, HEADS, length, DIM), make(2, 1, HEADS, length, DIM)
-    v, lam = make(1, HEADS, length, DIM), slopes_of(dtype)
+def differential(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
+    """Two softmaxes subtracted; q, k [2,B,H,S,D]. FlexAttention and SDPA take both maps as a batch."""
+    make = Inputs(dtype, shape)
+    size = shape.batch, shape.heads, length, shape.dim
+    q, k, v, lam = make(2, *size), make(2, *size), make(*size), slopes_of(dtype, shape)
 
     def fn(q: Tensor, k: Tensor, v: Tensor, lam: Tensor) -> Tensor:
         first, second = ((q[n] @ k[n].transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) for n in (0, 1))
@@ -229,23 +256,28 @@ def differential(length: int, dtype: torch.dtype) -> Case:
 
     def flex(q: Tensor, k: Tensor, v: Tensor, lam: Tensor) -> Any:
         both: Any = flex_attention(q, k, v)
-        return both[:1] - lam[:, None, None] * both[1:]
+        first, second = both.chunk(2)
+        return first - lam[:, None, None] * second
 
     def sdpa(q: Tensor, k: Tensor, v: Tensor, lam: Tensor) -> Tensor:
-        both = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v.expand(2, -1, -1, -1))
-        return both[:1] - lam[:, None, None] * both[1:]
+        both = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), twice(v))
+        first, second = both.chunk(2)
+        return first - lam[:, None, None] * second
 
-    views = (q[:, 0], k[:, 0], v.expand(2, -1, -1, -1), lam)
-    return Case(fn, (q, k, v, lam), dense_flops(length) * 1.5, flex, sdpa, views)
+    def twice(v: Tensor) -> Tensor:
+        return v.expand(2, *v.shape).flatten(0, 1)  # a view of a single batch
+
+    views = (q.flatten(0, 1), k.flatten(0, 1), twice(v), lam)
+    return Case(fn, (q, k, v, lam), dense_flops(length, shape=shape) * 1.5, flex, sdpa, views)
 
 
-def sigmoid(length: int, dtype: torch.dtype) -> Case:
+def sigmoid(length: int, dtype: torch.dtype, shape: Shape = SHAPE) -> Case:
     """No normaliser: a sigmoid with a bias of -log S."""
 
     def fn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.sigmoid(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 - math.log(k.shape[2])) @ v
 
-    return Case(fn, Inputs(dtype).qkv(length), dense_flops(length))
+    return Case(fn, Inputs(dtype, shape).qkv(length), dense_flops(length, shape=shape))
 
 
 def pair_bias(length: int, dtype: torch.dtype) -> Case:

@@ -11,7 +11,7 @@ import email.message
 import os
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def top_of_checkout(package: Path) -> Path | None:
     return top if beside and not inside else None
 
 
-def use(package: Path, path: list[str]) -> None:
+def use(package: Path, path: MutableSequence[str]) -> None:
     """Make a package that lies in a checkout importable as a whole; nothing changes where it is installed.
 
     package: its folder.    path: its `__path__`, extended in place.

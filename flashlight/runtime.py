@@ -24,7 +24,7 @@ from flashlight.observation import Launch, Observation
 from flashlight.plan import Plan
 from flashlight.program import Tensor
 from flashlight.report import RegionReport
-from flashlight.targets import KernelRun, language, prepare
+from flashlight.targets import KernelRun, capturing, language, prepare
 
 Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
@@ -125,10 +125,8 @@ def fused(inputs: Sequence[torch.Tensor], key: str) -> list[torch.Tensor]:
 
 
 def _fake(inputs: Sequence[torch.Tensor], key: str) -> list[torch.Tensor]:
-    plan = find_plan(key)
-    return [
-        torch.empty_strided(t.shape, t.strides, dtype=t.dtype, device=inputs[0].device) for t in plan.program.outputs
-    ]
+    plan, device = find_plan(key), device_of(inputs)
+    return [torch.empty_strided(t.shape, t.strides, dtype=t.dtype, device=device) for t in plan.program.outputs]
 
 
 _library.impl("fused", fused, "CompositeExplicitAutograd")
@@ -162,7 +160,13 @@ def _planned(plan: Plan, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The inputs with the strides the kernels were made for."""
     if len(inputs) != len(plan.program.inputs):
         raise FlashlightError(f"region at {plan.source} takes {len(plan.program.inputs)} tensors, got {len(inputs)}")
-    return [_with_strides(x, t) for x, t in zip(inputs, plan.program.inputs, strict=True)]
+    device = device_of(inputs)
+    return [_with_strides(x.to(device), t) for x, t in zip(inputs, plan.program.inputs, strict=True)]
+
+
+def device_of(inputs: Sequence[torch.Tensor]) -> torch.device:
+    """Where a region runs: the accelerator that has some of its inputs; numbers on the CPU may go with them."""
+    return next((x.device for x in inputs if x.device.type != "cpu"), inputs[0].device)
 
 
 def _with_strides(x: torch.Tensor, t: Tensor) -> torch.Tensor:
@@ -244,7 +248,7 @@ def _observe(plan: Plan, kernels: Sequence[KernelRun], tensors: dict[str, torch.
     most = len(_reports.get(plan.key, ()))
     asking = [seen for seen in _observations if seen.wants(plan.key, most)]
     chooses = any(s.visit for kernel in plan.schedule.kernels for s in kernel.sweeps)
-    if not (asking and chooses) or _capturing():
+    if not (asking and chooses) or capturing():
         return
     try:
         maps = [launch_maps(kernel.task, tensors) for kernel in kernels]
@@ -254,11 +258,6 @@ def _observe(plan: Plan, kernels: Sequence[KernelRun], tensors: dict[str, torch.
         return
     for seen in asking:
         seen.add(plan.key, run)
-
-
-def _capturing() -> bool:
-    """Whether a CUDA graph is being captured, when nothing may be read back."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 # ---------------------------------------------------------------- when it fails

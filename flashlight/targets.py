@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import threading
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from flashlight.kernel import GRANULE, Kernel
 if TYPE_CHECKING:
     from flashlight.codegen.cpp import Built, Tiling
     from flashlight.codegen.triton import Tiling as TritonTiling
+    from flashlight.codegen.triton import Tuned
 
 TARGETS = ("auto", "cpp", "evaluate", "reference", "triton", "triton-interpret")
 FEW_ROWS = 8
@@ -189,10 +191,12 @@ class _Triton:
 
     def __init__(self, kernel: Kernel, device: torch.device, interpret: bool, cache: Cache | None):
         self.kernel, self.interpret, self.cache = kernel, interpret, cache
-        self.arch = architecture(device)
+        self.device, self.arch = device, architecture(device)
         self._lock = threading.Lock()
         self._printed: object | None = None
         self.task = Task(kernel)
+        self.tuned: Tuned | None = None
+        """What was tried, where the tiling was chosen in this process."""
 
     def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
         return None
@@ -207,26 +211,59 @@ class _Triton:
                 self._printed = print_kernel(self.kernel, tiling, self.kernel.origins)
         (run_interpreted if self.interpret else launch)(self._printed, self.kernel, tensors, outputs)  # type: ignore[arg-type]
 
-    def _tiling(self, tensors: Tensors, outputs: Tensors):
-        from flashlight.codegen.triton import Tiling, candidates, default_tiling, tune
+    def _tiling(self, tensors: Tensors, outputs: Tensors) -> TritonTiling:
+        from flashlight.codegen.triton import default_tiling, launch, print_kernel, tune
 
         if self.interpret:
             return default_tiling(self.kernel, self.arch)
-        fact = f"tiling {self.arch} {torch.get_float32_matmul_precision()}"
-        key = self.kernel.digest
-        known = self.cache.recall(key, fact) if self.cache else None
+        known = self._known_tiling()
         if known is not None:
             try:
-                return Tiling.from_json(known)
-            except (KeyError, TypeError, ValueError):
-                pass  # an older form: time again
-        best = tune(self.kernel, candidates(self.kernel, self.arch), tensors, outputs)
-        if self.cache is not None:
+                launch(print_kernel(self.kernel, known), self.kernel, tensors, outputs)
+                return known
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # made for another driver, or damaged: choose again
+                self.tuned = None
+        seconds = tuning_seconds()
+        timed = seconds > 0 and not capturing()
+        self.tuned = tune(self.kernel, self.arch, tensors, outputs, seconds, timed)
+        if self.cache is not None and timed:
+            document = {"tiling": self.tuned.best.to_json(), "trials": self.tuned.to_json()}
             try:
-                self.cache.remember(key, fact, best.to_json())
+                self.cache.remember(self.kernel.digest, tiling_fact(self.device), document)
             except CacheError as error:
                 warnings.warn(f"Flashlight could not remember a tiling: {error}", stacklevel=2)
-        return best
+        return self.tuned.best
+
+    def _known_tiling(self) -> TritonTiling | None:
+        from flashlight.codegen.triton import Tiling
+
+        known = self.cache.recall(self.kernel.digest, tiling_fact(self.device)) if self.cache else None
+        try:
+            return None if known is None else Tiling.from_json(known["tiling"])
+        except (KeyError, TypeError, ValueError):
+            return None  # an older form: time again
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured, when nothing may be read back."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def tiling_fact(device: torch.device) -> str:
+    """What the disk cache calls the tiling of a kernel on this kind of device, and what was tried to choose it."""
+    return f"tiling {architecture(device)} {torch.get_float32_matmul_precision()}"
+
+
+def tuning_seconds() -> float:
+    """How long choosing the tiling of a kernel may take: ``$FLASHLIGHT_TUNE_SECONDS``, else 10; 0 times nothing."""
+    text = os.environ.get("FLASHLIGHT_TUNE_SECONDS", "") or "10"
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        warnings.warn(f"FLASHLIGHT_TUNE_SECONDS={text!r} is not a number of seconds; taking 10", stacklevel=2)
+        return 10.0
 
 
 def _triton_task(kernel: Kernel, tiling: TritonTiling) -> Task:
@@ -237,10 +274,7 @@ def _triton_task(kernel: Kernel, tiling: TritonTiling) -> Task:
 
 
 def architecture(device: torch.device) -> str:
-    """The name of a device's architecture, such as sm_90 or gfx942; sm_90 where there is no accelerator."""
-    if device.type != "cuda":
-        return "sm_90"
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return f"sm_{major}{minor}"
+    """The architecture that tilings for a device are made for; sm_90 where there is no accelerator."""
+    from flashlight.codegen.triton.device import architecture as found
+
+    return found(device)

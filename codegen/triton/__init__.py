@@ -11,12 +11,15 @@ All that depends on the target is in the tiling; the source is the same for ever
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.needs import estimate
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
-from flashlight.codegen.triton.runner import launch, run_interpreted, tune
+from flashlight.codegen.triton.runner import launch, run_interpreted
 from flashlight.codegen.triton.tiling import candidates, default_tiling
+from flashlight.codegen.triton.tuning import Tuned, TuningError, tune
 
 __all__ = [
     "Tiling",
     "TritonKernel",
+    "Tuned",
+    "TuningError",
     "candidates",
     "default_tiling",
     "estimate",

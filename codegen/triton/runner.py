@@ -1,4 +1,4 @@
-"""Running a printed kernel: interpreted on the CPU, launched on a device, or timed to choose a tiling."""
+"""Running a printed kernel: interpreted on the CPU, or launched on a device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from flashlight.codegen.triton import interpreter
-from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.printer import TritonKernel, print_kernel
+from flashlight.codegen.triton.device import on_device
+from flashlight.codegen.triton.printer import TritonKernel
 from flashlight.kernel import Kernel
 
 Tensors = Mapping[str, torch.Tensor]
@@ -45,26 +45,8 @@ def _loaded(source: str, name: str) -> Any:
 
 
 def launch(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors) -> None:
-    """Launch on the device of the tensors, into `outputs`."""
+    """Launch on the device of the outputs and its current stream, into `outputs`."""
     if all(tk.grid):
         arguments = _arguments(tk, kernel, tensors, outputs)
-        _loaded(tk.source, tk.name)[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages)
-
-
-def tune(kernel: Kernel, candidates: Sequence[Tiling], tensors: Tensors, outputs: Tensors) -> Tiling:
-    """The fastest of the candidates on the device of the tensors, each timed once; outputs are overwritten.
-
-    A candidate that does not compile or launch is passed over; with none left, or nothing to choose, the first stands.
-    """
-    from triton.testing import do_bench
-
-    best: tuple[float, Tiling] | None = None
-    for tiling in candidates if len(candidates) > 1 else ():
-        tk = print_kernel(kernel, tiling)
-        try:
-            time = do_bench(functools.partial(launch, tk, kernel, tensors, outputs), return_mode="median")
-        except Exception:  # out of resources, or a compiler that fails: another candidate will do
-            continue
-        if isinstance(time, float) and (best is None or time < best[0]):
-            best = time, tiling
-    return best[1] if best else candidates[0]
+        with on_device(outputs):
+            _loaded(tk.source, tk.name)[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages)

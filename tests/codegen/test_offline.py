@@ -139,11 +139,11 @@ def test_compiled_apart_is_the_same():
     found = apart.compile_apart(SOURCE, "attn0", signature, blocks, "gfx942")
     assert found == compile_attention("gfx942")
     assert found.asm["amdgcn"] == compile_attention("gfx942").asm["amdgcn"]
-    worker = apart._workers[0].pid
+    worker = apart._idle[-1].pid
     with pytest.raises(OfflineError, match="does not compile for sm_90"):
         apart.compile_apart(SOURCE.replace("tl.trans(k)", "k"), "attn0", signature, blocks, "sm_90")
     assert apart.compile_apart(SOURCE, "attn0", signature, blocks, "sm_90").fits
-    assert apart._workers[0].pid != worker
+    assert apart._idle[-1].pid != worker
 
 
 def test_a_compiler_that_crashes_is_an_error():
