@@ -159,6 +159,7 @@ class _GraphCapture:
         if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
             return None
+        copy.specialise()
         scheduled = time.perf_counter()
         device = copy.outputs[0].meta["val"].device
         language = targets.language(self.options.target, device)

@@ -1,7 +1,8 @@
 """A region as a graph of its own, with sizes that are numbers.
 
-Symbolic sizes are specialised: `int(size)` adds a guard, so the compiled code is used for these sizes only and other
-sizes compile again.  Sizes that the user marked as dynamic, or that depend on data, decline.
+A symbolic size becomes the number it has now.  Only when the region is to be fused is it specialised: that adds a
+guard, so the compiled code is used for these sizes only and other sizes compile again.  A graph in which nothing is
+fused keeps the guards it has without us.  Sizes that the user marked as dynamic, or that depend on data, decline.
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ from torch.fx.node import map_arg
 from flashlight.errors import Decline
 from flashlight.lowering.source import source_line
 from flashlight.regions import Region
-from flashlight.regions.graph import literal
+from flashlight.regions.graph import hint, literal
 
 
 @dataclass
 class Extract:
-    """Outputs and inputs in the copied graph; origin: copied input -> input in the joint graph."""
+    """Outputs and inputs in the copied graph; origin: copied input -> input in the joint graph; sizes: what the numbers
+    in it stand for."""
 
     outputs: list[fx.Node]
     inputs: list[fx.Node]
     origin: dict[fx.Node, fx.Node]
+    sizes: _Sizes
+
+    def specialise(self) -> None:
+        """Guard that every size is the number that was taken for it.  Raises Decline where that is not allowed."""
+        self.sizes.guard()
 
 
 def extract(region: Region) -> Extract:
@@ -35,7 +42,7 @@ def extract(region: Region) -> Extract:
 
     Raises Decline where a size cannot be a number.
     """
-    graph = fx.Graph()
+    graph, sizes = fx.Graph(), _Sizes()
     new: dict[fx.Node, fx.Node] = {}
     inputs: dict[fx.Node, fx.Node] = {}
     for node in region.inputs:
@@ -45,13 +52,13 @@ def extract(region: Region) -> Extract:
             inputs[new[node]] = node
         else:
             new[node] = graph.create_node("call_function", torch.ops.aten.full.default, _filled(node, value))
-        _annotate(new[node], node)
+        sizes.annotate(new[node], node)
     boundary = set(region.inputs)
     for node in _between(region.outputs, boundary):
-        args, kwargs = (_static(value, new) for value in (node.args, node.kwargs))
+        args, kwargs = (sizes.arguments(value, new) for value in (node.args, node.kwargs))
         new[node] = graph.create_node("call_function", node.target, args, kwargs, node.name)
-        _annotate(new[node], node)
-    return Extract([new[n] for n in region.outputs], list(inputs), inputs)
+        sizes.annotate(new[node], node)
+    return Extract([new[n] for n in region.outputs], list(inputs), inputs, sizes)
 
 
 def _filled(node: fx.Node, value: bool | int | float) -> tuple[list[int], bool | int | float]:
@@ -81,66 +88,77 @@ def _is_number(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
-def _static(value: Any, new: dict[fx.Node, fx.Node]) -> Any:
-    """Arguments with nodes of the copy, and numbers for symbolic sizes."""
+class _Sizes:
+    """Symbolic sizes as the numbers they have now, without guards, and which these are."""
 
-    def convert(node: fx.Node) -> Any:
-        if node in new:
-            return new[node]
-        found = node.meta.get("val")
-        if isinstance(found, torch.SymInt):
-            return number(found, node)
-        if isinstance(found, int | float | bool):
-            return found
-        if isinstance(found, torch.SymFloat):
+    def __init__(self) -> None:
+        self.taken: list[tuple[torch.SymInt, fx.Node]] = []
+
+    def guard(self) -> None:
+        """Add the guards.  Raises Decline where a size depends on data after all."""
+        for size, node in self.taken:
+            try:
+                int(size)
+            except GuardOnDataDependentSymNode as error:
+                text = f"data-dependent shape: {size} is not known when compiling"
+                raise Decline(text, source=source_line(node) or None) from error
+
+    def number(self, size: int | torch.SymInt, node: fx.Node) -> int:
+        """A size as a number.  Raises Decline where it is not known or must not be fixed."""
+        if isinstance(size, int):
+            return size
+        line = source_line(node) or None
+        if free_unbacked_symbols(size):
+            raise Decline(f"data-dependent shape: the size {size} is not known when compiling", source=line)
+        if _is_constrained(size):
             raise Decline(
-                "a number that is computed while the program runs enters the scores",
-                fix="make it a tensor, or a constant",
-                source=source_line(node) or None,
+                f"dynamic shape: the size {size} is marked as dynamic, and fused attention needs it when compiling",
+                fix="drop mark_dynamic, or compile with dynamic=False",
+                source=line,
             )
-        raise Decline(f"{node.name} is not a tensor", source=source_line(node) or None)
+        self.taken.append((size, node))
+        return hint(size)
 
-    return map_arg(value, convert)
+    def arguments(self, value: Any, new: dict[fx.Node, fx.Node]) -> Any:
+        """Arguments with nodes of the copy, and numbers for symbolic sizes."""
 
+        def convert(node: fx.Node) -> Any:
+            if node in new:
+                return new[node]
+            found = node.meta.get("val")
+            if isinstance(found, torch.SymInt):
+                return self.number(found, node)
+            if isinstance(found, int | float | bool):
+                return found
+            if isinstance(found, torch.SymFloat):
+                raise Decline(
+                    "a number that is computed while the program runs enters the scores",
+                    fix="make it a tensor, or a constant",
+                    source=source_line(node) or None,
+                )
+            raise Decline(f"{node.name} is not a tensor", source=source_line(node) or None)
 
-def _annotate(copy: fx.Node, node: fx.Node) -> None:
-    copy.meta.update(node.meta)
-    copy.meta["val"] = _static_value(node.meta.get("val"), node)
+        return map_arg(value, convert)
 
+    def annotate(self, copy: fx.Node, node: fx.Node) -> None:
+        """The metadata of a node for its copy."""
+        copy.meta.update(node.meta)
+        copy.meta["val"] = self._value(node.meta.get("val"), node)
 
-def _static_value(value: Any, node: fx.Node) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(_static_value(v, node) for v in value)
-    if not isinstance(value, torch.Tensor):
-        return value
-    if all(isinstance(s, int) for s in (*value.shape, *value.stride())):
-        return value
-    shape = [number(s, node) for s in value.shape]
-    stride = [number(s, node) for s in value.stride()]
-    mode = getattr(value, "fake_mode", None)
-    if mode is None:
-        return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
-    with mode:
-        return torch.empty_strided(shape, stride, dtype=value.dtype, device=value.device)
-
-
-def number(size: int | torch.SymInt, node: fx.Node) -> int:
-    """A size as a number, guarded.  Raises Decline where it is not known or must not be fixed."""
-    if isinstance(size, int):
-        return size
-    line = source_line(node) or None
-    if free_unbacked_symbols(size):
-        raise Decline(f"data-dependent shape: the size {size} is not known when compiling", source=line)
-    if _is_constrained(size):
-        raise Decline(
-            f"dynamic shape: the size {size} is marked as dynamic, and fused attention needs it when compiling",
-            fix="drop mark_dynamic, or compile with dynamic=False",
-            source=line,
-        )
-    try:
-        return int(size)
-    except GuardOnDataDependentSymNode as error:
-        raise Decline(f"data-dependent shape: {size} is not known when compiling", source=line) from error
+    def _value(self, value: Any, node: fx.Node) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(self._value(v, node) for v in value)
+        if not isinstance(value, torch.Tensor):
+            return value
+        if all(isinstance(s, int) for s in (*value.shape, *value.stride())):
+            return value
+        shape = [self.number(s, node) for s in value.shape]
+        stride = [self.number(s, node) for s in value.stride()]
+        mode = getattr(value, "fake_mode", None)
+        if mode is None:
+            return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
+        with mode:
+            return torch.empty_strided(shape, stride, dtype=value.dtype, device=value.device)
 
 
 def _is_constrained(size: torch.SymInt) -> bool:

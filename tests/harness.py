@@ -50,8 +50,8 @@ class Compiled:
             return self.fn(*args, **kwargs)
 
 
-def compile_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Compiled:
-    """The function with its graphs rewritten by our pass and run node by node."""
+def compile_only(fn: Callable[..., Any], cache_dir: str, dynamic: bool | None = False, **options: Any) -> Compiled:
+    """The function with its graphs rewritten by our pass and run node by node.  dynamic: as of torch.compile."""
     parsed = parse({"cache_dir": cache_dir, **options})
     result = Compiled(fn)
 
@@ -83,7 +83,7 @@ def compile_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Comp
 
     torch._dynamo.reset()
     runtime.use_cache(cache_dir)
-    result.fn = torch.compile(fn, backend=backend, dynamic=False)
+    result.fn = torch.compile(fn, backend=backend, dynamic=dynamic)
     return result
 
 
