@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from flashlight import debug, runtime
+from flashlight import debug, notices, runtime
 from flashlight.cache import Cache, CacheError
 from flashlight.capture import Capture
 from flashlight.compilation import report_from_document, report_to_document
-from flashlight.options import Options, debug_level, parse
+from flashlight.options import Options, debug_level, parse, warnings_wanted
 from flashlight.report import Report, record
 from flashlight.versions import joint_pass
 
@@ -41,6 +41,7 @@ def compile_graph(
     from torch._inductor.compile_fx import compile_fx
 
     debug_level()
+    warnings_wanted()
     cache = runtime.use_cache(options.cache_dir)
     parameters = {i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter)}
     capture = Capture(options, parameters)
@@ -56,6 +57,7 @@ def compile_graph(
         report = capture.report if capture.runs else _recall(cache, keys)
         report_to(report)
         debug.show(report)
+    notices.notify(report, options)
     return compiled
 
 

@@ -15,5 +15,9 @@ class Decline(FlashlightError):
         self.reason, self.fix, self.source = reason, fix, source
 
 
+class FlashlightWarning(UserWarning):
+    """Something that the user should know of, and that is no error."""
+
+
 class InternalError(FlashlightError):
     """An invariant of Program or Kernel is broken; please report it with the text of the region."""

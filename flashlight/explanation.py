@@ -20,7 +20,7 @@ def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
     from torch._functorch import config
 
     found = Report()
-    options = parse({"fx_graph_cache": False, "fx_graph_remote_cache": False})
+    options = parse({"warn": False, "fx_graph_cache": False, "fx_graph_remote_cache": False})
 
     def collect(report: Report) -> None:
         found.regions += report.regions

@@ -6,6 +6,7 @@
 |-------------|-----------------------------------------------------|--------------------------------------------------|
 | `target`    | auto, or one of targets.TARGETS                     | what runs a fused region                         |
 | `strict`    | True, False                                         | raise where something is declined                |
+| `warn`      | True, False                                         | one line where nothing was fused                 |
 | `sdpa`      | keep, fuse                                          | maskless `F.scaled_dot_product_attention`        |
 | `cache_dir` | a path                                              | where compiled regions are kept                  |
 """
@@ -27,6 +28,7 @@ from flashlight.targets import TARGETS
 LEGAL: dict[str, tuple[Any, ...]] = {
     "target": TARGETS,
     "strict": (False, True),
+    "warn": (True, False),
     "sdpa": ("keep", "fuse"),
 }
 """The values of every option of ours that has a list of them, the default first."""
@@ -45,6 +47,7 @@ class Options:
 
     target: str = "auto"
     strict: bool = False
+    warn: bool = True
     sdpa: str = "keep"
     cache_dir: str | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +75,14 @@ def debug_level() -> int:
     if text not in ("0", "1", "2", "3", "4"):
         raise OptionError(f"FLASHLIGHT_DEBUG={text!r}: the legal values are 0, 1, 2, 3, 4")
     return int(text)
+
+
+def warnings_wanted() -> bool:
+    """``$FLASHLIGHT_WARN``: 0 silences warnings of what was not fused; 1 when unset."""
+    text = os.environ.get("FLASHLIGHT_WARN", "1") or "1"
+    if text not in ("0", "1"):
+        raise OptionError(f"FLASHLIGHT_WARN={text!r}: the legal values are 0, 1")
+    return text == "1"
 
 
 def _check(name: str, value: Any) -> Any:

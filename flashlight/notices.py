@@ -1,0 +1,64 @@
+"""One warning line where a compiled function has attention-like parts and none of them was fused.
+
+    Flashlight: model.py:40: nothing was fused: top-k of the scores needs all of an axis at once; fix: ...
+
+Another one where a function with fused parts was compiled so often that Dynamo will not do it again: fused code is for
+fixed sizes, and what Dynamo does not compile runs in eager PyTorch.
+Each distinct message comes once a process.  `options={"warn": False}` and `FLASHLIGHT_WARN=0` switch them off.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import torch
+from torch._guards import CompileContext
+
+from flashlight.errors import FlashlightWarning
+from flashlight.options import Options, warnings_wanted
+from flashlight.report import Report
+
+_MORE = "(flashlight.explain(fn, *args) says more; FLASHLIGHT_WARN=0 or options={'warn': False} silences this)"
+
+_lock = threading.Lock()
+_said: set[str] = set()
+
+
+def notify(report: Report, options: Options) -> None:
+    """Warn of what the user would otherwise not see in the report of a graph that Dynamo is compiling."""
+    if not (options.warn and warnings_wanted()):
+        return
+    if report.regions and not report.fused:
+        first = report.regions[0]
+        fix = f"; fix: {first.fix}" if first.fix else ""
+        _once(f"Flashlight: {first.source or '?'}: nothing was fused: {first.reason}{fix} {_MORE}")
+    if report.fused and _last_compilation():
+        line = next(region.source for region in report.regions if region.fused)
+        limit = torch._dynamo.config.recompile_limit
+        _once(
+            f"Flashlight: {line or '?'}: this function was compiled {limit} times, as often as "
+            "torch._dynamo.config.recompile_limit allows: other sizes may run in eager PyTorch; fix: pad to few sizes, "
+            f"or raise the limit {_MORE}"
+        )
+
+
+def forget() -> None:
+    """Say everything again."""
+    with _lock:
+        _said.clear()
+
+
+def _once(text: str) -> None:
+    with _lock:
+        if text in _said:
+            return
+        _said.add(text)
+    warnings.warn(text, FlashlightWarning, stacklevel=2)
+
+
+def _last_compilation() -> bool:
+    """Whether Dynamo will not compile again the function that it is compiling now."""
+    current = CompileContext.current_compile_id()
+    count = getattr(current, "frame_compile_id", None)
+    return count is not None and count + 1 >= torch._dynamo.config.recompile_limit
