@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, f
 from torch.fx.node import map_arg
 
 from flashlight.errors import Decline
+from flashlight.lowering.constants import HELD, held
 from flashlight.lowering.source import source_line
 from flashlight.regions import Region
 from flashlight.regions.graph import hint, literal
@@ -143,6 +144,8 @@ class _Sizes:
     def annotate(self, copy: fx.Node, node: fx.Node) -> None:
         """The metadata of a node for its copy."""
         copy.meta.update(node.meta)
+        if node.op == "get_attr":
+            copy.meta[HELD] = held(node)
         copy.meta["val"] = self._value(node.meta.get("val"), node)
 
     def _value(self, value: Any, node: fx.Node) -> Any:

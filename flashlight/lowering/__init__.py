@@ -1,10 +1,21 @@
 """From a region of a functional aten graph to a Program: views vanish, every value is a function of positions."""
 
-from flashlight.lowering import contractions, creation, indexing, logic, pieces, pointwise, reductions, views
+from flashlight.lowering import (
+    contractions,
+    creation,
+    indexing,
+    logic,
+    pieces,
+    pointwise,
+    puts,
+    reductions,
+    views,
+    writes,
+)
 from flashlight.lowering.engine import lower, lower_with_inputs
 from flashlight.lowering.source import source_line
 from flashlight.lowering.support import can_lower
 
 __all__ = ["can_lower", "lower", "lower_with_inputs", "source_line"]
-RULE_FILES = (contractions, creation, indexing, logic, pieces, pointwise, reductions, views)
+RULE_FILES = (contractions, creation, indexing, logic, pieces, pointwise, puts, reductions, views, writes)
 """The families of rules; importing them fills the registry."""

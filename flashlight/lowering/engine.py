@@ -27,6 +27,7 @@ from flashlight import index as ix
 from flashlight.errors import Decline, InternalError
 from flashlight.index import Axis, Expr, FloorDiv
 from flashlight.lowering.assume import use_conditions
+from flashlight.lowering.constants import element, held
 from flashlight.lowering.expand import Expansion, expand
 from flashlight.lowering.kinds import constant, convert, kind_of
 from flashlight.lowering.registry import (
@@ -129,7 +130,8 @@ class Lowering:
 
     def _steps(self, node: fx.Node, index: Position) -> Steps | Node:
         if node in self.inputs:
-            return Load(self.inputs[node], index, self.kind(node))
+            known = held(node)
+            return Load(self.inputs[node], index, self.kind(node)) if known is None else self._held(node, known, index)
         if node in self.aliases:
             return self.operand(self.aliases[node], index)
         if is_getitem(node):
@@ -141,7 +143,7 @@ class Lowering:
         if node in self.expansions:
             return self._forward(self.expansions[node], 0, index)
         if node.op == "get_attr":
-            return self._attribute(node)
+            return self._attribute(node, index)
         return RULES[node.target].rule(self, node, index)
 
     def _forward(self, expansion: Expansion, which: int, index: Position) -> Steps:
@@ -151,8 +153,14 @@ class Lowering:
             raise InternalError(f"result {which} of a decomposition was never computed")
         return (yield node, index)
 
-    def _attribute(self, node: fx.Node) -> Node:
-        """A constant the graph holds: only single numbers are known here."""
+    def _held(self, node: fx.Node, known: list[int] | list[bool], index: Position) -> Node:
+        return convert(self.kind(node), element(known, self.shape(node), index))
+
+    def _attribute(self, node: fx.Node, index: Position) -> Node:
+        """A constant the graph holds: only few integers and single numbers are known here."""
+        known = held(node)
+        if known is not None:
+            return self._held(node, known, index)
         owner = node.graph.owning_module
         value = owner
         for name in str(node.target).split("."):
@@ -321,7 +329,7 @@ def _tensor(name: str, node: fx.Node) -> Tensor:
     return Tensor(name, static_shape(node), tuple(int(s) for s in value.stride()), value.dtype)
 
 
-def _free_index(node: fx.Node) -> Position:
+def free_index(node: fx.Node) -> Position:
     shape = static_shape(node)
     return tuple(ix.of(Axis(f"o{i}", size)) for i, size in enumerate(shape))
 
@@ -360,9 +368,9 @@ def _lower(
     tensors = {node: _tensor(names[node], node) for node in used}
     targets = [_tensor(f"out{i}", node) for i, node in enumerate(outputs)]
     ctx.double = any(t.dtype is torch.float64 for t in [*tensors.values(), *targets])
-    values = use_conditions([ctx.value(n, _free_index(n)) for n in outputs], ctx.origins)
+    values = use_conditions([ctx.value(n, free_index(n)) for n in outputs], ctx.origins)
     places = zip(targets, outputs, values, strict=True)
-    stores = [Store(t.name, _free_index(n), value) for t, n, value in places]
+    stores = [Store(t.name, free_index(n), value) for t, n, value in places]
     loaded = {n.attr[0] for n in postorder([s.value for s in stores]) if n.kind == "Load"}
     program = Program(tuple(tensors.values()), tuple(targets), tuple(stores), ctx.origins)
     return program, [node for node in used if names[node] in loaded]

@@ -16,9 +16,8 @@ from torch import fx
 from flashlight.index import Expr
 from flashlight.lowering.engine import Lowering
 from flashlight.lowering.kinds import as_position
-from flashlight.lowering.registry import Position, Steps, arguments, overloads, rule, static_dtype, static_shape
+from flashlight.lowering.registry import Position, Steps, arguments, overloads, rule, static_dtype
 from flashlight.lowering.views import dims, replaced
-from flashlight.program import Index, Map, Node
 
 
 def position(ctx: Lowering, tensor: fx.Node, at: Position, size: int, wraps: bool) -> Any:
@@ -80,45 +79,4 @@ def gather(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return (yield given["self"], replaced(index, dim, e))
 
 
-# ---------------------------------------------------------------- scatter
-
-
-def _same_elsewhere(node: fx.Node) -> str | None:
-    """A scatter is a choice where its index tensor covers the other dimensions, and src has one row to give."""
-    given = arguments(node)
-    shape, written = static_shape(given["self"]), static_shape(given["index"])
-    if not shape:
-        return "scatter into a single number"
-    dim = dims(given["dim"], len(shape))[0]
-    if any(a != b for d, (a, b) in enumerate(zip(shape, written, strict=True)) if d != dim):
-        return "scatter with an index smaller than its tensor"
-    if "src" in given and written[dim] != 1:
-        return "scatter of several values along one dimension writes to positions that are computed"
-    return None
-
-
-def _once_along(node: fx.Node) -> int:
-    return 1
-
-
-@rule(*overloads("aten.scatter.value", "aten.scatter.src"), levels=_once_along, check=_same_elsewhere)
-def scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    rows = given["index"]
-    size = ctx.shape(given["self"])
-    dim = dims(given["dim"], len(size))[0]
-    here = Index(index[dim])
-
-    def hit(e: Expr) -> Steps:
-        return Map("EQ", (yield rows, replaced(index, dim, e)), here)
-
-    written: Node = yield from ctx.reduce("ANY", ctx.shape(rows)[dim], ctx.base(node) + 1, hit)
-    value = given["src"] if "src" in given else given["value"]
-    if "src" in given:
-        new = yield from ctx.operand(value, replaced(index, dim, Expr()), ctx.kind(node))
-    else:
-        new = yield from ctx.operand(value, index, ctx.kind(node))
-    return Map("WHERE", written, new, (yield given["self"], index))
-
-
-__all__ = ["embedding", "gather", "index_select", "index_tensor", "position", "scatter"]
+__all__ = ["embedding", "gather", "index_select", "index_tensor", "position"]

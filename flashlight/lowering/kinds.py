@@ -17,7 +17,7 @@ import torch
 from flashlight.errors import Decline
 from flashlight.index import Expr, Gather, divmod_expr
 from flashlight.ops import Kind
-from flashlight.program import Cast, Const, Map, Node, index_expr, value_of
+from flashlight.program import Cast, Const, Index, Map, Node, index_expr, value_of
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The floating dtypes of inputs, outputs and intermediates."""
@@ -153,16 +153,22 @@ def int_map(fn: str, *args: Node) -> Node:
     return Map(fn, *args)
 
 
-def as_position(node: Node, size: int, wraps: bool) -> Expr:
-    """An integer node as an index into a dimension; wraps: negative values count from the end.
+def wrapped(node: Node, size: int) -> Node:
+    """An integer node as a position in a dimension, negative values counted from the end.
 
-    What is an index expression stays one (-size <= e < size wraps as e % size); anything else is a gathered value.
+    What is an index expression stays one: -size <= e < size wraps as e % size.
     """
     lo, hi = int_range(node)
+    if lo >= 0:
+        return node
     e = index_expr(node)
-    if wraps and lo < 0:
-        if e is not None and -size <= lo and hi < size:
-            return divmod_expr(e, size)[1]
-        node = Map("WHERE", Map("LT", node, Const(0)), Map("ADD", node, Const(size)), node)
-        e = index_expr(node)
+    if e is not None and -size <= lo and hi < size:
+        return Index(divmod_expr(e, size)[1])
+    return Map("WHERE", Map("LT", node, Const(0)), Map("ADD", node, Const(size)), node)
+
+
+def as_position(node: Node, size: int, wraps: bool) -> Expr:
+    """An integer node as an index into a dimension; what is no index expression becomes a gathered value."""
+    node = wrapped(node, size) if wraps else node
+    e = index_expr(node)
     return Expr([(Gather(node, 0, max(size - 1, 0)), 1)]) if e is None else e

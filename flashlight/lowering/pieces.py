@@ -1,4 +1,4 @@
-"""Tensors put together from pieces: concatenation, padding, writes into slices.
+"""Tensors put together from pieces: concatenation and padding.
 
     cat([x, y], 0) at (i,), x of 3     ->  where(i < 3, x[i], y[i - 3])
     pad(x, (1, 0)) at (i,)             ->  where(i < 1, 0, x[i - 1])
@@ -17,11 +17,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from flashlight.index import divmod_expr
 from flashlight.lowering.engine import Lowering
 from flashlight.lowering.kinds import constant
 from flashlight.lowering.registry import Position, Steps, overloads, rule
-from flashlight.lowering.views import clipped, dims, replaced, source, without
+from flashlight.lowering.views import dims, replaced, source, without
 from flashlight.program import Const, Index, Map, Node
 
 
@@ -115,50 +114,3 @@ def pad(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
     padded = [d for d in range(len(shape)) if 2 * (len(shape) - 1 - d) < len(widths)]
     return inner(tuple(d for d in padded if any(widths[2 * (len(shape) - 1 - d) :][:2])), index)
-
-
-@rule(*overloads("aten.slice_scatter.default"))
-def slice_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """src between start and end, self elsewhere."""
-    given = ctx.arguments(node)
-    base, src, step = given["self"], given["src"], given["step"]
-    dim = dims(given["dim"], len(index))[0]
-    size = ctx.shape(base)[dim]
-    start = clipped(given["start"], size, 0)
-    stop = max(clipped(given["end"], size, size), start)
-
-    def kept(at: Position) -> Steps:
-        return fetch(base, replaced(at, dim, index[dim]))
-
-    def written(at: Position) -> Steps:
-        quotient, remainder = divmod_expr(at[dim], step)
-        value = yield from ctx.operand(src, replaced(at, dim, quotient), ctx.kind(node))
-        if step == 1:
-            return value
-        return Map("WHERE", Map("EQ", Index(remainder), Const(0)), value, (yield from kept(at)))
-
-    return assemble(ctx, index, dim, [Piece(0, start, kept), Piece(start, stop, written), Piece(stop, size, kept)])
-
-
-@rule(*overloads("aten.select_scatter.default"))
-def select_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """src at one position of a dimension, self elsewhere."""
-    given = ctx.arguments(node)
-    dim = dims(given["dim"], len(index))[0]
-    size = ctx.shape(given["self"])[dim]
-    place = given["index"] % size
-
-    def kept(at: Position) -> Steps:
-        return fetch(given["self"], replaced(at, dim, index[dim]))
-
-    def written(at: Position) -> Steps:
-        return ctx.operand(given["src"], without(at, dim), ctx.kind(node))
-
-    pieces = [Piece(0, place, kept), Piece(place, place + 1, written), Piece(place + 1, size, kept)]
-    return assemble(ctx, index, dim, pieces)
-
-
-@rule(*overloads("aten.copy.default"))
-def copy(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """src, broadcast and cast to what it is written into."""
-    return ctx.operand(node.args[1], index, ctx.kind(node))

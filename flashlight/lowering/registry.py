@@ -38,6 +38,8 @@ Steps = Generator[Request, Node, Node]
 Rule = Callable[["Lowering", fx.Node, Position], Steps | Node]
 PartRule = Callable[["Lowering", fx.Node, int, Position], Steps | Node]
 Op = Union["torch._ops.OpOverload", Callable[..., Any]]
+Unfit = str | tuple[str, str | None] | None
+"""Why a call cannot be lowered, alone or with the change that would help; None where it can."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Entry:
 
     rule: Rule
     levels: Callable[[fx.Node], int]
-    check: Callable[[fx.Node], str | None]
+    check: Callable[[fx.Node], Unfit]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _no_check(*args: object) -> str | None:
 def rule(
     *ops: Op | None,
     levels: Callable[[fx.Node], int] = _no_levels,
-    check: Callable[[fx.Node], str | None] = _no_check,
+    check: Callable[[fx.Node], Unfit] = _no_check,
 ) -> Callable[[Rule], Rule]:
     """Register a rule for overloads; those that this PyTorch does not have are passed as None."""
 

@@ -32,7 +32,8 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
     ("argsort argmax argmin", Reason(_WHOLE, "compute the indices outside and pass them in")),
     ("cumsum cumprod cummax cummin logcumsumexp", Reason(_PREFIX, "compute it outside and pass it in")),
     ("nonzero nonzero_static argwhere unique unique2 _unique _unique2 bincount", Reason(_SIZE)),
-    ("masked_select masked_scatter", Reason(_SIZE, _MASK)),
+    ("masked_select", Reason(_SIZE, _MASK)),
+    ("masked_scatter", Reason("{op} takes values in the order in which its mask is true", _MASK)),
     (
         "rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal uniform "
         "normal_functional exponential inductor_random inductor_randint inductor_seed inductor_seeds "
@@ -42,8 +43,7 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
     ("view_as_complex view_as_real complex polar angle real imag", Reason("{op} works on complex numbers", _ROTATE)),
     ("_fft_r2c _fft_c2c _fft_c2r fft_r2c fft_c2c fft_c2r", Reason("{op} is a Fourier transform")),
     (
-        "index_put _unsafe_index_put _index_put_impl _unsafe_masked_index_put_accumulate put index_add index_copy "
-        "index_fill index_reduce scatter_add scatter_reduce as_strided_scatter embedding_dense_backward",
+        "_index_put_impl _unsafe_masked_index_put_accumulate put index_reduce scatter_reduce embedding_dense_backward",
         Reason("{op} writes to positions that are computed", "build the tensor with torch.where or torch.cat"),
     ),
     ("_local_scalar_dense item", Reason("a tensor value is read as a Python number (.item())", "keep it as a tensor")),
@@ -79,8 +79,8 @@ def reason(node: fx.Node) -> Reason | None:
         return _by_part(node)
     entry = RULES.get(node.target)
     if entry is not None:
-        text = entry.check(node)
-        return None if text is None else Reason(text)
+        unfit = entry.check(node)
+        return Reason(unfit) if isinstance(unfit, str) else unfit and Reason(*unfit)
     return None if node.target in PARTS else _by_target(node)
 
 

@@ -251,7 +251,7 @@ def diagonal(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
 # ---------------------------------------------------------------- as_strided
 
 
-def _storage_order(node: fx.Node) -> list[int] | None:
+def storage_order(node: fx.Node) -> list[int] | None:
     """The dimensions of a tensor from slow to fast, if it fills its storage; None if it does not."""
     value = node.meta["val"]
     order = sorted(range(value.dim()), key=lambda d: (-value.stride(d), -value.size(d)))
@@ -264,10 +264,10 @@ def _storage_order(node: fx.Node) -> list[int] | None:
     return order
 
 
-def _strides_fit(node: fx.Node) -> str | None:
+def strides_fit(node: fx.Node) -> str | None:
     given = arguments(node)
     origin = source(node).meta["val"]
-    if origin.storage_offset() or _storage_order(source(node)) is None:
+    if origin.storage_offset() or storage_order(source(node)) is None:
         return "as_strided looks at the storage behind a view"
     numbers = [*given["size"], *given["stride"], given["storage_offset"] or 0]
     if not all(isinstance(n, int) for n in numbers):
@@ -282,14 +282,14 @@ def _as_strided(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     flat = const(given["storage_offset"] or 0)
     for e, stride in zip(index, given["stride"], strict=True):
         flat = flat + e * stride
-    order = _storage_order(source(node))
+    order = storage_order(source(node))
     assert order is not None
     shape = static_shape(source(node))
     found = dict(zip(order, delinearise(flat, [shape[d] for d in order]), strict=True))
     return (yield source(node), tuple(ZERO if shape[d] == 1 else found[d] for d in range(len(shape))))
 
 
-rule(*with_copies("aten.as_strided.default"), check=_strides_fit)(_as_strided)
+rule(*with_copies("aten.as_strided.default"), check=strides_fit)(_as_strided)
 
 
 # ---------------------------------------------------------------- several views at once

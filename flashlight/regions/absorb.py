@@ -24,6 +24,8 @@ SMALL_INNER = 32
 Reason = Callable[[fx.Node], Decline | None]
 """Why a node cannot be lowered."""
 
+_ASSEMBLED = g.WRITES | {"cat", "constant_pad_nd", "copy"}
+
 _RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
 
 
@@ -106,12 +108,12 @@ def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
     if name in g.CASTS:
         return _is_float(node) or not any(_is_float(a) for a in g.tensors(node))
     if not _is_float(node):
-        return name in g.POINTWISE or name in g.GATHERS or name in ("cat", "constant_pad_nd")
+        return name in g.POINTWISE or name in g.GATHERS or name in _ASSEMBLED
     if name in g.LOGIC or name in g.ARITHMETIC:
         return g.numel(node) >= score or _from_mask(node)
     if g.numel(node) < score:
         return False
-    if name in g.POINTWISE or name in g.GATHERS or name in ("cat", "constant_pad_nd"):
+    if name in g.POINTWISE or name in g.GATHERS or name in _ASSEMBLED:
         return True
     return _small_contraction(node, name, score)
 

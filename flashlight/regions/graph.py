@@ -50,6 +50,12 @@ LOGIC = _words(
 ARITHMETIC = _words(
     "add sub rsub mul neg abs minimum maximum clamp clamp_min clamp_max remainder fmod floor_divide sign relu"
 )
+WRITES = _words(
+    "slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put _unsafe_index_put index_fill "
+    "index_copy index_add scatter scatter_add"
+)
+"""A tensor with some elements replaced: the first argument, whose shape the result has."""
+
 TRANSCENDENTAL = _words(
     "exp exp2 expm1 log log2 log1p log10 sqrt rsqrt pow sin cos tan tanh sinh cosh asin acos atan atan2 sigmoid erf "
     "erfc gelu silu softplus elu celu mish reciprocal div log_sigmoid_forward logaddexp leaky_relu hardtanh "
@@ -59,10 +65,10 @@ ROUNDING = _words("floor ceil trunc round isnan isinf square nan_to_num fma copy
 POINTWISE = LOGIC | ARITHMETIC | TRANSCENDENTAL | ROUNDING | CASTS | _words("bitwise_left_shift bitwise_right_shift")
 """Operations on elements: the result has the broadcast shape of the tensors."""
 
-FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | _words("getitem cat constant_pad_nd")
+FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | WRITES | _words("copy getitem cat constant_pad_nd")
 """What a row statistic may pass through on its way back to the scores."""
 
-NONLINEAR = (TRANSCENDENTAL - {"div"}) | ROUNDING | LOGIC | (ARITHMETIC - _words("add sub rsub mul neg"))
+NONLINEAR = (TRANSCENDENTAL - {"div"}) | ROUNDING | LOGIC | WRITES | (ARITHMETIC - _words("add sub rsub mul neg"))
 """What makes a product of matrices more than the first link of a chain of products."""
 
 

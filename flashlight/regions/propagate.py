@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+import torch
 from torch import fx
 
 from flashlight.regions import graph as g
@@ -203,16 +204,76 @@ def _repeat(node: fx.Node, known: Known) -> Dims:
     )
 
 
+def _diagonal(node: fx.Node, known: Known) -> Dims:
+    """Along a diagonal of rows and keys a value is not quadratic any more."""
+    dims = _first(node, known)
+    ends = {g.argument(node, key) % len(dims) for key in ("dim1", "dim2")}
+    met = reduce(or_, (lab.dim_bits(dims[i]) for i in ends), 0)
+    rest = [d for i, d in enumerate(dims) if i not in ends]
+    return (*rest, ((g.shape(node)[-1], met & ~lab.both_bits(lab.quadratic(met))),))
+
+
+def _copy(node: fx.Node, known: Known) -> Dims:
+    return lab.broadcast([known.of(g.argument(node, "src"))], g.shape(node))
+
+
+def _write(node: fx.Node, known: Known) -> Dims:
+    """The labels of what is written into and, for a buffer that has none, of what is written."""
+    size = g.shape(node)
+    own = known.of(g.argument(node, "self"))
+    source = _written(node)
+    if source is None:
+        return own
+    spread = _spread(node, known.of(source))
+    if spread is None or len(spread) != len(size):
+        return own
+    fitted = [d if lab.dim_size(d) == s else ((s, lab.dim_bits(d)),) for d, s in zip(spread, size, strict=True)]
+    return lab.restore(lab.broadcast([own, tuple(fitted)], size), known.sizes)
+
+
+def _written(node: fx.Node) -> fx.Node | None:
+    found = [g.argument(node, key) for key in ("src", "source", "values")]
+    return next((a for a in found if isinstance(a, fx.Node)), None)
+
+
+def _spread(node: fx.Node, dims: Dims) -> Dims | None:
+    """Labels of what is written, dimension by dimension of what it is written into; None where they do not line up."""
+    name = g.name_of(node)
+    rank = len(g.shape(node))
+    if name == "select_scatter":
+        at = g.argument(node, "dim") % rank
+        return (*dims[:at], (), *dims[at:])
+    if name == "diagonal_scatter":
+        ends = {g.argument(node, key) % rank for key in ("dim1", "dim2")}
+        left = iter(dims)
+        return tuple(() if i in ends else next(left) for i in range(rank))
+    if name in ("index_put", "_unsafe_index_put"):
+        return _spread_put(node, dims)
+    return None if name == "as_strided_scatter" else dims
+
+
+def _spread_put(node: fx.Node, dims: Dims) -> Dims | None:
+    """What a subscript leaves alone behind the last index tensor lines up from the end."""
+    indices = g.argument(node, "indices")
+    taken = sum(1 if i is None or g.dtype(i) is not torch.bool else len(g.shape(i)) for i in indices)
+    behind = len(g.shape(node)) - taken
+    tail = dims[max(len(dims) - behind, 0) :] if behind else ()
+    return (*((),) * (len(g.shape(node)) - len(tail)), *tail)
+
+
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "squeeze"), _view),
     **dict.fromkeys(("permute", "transpose", "t"), _permute),
     **dict.fromkeys(("expand", "expand_as"), _expand),
     **dict.fromkeys(("slice", "flip", "rev", "roll", "constant_pad_nd"), _resize),
     **dict.fromkeys(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"), _same),
-    **dict.fromkeys((*g.SOFTMAXES, "slice_scatter", "select_scatter"), _same),
+    **dict.fromkeys(g.SOFTMAXES, _same),
     **dict.fromkeys(("split", "split_with_sizes", "unbind"), _split),
     **dict.fromkeys(g.CONTRACTIONS, _mm),
     **dict.fromkeys(("index", "_unsafe_index"), _index),
+    **dict.fromkeys(g.WRITES, _write),
+    "copy": _copy,
+    "diagonal": _diagonal,
     "unsqueeze": _unsqueeze,
     "select": _select,
     "getitem": _getitem,

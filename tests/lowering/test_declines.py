@@ -27,8 +27,11 @@ CASES = {
     "fft": (lambda x: torch.fft.rfft(x).real, "complex|Fourier"),
     "float8": (lambda x: x.to(torch.float8_e4m3fn).float(), "float8_e4m3fn values"),
     "integer product": (lambda x: x.int() @ x.int().T, "a matrix product of integers"),
-    "scatter_add": (lambda x: x.scatter_add(1, (x > 2).long(), x), "writes to positions that are computed"),
-    "index_put": (lambda x: x.index_put(((x[:, 0] > 2).long(),), x[0, 0]), "writes to positions"),
+    "scatter_reduce": (
+        lambda x: x.scatter_reduce(1, (x > 2).long(), x, "amax"),
+        "writes to positions that are computed",
+    ),
+    "masked_scatter": (lambda x: x.masked_scatter(x > 0.5, x), "masked_scatter takes values in the order"),
     "bits": (lambda x: x.view(torch.int32) * 1, "bits are read as another dtype"),
     "atan2": (lambda x: torch.atan2(x, x), "atan2 is not supported inside fused attention"),
     "attention op": (
