@@ -13,7 +13,8 @@ from flashlight import debug, notices, runtime
 from flashlight.cache import Cache, CacheError
 from flashlight.capture import Capture
 from flashlight.compilation import report_from_document, report_to_document
-from flashlight.options import Options, debug_level, parse, warnings_wanted
+from flashlight.options import Options, debug_level, parse, progress_wanted, warnings_wanted
+from flashlight.progress import compiling
 from flashlight.report import Report, record
 from flashlight.versions import joint_pass
 
@@ -42,6 +43,7 @@ def compile_graph(
 
     debug_level()
     warnings_wanted()
+    progress_wanted()
     cache = runtime.use_cache(options.cache_dir)
     parameters = {i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter)}
     capture = Capture(options, parameters)
@@ -50,7 +52,8 @@ def compile_graph(
     patches["joint_custom_pre_pass"] = joint_pass(capture, theirs)
     keys = _graph_keys(gm, example_inputs, capture)
     try:
-        compiled: Any = compile_fx(gm, example_inputs, config_patches=patches)
+        with compiling("Inductor"):
+            compiled: Any = compile_fx(gm, example_inputs, config_patches=patches)
     finally:
         if capture.runs:
             _remember(cache, keys, capture.report)

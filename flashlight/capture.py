@@ -7,7 +7,6 @@ Whatever a region cannot be fused for is recorded with its reason and leaves the
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +26,7 @@ from flashlight.passes.pipeline import compile_program
 from flashlight.passes.share import share
 from flashlight.plan import Plan, plan_key, sources_hash
 from flashlight.program import Program
+from flashlight.progress import stage
 from flashlight.regions import Refusal, Region, find_regions
 from flashlight.regions.find import source_of
 from flashlight.regions.graph import is_symbolic
@@ -58,9 +58,8 @@ class Capture(CustomGraphPass):
 
     def __call__(self, graph: fx.Graph) -> None:
         self.runs += 1
-        start = time.perf_counter()
-        _GraphCapture(graph, self).run()
-        debug.timing("pass", time.perf_counter() - start)
+        with stage("regions"):
+            _GraphCapture(graph, self).run()
 
 
 class _GraphCapture:
@@ -107,8 +106,8 @@ class _GraphCapture:
     def _capture(self, attentions: list[Attention]) -> None:
         found = find_regions(self.graph, self.parameters, _reason)
         outcomes: list[tuple[fx.Node, RegionReport]] = [(r.seeds[0], self._refused(r)) for r in found.declined]
-        for region in found.regions:
-            report = self._region(region)
+        for number, region in enumerate(found.regions, 1):
+            report = self._region(region, f"region {number} of {len(found.regions)}, {region.source}")
             if report is not None:
                 outcomes.append((region.first, report))
         order = {node: i for i, node in enumerate(self.graph.nodes)}
@@ -127,12 +126,12 @@ class _GraphCapture:
             return _declined(Decline(TRAINING, TRAINING_FIX), source_of(refusal.seeds))
         return _declined(refusal.decline, source_of(refusal.seeds))
 
-    def _region(self, region: Region) -> RegionReport | None:
+    def _region(self, region: Region, place: str) -> RegionReport | None:
         """Fuse a region, or say why not; None where there is nothing to gain."""
         try:
             if self.training:
                 raise Decline(TRAINING, TRAINING_FIX)
-            return self._fuse(region)
+            return self._fuse(region, place)
         except Decline as decline:
             return _declined(decline, region.source)
         except Exception as error:
@@ -146,35 +145,33 @@ class _GraphCapture:
         debug.failure(source, error)
         return _declined(Decline(text, "report this, with the region's code"), source)
 
-    def _fuse(self, region: Region) -> RegionReport | None:
-        clock = time.perf_counter()
+    def _fuse(self, region: Region, place: str) -> RegionReport | None:
+        """place: what progress calls the region."""
+        device = region.outputs[0].meta["val"].device
+        targets.require(self.options.target, device)
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
-        copy = extract(region)
-        program, used = lower_with_inputs(copy.outputs, copy.inputs)
-        lowered = time.perf_counter()
-        if not program.inputs:
-            raise Decline("it reads no tensor: its values are known when compiling")
-        _check_strides(program, copy.outputs)
-        schedule, trace = compile_program(program)
+        with stage(f"{place}: lowering"):
+            copy = extract(region)
+            program, used = lower_with_inputs(copy.outputs, copy.inputs)
+            if not program.inputs:
+                raise Decline("it reads no tensor: its values are known when compiling")
+            _check_strides(program, copy.outputs)
+        with stage(f"{place}: passes"):
+            schedule, trace = compile_program(program)
         if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
             return None
         copy.specialise()
-        scheduled = time.perf_counter()
-        device = copy.outputs[0].meta["val"].device
-        language = targets.language(self.options.target, device)
         inputs = {t.name: copy.origin[n] for t, n in zip(program.inputs, used, strict=True)}
-        lowered_program = program
-        shared, program, schedule = share(program, schedule)
-        parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
-        report = Compilation(language, lowered_program, tuple(parts), tuple(trace)).report(source=region.source)
-        if shared:
-            inputs |= self._shared(shared, inputs, region)
-        key = self._register(program, schedule, report, region.source)
-        self._insert(region, [inputs[t.name] for t in program.inputs], key)
-        debug.timing(f"{region.source}: lowering", lowered - clock)
-        debug.timing(f"{region.source}: passes", scheduled - lowered)
-        debug.timing(f"{region.source}: cache", time.perf_counter() - scheduled)
+        with stage(f"{place}: cache"):
+            language, whole = targets.language(self.options.target, device), program
+            shared, program, schedule = share(program, schedule)
+            parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
+            report = Compilation(language, whole, tuple(parts), tuple(trace)).report(source=region.source)
+            if shared:
+                inputs |= self._shared(shared, inputs, region)
+            key = self._register(program, schedule, report, region.source)
+            self._insert(region, [inputs[t.name] for t in program.inputs], key)
         return report
 
     def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> str:

@@ -7,11 +7,11 @@ code of a script that fails.  Help, the cache and wrong arguments need no torch,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from flashlight import cache_commands
@@ -135,12 +135,16 @@ def run_inspect(parser: argparse.ArgumentParser, options: argparse.Namespace, sc
     from flashlight import inspection, report, scripts
     from flashlight.runtime import observing
 
-    try:
-        default = inspection.default_backend() if options.backend else nullcontext()
-    except ValueError as error:
-        parser.error(str(error))
     report.reset()
-    with observing() as seen, default, scripts.output_to_stderr() if options.json else nullcontext():
+    with contextlib.ExitStack() as around:
+        seen = around.enter_context(observing())
+        if options.backend:
+            try:
+                around.enter_context(inspection.default_backend())
+            except ValueError as error:
+                parser.error(str(error))
+        if options.json:
+            around.enter_context(scripts.output_to_stderr())
         code = scripts.run_script(options.script, script_args)
     sys.stdout.flush()
     shown = inspection.present(request, seen)

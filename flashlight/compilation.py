@@ -92,7 +92,7 @@ def report_from_document(document: Mapping[str, Any]) -> Report:
 
 
 def _region_to_document(region: RegionReport) -> dict[str, Any]:
-    if region.compilation is None:
+    if region.compilation is None or not region.fused:
         return region.to_dict()
     return region.facts() | {"compilation": region.compilation.to_document()}
 

@@ -46,5 +46,5 @@ def _details(region: RegionReport, level: int) -> list[tuple[str, str]]:
         if level >= 3:
             found.append((kernel.name, kernel.kernel))
         if level >= 4:
-            found.append((f"{kernel.name}, source", (kernel.triton or {}).get("source") or kernel.source))
+            found.append((f"{kernel.name}, source", kernel.source))
     return found

@@ -22,6 +22,7 @@ from flashlight.drawing import picture_png, picture_text, pictures
 from flashlight.observation import Observation, launched
 from flashlight.report import KernelReport, RegionReport, Report
 from flashlight.request import MASK, TEXT_KINDS, Request
+from flashlight.versions import set_default_backend
 
 NOTHING = (
     "Flashlight compiled nothing in this run: is anything called under torch.compile(backend='flashlight')? "
@@ -29,24 +30,18 @@ NOTHING = (
 )
 
 
-def default_backend() -> contextlib.AbstractContextManager[None]:
-    """Inside, torch.compile without a backend uses ours.  Raises ``ValueError`` where PyTorch cannot be asked to."""
-    if not hasattr(torch.compiler, "set_default_backend"):
+@contextlib.contextmanager
+def default_backend() -> Iterator[None]:
+    """Inside, torch.compile without a backend uses ours.  Raises ``ValueError`` where PyTorch cannot be told."""
+    if not set_default_backend("flashlight"):
         raise ValueError(
-            f"--backend needs torch.compiler.set_default_backend, which PyTorch {torch.__version__} does not have; "
+            f"--backend: PyTorch {torch.__version__} has no torch.compiler.set_default_backend; "
             "write torch.compile(..., backend='flashlight') in the script"
         )
-    return _default_backend()
-
-
-@contextlib.contextmanager
-def _default_backend() -> Iterator[None]:
-    before = torch.compiler.get_default_backend()
-    torch.compiler.set_default_backend("flashlight")
     try:
         yield
     finally:
-        torch.compiler.set_default_backend(before)
+        set_default_backend(None)
 
 
 def present(request: Request, seen: Observation | None = None) -> bool:

@@ -9,6 +9,7 @@
 | `warn`      | True, False                                         | one line where nothing was fused                 |
 | `sdpa`      | keep, fuse                                          | maskless `F.scaled_dot_product_attention`        |
 | `cache_dir` | a path                                              | where compiled regions are kept                  |
+| `mode`      | as of torch.compile                                 | which takes no `options` beside its own `mode`   |
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LEGAL: dict[str, tuple[Any, ...]] = {
 }
 """The values of every option of ours that has a list of them, the default first."""
 
-NAMES = (*LEGAL, "cache_dir")
+NAMES = (*LEGAL, "cache_dir", "mode")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -58,10 +59,14 @@ class Options:
 
 
 def parse(options: Mapping[str, Any] | None = None, mode: str | None = None) -> Options:
-    """Check options and mode. Raises :class:`OptionError`."""
+    """Check options and mode, which may also stand in the options. Raises :class:`OptionError`."""
     ours: dict[str, Any] = {}
-    inductor = _mode_options(mode)
-    for name, value in (options or {}).items():
+    options = dict(options or {})
+    inside = options.pop("mode", None)
+    if None not in (mode, inside) and mode != inside:
+        raise OptionError(f"mode is {mode!r}, and {inside!r} in the options: leave one of them out")
+    inductor = _mode_options(mode if inside is None else inside)
+    for name, value in options.items():
         if name in NAMES:
             ours[name] = _check(name, value)
         else:
@@ -79,9 +84,19 @@ def debug_level() -> int:
 
 def warnings_wanted() -> bool:
     """``$FLASHLIGHT_WARN``: 0 silences warnings of what was not fused; 1 when unset."""
-    text = os.environ.get("FLASHLIGHT_WARN", "1") or "1"
+    return _switch("FLASHLIGHT_WARN")
+
+
+def progress_wanted() -> bool:
+    """``$FLASHLIGHT_PROGRESS``: 0 hides what is being compiled; 1 when unset."""
+    return _switch("FLASHLIGHT_PROGRESS")
+
+
+def _switch(name: str) -> bool:
+    """An environment variable that is 0 or 1, and 1 when unset."""
+    text = os.environ.get(name, "1") or "1"
     if text not in ("0", "1"):
-        raise OptionError(f"FLASHLIGHT_WARN={text!r}: the legal values are 0, 1")
+        raise OptionError(f"{name}={text!r}: the legal values are 0, 1")
     return text == "1"
 
 

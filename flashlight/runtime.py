@@ -23,6 +23,7 @@ from flashlight.memory import on_huge_pages
 from flashlight.observation import Launch, Observation
 from flashlight.plan import Plan
 from flashlight.program import Tensor
+from flashlight.progress import compiling
 from flashlight.report import RegionReport
 from flashlight.targets import KernelRun, capturing, language, prepare
 
@@ -204,7 +205,8 @@ def _target_run(plan: Plan) -> Run:
         written = {t.name: on_huge_pages(new_output(t, device)) for t in made}
         tensors |= {name: written[name] for name in temporaries}
         if device not in runners:
-            runners[device] = prepare(plan.schedule.kernels, language(plan.target, device), device, _any_cache())
+            with compiling(f"{plan.source}: kernels"):
+                runners[device] = prepare(plan.schedule.kernels, language(plan.target, device), device, _any_cache())
         for kernel in runners[device]:
             kernel(tensors, written)
         if _observations:

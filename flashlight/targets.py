@@ -16,6 +16,7 @@ import torch
 
 from flashlight.blocks import BlockMap, Task, part_map, rows_of
 from flashlight.cache import Cache, CacheError, default_root
+from flashlight.errors import Decline
 from flashlight.evaluate import evaluate_kernel
 from flashlight.index import Axis
 from flashlight.kernel import GRANULE, Kernel
@@ -47,6 +48,23 @@ class KernelRun(Protocol):
     def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
         """How many blocks the last run, with these maps, computed by a second pass; None if it does not say."""
         ...
+
+
+def require(target: str, device: torch.device) -> None:
+    """Raise Decline where a target cannot run regions on a device."""
+    if device.type not in ("cpu", "cuda") and target in ("auto", "cpp", "triton"):
+        raise Decline(f"the tensors are on {device.type!r}: there are kernels for CPUs and for GPUs under CUDA or ROCm")
+    if target == "triton" and device.type == "cpu":
+        raise Decline(
+            "target='triton' needs tensors on a GPU, and these are on the CPU",
+            "move the tensors to a GPU, or leave target='auto', which runs C++ here; 'triton-interpret' runs Triton "
+            "kernels on the CPU, slowly, for tests",
+        )
+    if target == "cpp" and device.type != "cpu":
+        raise Decline(
+            "target='cpp' needs tensors on the CPU, and these are on a GPU",
+            "move the tensors to the CPU, or leave target='auto', which runs Triton here",
+        )
 
 
 def language(target: str, device: torch.device) -> str:

@@ -48,6 +48,14 @@ def isolated_recompiles() -> dict[str, bool]:
     return {"isolate_recompiles": True} if known else {}
 
 
+def set_default_backend(backend: str | None) -> bool:
+    """Make torch.compile without a backend use this one, None the usual one; whether this version can be told."""
+    setter = getattr(torch.compiler, "set_default_backend", None)
+    if setter is not None:
+        setter(backend)
+    return setter is not None
+
+
 def cpp_compiler() -> str | None:
     """Command of the C++ compiler that Inductor would use, else of one on PATH; None where there is none."""
     try:

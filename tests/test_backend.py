@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 from torch._dynamo.exc import BackendCompilerFailed
 
 import flashlight
+from flashlight import targets
 from flashlight.backend import flashlight as backend
+from flashlight.errors import Decline
 from flashlight.options import LEGAL, OptionError, Options, debug_level, parse
 from flashlight.report import Report
 from tests.harness import compile_only
@@ -123,6 +126,51 @@ def test_explain_reports_all_graphs_of_a_call():
     assert kernel.tiles_total == kernel.tiles_visited
     assert str(report) and report.regions[0].passes
     assert flashlight.reports()[-1] is report
+
+
+@pytest.mark.parametrize("target, device, said", [
+    ("triton", "cpu", "needs tensors on a GPU"), ("cpp", "cuda", "needs tensors on the CPU"),
+    ("auto", "mps", "on 'mps'"), ("auto", "cpu", ""), ("auto", "cuda", ""), ("triton-interpret", "cpu", ""),
+])  # fmt: skip
+def test_which_targets_run_where(target: str, device: str, said: str):
+    if not said:
+        targets.require(target, torch.device(device))
+        return
+    with pytest.raises(Decline, match=said):
+        targets.require(target, torch.device(device))
+
+
+def test_triton_on_cpu_tensors_says_so(tmp_path):
+    q, k, v = draw()
+    compiled = compile_only(attention, str(tmp_path), target="triton")
+    torch.testing.assert_close(compiled(q, k, v), attention(q, k, v))
+    (region,) = compiled.report.regions
+    assert not region.fused and "'triton' needs tensors on a GPU, and these are on the CPU" in (region.reason or "")
+    assert "target='auto'" in (region.fix or "") and "triton-interpret" in (region.fix or "")
+
+
+def test_mode_may_stand_in_the_options():
+    assert parse({"mode": "max-autotune"}).inductor["max_autotune"] is True
+    assert parse({"mode": "max-autotune", "max_autotune": False}).inductor["max_autotune"] is False
+    assert parse({"mode": "default", "strict": True}, "default") == Options(strict=True)
+    with pytest.raises(OptionError, match="'reduce-overhead' in the options: leave one of them out"):
+        parse({"mode": "reduce-overhead"}, "default")
+    with pytest.raises(OptionError, match="did you mean 'max-autotune'"):
+        parse({"mode": "max-autotun"})
+
+
+def test_mode_reaches_inductor_through_torch_compile():
+    """torch.compile itself takes no options beside a mode."""
+    seen = []
+
+    def patched(gm, inputs, config_patches):
+        seen.append(config_patches)
+        return gm.forward
+
+    options = {"mode": "max-autotune-no-cudagraphs", "target": "evaluate"}
+    with torch.no_grad(), unittest.mock.patch("torch._inductor.compile_fx.compile_fx", patched):
+        torch.compile(attention, backend="flashlight", options=options)(*draw())
+    assert seen[0]["max_autotune"] is True
 
 
 def test_debug_output(monkeypatch, capfd):
