@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.kernel import GRANULE, Carry, Kernel, Sweep, Visit
+from flashlight.kernel import GRANULE, Carry, Kernel, Sweep, Visit, before
 from flashlight.ops import FNS, MONOIDS
 from flashlight.program import Node, Program, Store, Tensor, value_of
 
@@ -313,10 +313,10 @@ class Walk:
         """What a granule contributes."""
         return _where(self.full[granule], full, masked)
 
-    def kept(self, granule: int, op: str, before: Value | None, after: Value) -> Value:
+    def kept(self, granule: int, op: str, earlier: Value | None, after: Value) -> Value:
         """The carry after a granule."""
         identity = (), after[1].new_full((), MONOIDS[op].identity)
-        return _where(self.visited[granule], after, before or identity)
+        return _where(self.visited[granule], after, earlier or identity)
 
     def corrected(self, ev: Evaluator) -> Walk | None:
         """The walk that computes every granule where passing some over was wrong; None where it was right."""
@@ -379,11 +379,11 @@ def _sweep(
         bare = walk.unmasked(ev) if walk else ev
         for c in sweep.carries:
             step = walk.step(lo // block, bare(c.step), ev(c.step)) if walk else ev(c.step)
-            before = kept = running.get(c.node)
-            if before is not None:
+            total = kept = running.get(c.node)
+            if total is not None:
                 if c.rescale is not None:
-                    before = rescale(c, before, old, {**old, **ev.values}, tensors, compute, final)
-                axes, (a, b) = align([before, step])
+                    total = _rescaled(c, total, old, ev)
+                axes, (a, b) = align([total, step])
                 step = axes, combine(c.op, a, b)
             running[c.node] = walk.kept(lo // block, c.op, kept, step) if walk else step
             ev.values[c.node] = bare.values[c.node] = _reference(c.node, running[c.node], sweep)
@@ -392,12 +392,7 @@ def _sweep(
     if walk and (again := walk.corrected(Evaluator(tensors, compute, known={**final, **running}))):
         _sweep(sweep, tensors, outputs, compute, final, block, again)
         return
-    references = {n: _reference(n, v, sweep) for n, v in running.items()}
-    for c in sweep.carries:
-        value = running[c.node]
-        if c.rescale is not None:
-            value = rescale(c, value, references, {**references, **final}, tensors, compute, final, last=True)
-        final[c.node] = value
+    final |= running
 
 
 def _reference(node: Node, value: Value, sweep: Sweep) -> Value:
@@ -407,26 +402,9 @@ def _reference(node: Node, value: Value, sweep: Sweep) -> Value:
     return (axes, torch.where(torch.isinf(v), 0.0, v)) if op in ("MAX", "MIN") else value
 
 
-def rescale(
-    c: Carry,
-    value: Value,
-    old: Mapping[Node, Value],
-    new: Mapping[Node, Value],
-    tensors: Mapping[str, torch.Tensor],
-    compute: torch.dtype,
-    final: Mapping[Node, Value],
-    last: bool = False,
-) -> Value:
-    """Move an accumulated value from the references `old` to `new`; a carry at its identity stays there."""
+def _rescaled(c: Carry, value: Value, old: Mapping[Node, Value], ev: Evaluator) -> Value:
+    """Move an accumulated value from the references `old` to those of this block; a sum that is 0 stays 0."""
     assert c.rescale is not None
-    e0 = Evaluator(tensors, compute, known={**final, **old})
-    e1 = Evaluator(tensors, compute, known={**final, **{n: v for n, v in new.items() if n.kind == "Carry"}})
-    axes, (v, x0, x1) = align([value, e0(c.rescale.exponent), e1(c.rescale.exponent)])
-    if c.op != "SUM":
-        moved = v + (x1 - x0)
-        return axes, moved if last else torch.where(torch.isinf(v), v, moved)
-    f_axes, (v, x0, x1, f0, f1) = align(
-        [value, e0(c.rescale.exponent), e1(c.rescale.exponent), e0(c.rescale.factor), e1(c.rescale.factor)]
-    )
-    moved = v * (torch.exp(x1 - x0) * (f1 / f0))
-    return f_axes, moved if last else torch.where(v == 0, v, moved)
+    known = {**ev.known, **ev.values, **{before(n): v for n, v in old.items()}}
+    axes, (v, factor) = align([value, Evaluator(ev.tensors, ev.compute, known=known)(c.rescale)])
+    return axes, torch.where(v == 0, v, v * factor)

@@ -9,8 +9,10 @@ Each grid instance owns one position of every `grid` axis and one block of every
 small head groups) are held entirely.  Sweeps run in order.  Inside the sweep that owns a carry, its Carry node is the
 running value; in later sweeps and in the epilogue stores it is the final value.
 
-A carry whose body uses another carry of the same sweep has a `rescale`: when the carries it uses move from `old` to
-`new`, its accumulated value is corrected by a factor (SUM) or a shift (MAX, MIN) before the step is added.
+Inside its sweep an extremum is seen by others through its *reference*: its value, or 0 where that is infinite.  A sum
+whose body uses such references has a `rescale`: before a step is added, what was accumulated is multiplied by it, so
+that all of it refers to the references of this block.  A sum that is 0 stays 0.  After the sweep the sum refers to the
+references of the final extrema; where these are infinite the program that reads it corrects it (see passes/stream.py).
 """
 
 from __future__ import annotations
@@ -23,29 +25,22 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.index import Axis
-from flashlight.program import Node, Store, Tensor, postorder
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """b(r) = exp(exponent(r)) * factor(r) for SUM, b(r) = exponent(r) for MAX and MIN, with r the carries used.
-
-    Correction from old to new: multiply by exp(exponent(new) - exponent(old)) * factor(new) / factor(old), or add
-    exponent(new) - exponent(old).
-    """
-
-    exponent: Node
-    factor: Node
+from flashlight.program import Node, Store, Tensor, make, postorder
 
 
 @dataclass(frozen=True)
 class Carry:
-    """One accumulated reduction.  step is a Reduce over the swept axis (evaluated block by block); node is the Carry
-    node that stands for its value, with the step's free axes in canonical order."""
+    """One accumulated reduction.
+
+    node:     the Carry node that stands for its value, with the step's free axes in canonical order
+    step:     a Reduce over the swept axis, evaluated block by block
+    rescale:  for SUM: the factor by which the value moves to the references of a block.  A function of references
+              and of those of the block before, for which `before` stands: exp(c0_before - c0)
+    """
 
     node: Node
     step: Node
-    rescale: Rescale | None = None
+    rescale: Node | None = None
 
     @property
     def name(self) -> str:
@@ -67,6 +62,12 @@ class Carry:
     @property
     def axes(self) -> tuple[Axis, ...]:
         return self.node.attr[1]
+
+
+def before(carry: Node) -> Node:
+    """Stands for the reference of a carry before this block."""
+    name, axes = carry.attr
+    return make("Carry", (f"{name}_before", axes), (), carry.dtype)
 
 
 GRANULE = 64

@@ -376,12 +376,31 @@ def inherited_origins(origins: Mapping[Node, str], roots: Iterable[Node]) -> dic
 
 
 def substitute(node: Node, axes: Mapping[Axis, Expr]) -> Node:
-    """Replace free axes by expressions.  Canonical bound axes cannot be captured: their names carry their level."""
-    if not (node.free & axes.keys()):
+    """Replace free axes by expressions.  It cannot capture: a reduction that binds an axis of the same name keeps its
+    own, and one that binds an axis of a replacement is renamed first."""
+    axes = {a: e for a, e in axes.items() if a in node.free and e.single != a}
+    if not axes:
         return node
+    arriving = frozenset[Axis]().union(*[e.axes for e in axes.values()])
+
+    def clashes(n: Node) -> bool:
+        return n.kind == "Reduce" and (n.attr[1] in axes or n.attr[1] in arriving)
+
     new: dict[Node, Node] = {}
-    for n in postorder([node]):
+    for n in postorder([node], lambda n: not clashes(n) and bool(n.free & axes.keys())):
         hit = {a: e for a, e in axes.items() if a in n.free}
-        args = [new[a] for a in n.args]
-        new[n] = rebuild(n, args, hit) if hit else n
+        if not hit:
+            new[n] = n
+        elif clashes(n):
+            new[n] = _rebound(n, hit)
+        else:
+            new[n] = rebuild(n, [new[a] for a in n.args], hit)
     return new[node]
+
+
+def _rebound(node: Node, axes: Mapping[Axis, Expr]) -> Node:
+    """substitute in a reduction whose bound axis has the name of a replaced or an arriving one."""
+    op, axis, operand = node.attr
+    fresh = Axis(f"~{node.id}", axis.size)
+    body = substitute(node.args[0], {axis: Expr([(fresh, 1)])})
+    return Reduce(op, fresh, substitute(body, axes), operand)

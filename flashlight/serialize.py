@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flashlight.index import Atom, Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.kernel import Carry, Kernel, Rescale, Sweep, Visit
+from flashlight.kernel import Carry, Kernel, Sweep, Visit
 from flashlight.program import Node, Program, Store, Tensor, make, postorder
 
 Json = Any
@@ -131,13 +131,12 @@ def program_from_json(value: Json) -> Program:
 
 
 def kernel_to_json(k: Kernel) -> Json:
-    extra = [n for c in k.carries for n in (c.node, *([c.rescale.exponent, c.rescale.factor] if c.rescale else []))]
+    extra = [n for c in k.carries for n in (c.node, c.rescale) if n is not None]
     visits = [n for s in k.sweeps if s.visit for n in (*s.visit.roots, *s.visit.conditions)]
     w = _Writer([*k.roots, *extra, *visits])
 
     def carry(c: Carry) -> Json:
-        shift = [w.number[c.rescale.exponent], w.number[c.rescale.factor]] if c.rescale else None
-        return [w.number[c.node], w.number[c.step], shift]
+        return [w.number[c.node], w.number[c.step], None if c.rescale is None else w.number[c.rescale]]
 
     def visit(v: Visit | None) -> Json:
         if v is None:
@@ -173,8 +172,8 @@ def kernel_from_json(value: Json) -> Kernel:
     r = _Reader(value["nodes"])
 
     def carry(v: Json) -> Carry:
-        node, step, shift = v
-        return Carry(r.nodes[node], r.nodes[step], Rescale(*[r.nodes[i] for i in shift]) if shift else None)
+        node, step, rescale = v
+        return Carry(r.nodes[node], r.nodes[step], None if rescale is None else r.nodes[rescale])
 
     def visit(v: Json) -> Visit | None:
         if v is None:

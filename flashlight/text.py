@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Kernel, Rescale, Sweep
+from flashlight.kernel import Carry, Kernel, Sweep
 from flashlight.program import Node, Program, Store, Tensor, postorder, value_of
 
 _INFIX = {
@@ -97,16 +97,8 @@ def program_text(program: Program) -> str:
 
 def _carry_text(c: Carry, p: Printer) -> str:
     axes = ",".join(a.name for a in c.axes)
-    return f"{c.name}[{axes}] {c.op.lower()}= {p.show(c.body)}{_rescale_text(c.op, c.rescale, p)}"
-
-
-def _rescale_text(op: str, r: Rescale | None, p: Printer) -> str:
-    if r is None:
-        return ""
-    if op != "SUM":
-        return f"    shifted by {p.show(r.exponent)}"
-    factor = "" if value_of(r.factor) == 1 else f" * {p.show(r.factor)}"
-    return f"    rescaled by exp({p.show(r.exponent)}){factor}"
+    rescale = "" if c.rescale is None else f"    rescaled by {p.show(c.rescale)}"
+    return f"{c.name}[{axes}] {c.op.lower()}= {p.show(c.body)}{rescale}"
 
 
 def _sweep_head(s: Sweep, p: Printer) -> list[str]:

@@ -1,38 +1,126 @@
 """Distributivity: factors free of the bound axis leave a sum.
 
-sum[n](p[m, n] / l[m] * v[n])   ->   sum[n](p[m, n] * v[n]) / l[m]
+sum[n](p[m, n] / l[m] * v[n])                  ->   sum[n](p[m, n] * v[n]) / l[m]
+sum[n](where(c[m, n], p[m, n] / l[m], 0) * v[n])
+        ->   sum[n](where(c[m, n], p[m, n], 0) * v[n]) / where(any[n](c[m, n]), l[m], 1)
+
+Side conditions:
+
+* Range.  What stays may not overflow or vanish where the whole product does not: exp(s) * v may, when 1 / sum(exp(s))
+  leaves.  A factor of moderate magnitude always leaves; any other leaves if what stays is in range.
+* Zeros.  A divisor leaves if it is never 0, or 0 only where every term is: 0 / 0 is NaN inside and outside, but
+  1 / 0 - 1 / 0 is NaN inside and may be anything outside.  Data that is read is taken not to be 0 when it divides, nor
+  to be infinite when it multiplies.
+* Choice.  A factor inside where(c, ..., 0) counts only where c holds somewhere.
+* float16 operands stay narrow only if what stays is bounded (bounded.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 import torch
 
 from flashlight.index import Axis
-from flashlight.passes.bounded import Steps, bounded
-from flashlight.passes.product import Factors, factors
-from flashlight.program import Map, Node, Program, Reduce
+from flashlight.passes.bounded import bounded
+from flashlight.passes.dominate import Steps
+from flashlight.passes.facts import FREE, SumFacts
+from flashlight.passes.product import ONE, ZERO, Factors, factors
+from flashlight.program import Map, Node, Program, Reduce, value_of
 
 
-def safe_operand(
-    inside: Node, axis: Axis, operand: torch.dtype | None, steps: Steps | None = None
-) -> torch.dtype | None:
+@dataclass(frozen=True)
+class Leaving:
+    """Factors that may leave a sum together.
+
+    factors:    what leaves
+    condition:  where this is false throughout, none of them counts; None: they always count
+    stays:      what is left in their place, None for nothing
+    whole:      the factor they are part of, None where they are factors of their own
+    """
+
+    factors: Factors
+    condition: Node | None = None
+    stays: Node | None = None
+    whole: Node | None = None
+
+
+def _leaving(body: Node, axis: Axis) -> tuple[Factors, list[Leaving]]:
+    """What stays, and what may leave it: factors free of the axis, also inside a choice between a product and 0."""
+    inside, outside = factors(body).split(axis)
+    groups = [Leaving(Factors(1.0, Counter({n: k}))) for n, k in outside.above.items()]
+    groups += [Leaving(Factors(1.0, below=Counter({n: k}))) for n, k in outside.below.items()]
+    if _moderate_scale(outside.scale):
+        groups += [Leaving(Factors(outside.scale))] if outside.scale != 1.0 else []
+    else:
+        inside.scale = outside.scale
+    return inside, groups + [c for n, times in inside.above.items() if times == 1 and (c := _choice(n, axis))]
+
+
+def _moderate_scale(scale: float) -> bool:
+    return scale == scale and 2.0**-FREE <= abs(scale) <= 2.0**FREE
+
+
+def _choice(n: Node, axis: Axis) -> Leaving | None:
+    """where(c, a * b, 0) as where(c, a, 0) and b, which counts where c holds somewhere."""
+    if n.kind != "Map" or n.attr[0] != "WHERE" or n.dtype != "float" or value_of(n.args[2]) != 0:
+        return None
+    condition, yes, _ = n.args
+    inside, outside = factors(yes).split(axis)
+    if (not outside.above and not outside.below) or (not inside.above and not inside.below):
+        return None
+    inside.scale, outside.scale = outside.scale, 1.0
+    anywhere = Reduce("ANY", axis, condition) if axis in condition.free else condition
+    return Leaving(outside, anywhere, Map("WHERE", condition, inside.node(), ZERO), n)
+
+
+def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
+    """A SUM without the factors that leave it, and those."""
+    _, axis, operand = node.attr
+    inside, groups = _leaving(node.args[0], axis)
+    least = Factors(inside.scale, inside.above.copy(), inside.below)
+    for g in groups:
+        _exchange(least.above, g.whole, g.stays)
+    tame = facts.in_range(least)
+    outside = Factors()
+    for g in groups:
+        if _may_leave(g, tame, least, facts):
+            _exchange(inside.above, g.whole, g.stays)
+            _multiply(outside, g.factors, g.condition)
+        elif g.whole is None:
+            _multiply(inside, g.factors, None)
+    body = inside.node()
+    if not outside.trivial:
+        operand = _safe_operand(body, axis, operand, facts.steps)
+    return Reduce("SUM", axis, body, operand), outside
+
+
+def _exchange(counts: Counter[Node], old: Node | None, new: Node | None) -> None:
+    if old is not None and new is not None:
+        del counts[old]
+        counts[new] += 1
+
+
+def _multiply(total: Factors, more: Factors, condition: Node | None) -> None:
+    total.scale *= more.scale
+    for side in ("above", "below"):
+        for n, times in getattr(more, side).items():
+            getattr(total, side)[n if condition is None else Map("WHERE", condition, n, ONE)] += times
+
+
+def _may_leave(g: Leaving, tame: bool, terms: Factors, facts: SumFacts) -> bool:
+    every = [*g.factors.above, *g.factors.below]
+    in_range = tame or all(facts.moderate(n) for n in every)
+    return in_range and all(facts.divides(n, terms) for n in g.factors.below)
+
+
+def _safe_operand(inside: Node, axis: Axis, operand: torch.dtype | None, steps: Steps) -> torch.dtype | None:
     """float16 overflows at 65504: when factors have left a product and the rest is not bounded, its operands are
     multiplied in full precision.  bfloat16 has the range of float32 and keeps its rounding."""
     if operand is torch.float16 and not all(bounded(n, axis, steps) for n in factors(inside).above):
         return None
     return operand
-
-
-def hoist_sum(node: Node) -> Node:
-    """Move the factors of one SUM that do not depend on its axis outside."""
-    if node.kind != "Reduce" or node.attr[0] != "SUM" or node.dtype != "float":
-        return node
-    op, axis, operand = node.attr
-    inside, outside = factors(node.args[0]).split(axis)
-    body = inside.node()
-    if outside.trivial:
-        return Reduce(op, axis, body, operand)
-    return scaled(Reduce(op, axis, body, safe_operand(body, axis, operand)), outside)
 
 
 def scaled(node: Node, outside: Factors) -> Node:
@@ -43,4 +131,13 @@ def scaled(node: Node, outside: Factors) -> Node:
 
 
 def hoist(program: Program) -> Program:
-    return program.rewrite(hoist_sum)
+    """Every sum, the inner ones first."""
+
+    def rule(node: Node) -> Node:
+        return scaled(*hoisted(node, SumFacts.of_program(node.attr[1], program, {}))) if is_sum(node) else node
+
+    return program.rewrite(rule)
+
+
+def is_sum(node: Node) -> bool:
+    return node.kind == "Reduce" and node.attr[0] == "SUM" and node.dtype == "float"

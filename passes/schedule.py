@@ -76,7 +76,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
     origins: Mapping[Node, str] = program.origins
     if axis is not None:
         tile = _tile_axes([s.value for s in stores], axis, rows) or _contiguous([s.value for s in stores], rows)
-        streamer = Streamer(axis, lambda a: a.key)
+        streamer = Streamer(axis, lambda a: a.key, program)
         known = inherited_origins(program.origins, [s.value for s in stores])
         stores = [Store(s.tensor, s.index, _product_form(streamer(s.value))) for s in stores]
         sweeps, origins = streamer.sweeps, streamer.origins(known)

@@ -1,27 +1,31 @@
 """Dependent reductions along one axis become carries of as few sweeps as possible.
 
     max[x](s[x]);  sum[x](exp(s[x] - max))    ->   sweep x:  c0 max= s
-                                                             c1 sum= exp(s - c0)   rescaled by exp(-c0)
+                                                             c1 sum= exp(s - c0)   rescaled by exp(c0_before - c0)
 
-A reduction that uses an earlier one over the same axis joins its sweep when the correction for a moved value is free of
-the swept position (see separate.py); otherwise it goes to the next sweep, recomputing what it needs.
+A sum that uses an earlier extremum over the same axis joins its sweep when the exponentials in it can be corrected for
+a moved reference (see separate.py); any other dependent reduction goes to the next sweep, recomputing what it needs.
+
+While a sweep runs, infinite extrema count as 0.  What a sum lacks by that is a factor of its final value,
+exp(finite(c0) - c0): 1 where c0 is finite, and the NaN that eager gives where it is not.  It applies where a term uses
+the exponential: a sum of where(c, exp(s - c0), 0) is 0 if c is false throughout.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-import torch
-
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Rescale, Sweep, carry_nodes
-from flashlight.passes.hoist import safe_operand, scaled
-from flashlight.passes.product import Factors, addends, factors, total
-from flashlight.passes.separate import Separator
+from flashlight.kernel import Carry, Sweep, before, carry_nodes
+from flashlight.passes.facts import SumFacts
+from flashlight.passes.hoist import hoisted, is_sum, scaled
+from flashlight.passes.product import ONE, ZERO, Factors, addends, factors, total
+from flashlight.passes.separate import TRUE, Exponent, Parts, Separator, collected, difference
 from flashlight.program import Carry as CarryNode
-from flashlight.program import Map, Node, Reduce, postorder, rebuild
+from flashlight.program import Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
 
 MAX_TERMS = 4
 
@@ -35,9 +39,11 @@ class _Entry:
 class Streamer:
     """Collects the carries of one kernel; give it values one after the other, then read `sweeps`."""
 
-    def __init__(self, axis: Axis, order: Callable[[Axis], str]):
+    def __init__(self, axis: Axis, order: Callable[[Axis], str], program: Program):
         self.axis, self.order = axis, order
         self.entries: dict[Node, _Entry] = {}
+        self.steps: dict[Node, Node] = {}
+        self.facts = SumFacts.of_program(axis, program, self.steps)
         self._known: dict[Node, Node] = {}
         self._memo: dict[Node, Node] = {}
         self._numbers = count()
@@ -50,7 +56,7 @@ class Streamer:
                 if done.kind == "Reduce" and done.attr[1] == self.axis:
                     done = self._reduce(done)
                 self._memo[node] = done
-        return self._memo[value]
+        return self._without_common_corrections(self._memo[value])
 
     def origins(self, known: Mapping[Node, str]) -> dict[Node, str]:
         """Source lines of the streamed values, from those of the values they replace."""
@@ -64,24 +70,15 @@ class Streamer:
         ]
 
     def _reduce(self, node: Node) -> Node:
-        op, _, operand = node.attr
-        body = node.args[0]
-        if op == "SUM" and body.dtype == "float":
-            inside, outside = factors(body).split(self.axis)
-            if not outside.trivial:
-                rest = inside.node()
-                # a sum of carries' functions leaves here too: sum(p / l * v) -> sum(p * v) / l
-                steps = {n: e.carry.step for n, e in self.entries.items()}
-                return scaled(self._sum(rest, safe_operand(rest, self.axis, operand, steps)), outside)
-            return self._sum(inside.node(), operand)
-        return self._carry(node)
-
-    def _sum(self, body: Node, operand: torch.dtype | None) -> Node:
-        node = Reduce("SUM", self.axis, body, operand)
-        terms = self._distributed(body)
-        if terms is None:
+        if not is_sum(node):
             return self._carry(node)
-        return total([(self._reduce(Reduce("SUM", self.axis, t, operand)), sign) for t, sign in terms])
+        # a sum of carries' functions leaves here too: sum(p / l * v) -> sum(p * v) / l
+        inner, outside = hoisted(node, self.facts)
+        terms = self._distributed(inner.args[0])
+        if terms is None:
+            return scaled(self._carry(inner), outside)
+        summed = [(self._reduce(Reduce("SUM", self.axis, t, node.attr[2])), sign) for t, sign in terms]
+        return scaled(total(summed), outside)
 
     def _running(self, body: Node) -> tuple[int, frozenset[Node]]:
         """(last sweep the body's carries belong to, those of its carries that still move there)."""
@@ -95,53 +92,93 @@ class Streamer:
         Distribution loses accuracy where terms cancel (moments), so it is not used for anything else.
         """
         _, running = self._running(body)
-        whole = Separator(self.axis, running)
-        if not running or whole.product(body) is not None:
+        separator = self._separator(running)
+        if not running or separator.parts(body) is not None:
             return None
         terms = _expand(body)
         if not 1 < len(terms) <= MAX_TERMS:
             return None
-        for term, _ in terms:
-            inside, _ = factors(term).split(self.axis)
-            found = whole.product(inside.node())
-            if found is None or found.exponent.kind == "Const":
-                return None
-        return terms
+        sums = [hoisted(Reduce("SUM", self.axis, term), self.facts)[0] for term, _ in terms]
+        return terms if all(separator.parts(s.args[0]) for s in sums) else None
+
+    def _separator(self, running: frozenset[Node]) -> Separator:
+        return Separator(self.axis, running, self.steps, self.facts.intervals)
 
     def _carry(self, node: Node) -> Node:
         if node in self._known:
             return self._known[node]
         sweep, running = self._running(node.args[0])
-        rescale = None
+        parts: Parts | None = ()
         if running:
-            rescale = _rescale(Separator(self.axis, running), node)
-            sweep += rescale is None
-        axes = sorted(node.free, key=self.order)
-        carry = CarryNode(f"c{next(self._numbers)}", axes, node.dtype)
-        self.entries[carry] = _Entry(Carry(carry, node, rescale), sweep)
-        self._known[node] = carry
+            parts = self._separator(running).parts(node.args[0]) if is_sum(node) else None
+            sweep += parts is None
+        carry = CarryNode(f"c{next(self._numbers)}", sorted(node.free, key=self.order), node.dtype)
+        self.entries[carry] = _Entry(Carry(carry, node, _rescale(parts or (), running)), sweep)
+        self.steps[carry] = node
+        self._known[node] = value = self._corrected(carry, parts or ())
+        return value
+
+    def _corrected(self, carry: Node, parts: Parts) -> Node:
+        """The sum with its true references, of the sum with the final ones of the sweep."""
+        for condition, exponent in parts:
+            finite = {c: _finite(c) for leaf, _ in exponent for c in carry_nodes(leaf)}
+            differing = tuple((leaf, k) for leaf, k in exponent if leaf not in finite.values())
+            if not differing:
+                continue
+            factor = Map("EXP", difference(differing, {}, finite))
+            if condition is TRUE:
+                self.facts.ones.add(factor)
+            else:
+                factor = Map("WHERE", self._reduce(Reduce("ANY", self.axis, condition)), factor, ONE)
+            carry = Map("MUL", carry, factor)
         return carry
 
+    def _without_common_corrections(self, value: Node) -> Node:
+        """(c1 * f) / (c2 * f) is c1 / c2: f is 1, or else both sums are 0 or both are infinite, and the ratio NaN."""
 
-def _rescale(separator: Separator, node: Node) -> Rescale | None:
-    if node.attr[0] == "SUM":
-        b = separator.product(node.args[0])
-        return None if b is None else Rescale(b.exponent, b.factor)
-    if node.attr[0] in ("MAX", "MIN"):
-        shift = separator.sum(node.args[0])
-        return None if shift is None else Rescale(shift, shift)
-    return None
+        def rule(n: Node) -> Node:
+            if n.kind != "Map" or n.attr[0] != "DIV" or n.dtype != "float":
+                return n
+            parts = factors(n)
+            common = (parts.above & parts.below).keys() & self.facts.ones
+            for f in common:
+                times = min(parts.above[f], parts.below[f])
+                parts.above -= Counter({f: times})
+                parts.below -= Counter({f: times})
+            return parts.node() if common else n
+
+        return transform([value], rule)[0] if self.facts.ones else value
+
+
+def _finite(extremum: Node) -> Node:
+    """What an extremum counts as while a sweep runs."""
+    return Map("WHERE", Map("ISINF", extremum), ZERO, extremum)
+
+
+def _rescale(parts: Parts, running: frozenset[Node]) -> Node | None:
+    """The factor by which a sum moves from the references of one block to those of the next."""
+    exponent: Exponent = collected(term for _, e in parts for term in e)
+    if not exponent:
+        return None
+    return Map("EXP", difference(exponent, {}, {c: before(c) for c in running}))
 
 
 def _expand(body: Node) -> list[tuple[Node, int]]:
-    """Multiply one sum out: (a - b) * v -> a*v, -(b*v)."""
+    """Multiply one sum out, also inside a choice: (a - b) * v -> a*v, -(b*v)."""
     parts = factors(body)
     for factor, times in parts.above.items():
-        terms = addends(factor)
+        terms = _terms(factor)
         if times == 1 and len(terms) > 1:
-            rest = Factors(parts.scale, parts.above - type(parts.above)([factor]), parts.below)
+            rest = Factors(parts.scale, parts.above - Counter([factor]), parts.below)
             return [(_times(t, rest), sign) for t, sign in terms]
     return [(body, 1)]
+
+
+def _terms(factor: Node) -> list[tuple[Node, int]]:
+    if factor.kind == "Map" and factor.attr[0] == "WHERE" and value_of(factor.args[2]) == 0:
+        condition, yes, no = factor.args
+        return [(Map("WHERE", condition, t, no), sign) for t, sign in addends(yes)]
+    return addends(factor)
 
 
 def _times(term: Node, rest: Factors) -> Node:

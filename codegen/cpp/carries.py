@@ -1,5 +1,5 @@
-"""Carries as C++ lines: accumulated over a block from the identity, rescaled when what they use has moved, corrected
-after the last block.  The guards are those of evaluate_kernel."""
+"""Carries as C++ lines: accumulated over a block from the identity, rescaled when what they use has moved.  The guards
+are those of evaluate_kernel."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.structure import Buffer, Nest, Plan, Stage
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Sweep
-from flashlight.program import Node, postorder, value_of
+from flashlight.kernel import Carry, Sweep, before
+from flashlight.program import Node
 
 
 class CarryPrinter:
@@ -28,6 +28,7 @@ class CarryPrinter:
         self.sweep: Sweep | None = None
         self.carries: dict[Node, Buffer] = {}
         self.olds: dict[Node, Buffer] = {}
+        self.befores: dict[Node, Buffer] = {}
         self.references: dict[Node, Buffer] = {}
         for c in plan.kernel.carries:
             self._carry_buffers(c)
@@ -40,7 +41,8 @@ class CarryPrinter:
         kind = {"float": "real", "int": "long", "bool": "bool"}[c.node.dtype]
         self.carries[c.node] = self._declare(Buffer(self.new(c.name), axes, True, kind, "panel"))
         if c.node in self.plan.read_old:
-            self.olds[c.node] = self._declare(Buffer(self.new(f"{c.name}_old"), axes, True, kind, "block"))
+            old = self._declare(Buffer(self.new(f"{c.name}_old"), axes, True, kind, "block"))
+            self.olds[c.node] = self.befores[before(c.node)] = old
         if c.op in ("MAX", "MIN") and c.node.dtype == "float":
             self.references[c.node] = self._declare(Buffer(self.new(f"{c.name}_ref"), axes, True, kind, "block"))
 
@@ -70,17 +72,17 @@ class CarryPrinter:
         def known(node: Node) -> Value | None:
             em = em_of[0]
             if node.kind == "Carry":
-                return self.memory.read(self._carry_place(node, em.mode), em.lane, em.live)
+                return self.memory.read(self._carry_place(node, em.final), em.lane, em.live)
             stage = stages.get(node)
             return None if stage is None or stage.out is None else self.memory.read(stage.out, em.lane, em.live)
 
         return known
 
-    def _carry_place(self, node: Node, mode: str) -> Buffer:
+    def _carry_place(self, node: Node, final: bool) -> Buffer:
+        if node in self.befores:
+            return self.befores[node]
         own = self.sweep is not None and any(c.node is node for c in self.sweep.carries)
-        if own and mode == "old":
-            return self.olds[node]
-        if own and mode != "final":
+        if own and not final:
             return self.references.get(node, self.carries[node])
         return self.carries[node]
 
@@ -145,77 +147,39 @@ class CarryPrinter:
         b = self.carries[c.node]
         kind = LANE_TYPES[b.kind]
         flat = self.emitter(nest, self.facts.lane)
-        before, after = self.new(f"{c.name}_before"), self.new(f"{c.name}_after")
-        flat.line(f"{kind} {before} = row<{kind}>({self.memory.pointer(b)});")
-        self._save_old(flat, c, before)
+        earlier, after = self.new(f"{c.name}_before"), self.new(f"{c.name}_after")
+        flat.line(f"{kind} {earlier} = row<{kind}>({self.memory.pointer(b)});")
+        self._save_old(flat, c, earlier)
         if c.rescale is not None:
-            flat.line(f"{before} = {self._moved(flat, c, before, 'new')};")
-        flat.line(f"const {kind} {after} = {combine(c.op, before, total, c.node.dtype)};")
+            flat.line(f"{earlier} = {self._moved(flat, c, earlier)};")
+        flat.line(f"const {kind} {after} = {combine(c.op, earlier, total, c.node.dtype)};")
         flat.line(f"put<{kind}>({self.memory.pointer(b)}, {after});")
         ref = self.references.get(c.node)
         if ref is not None:
             flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}));")
         return ["{", *[f"  {x}" for x in flat.close()], "}"]
 
-    def _save_old(self, em: Emitter, c: Carry, before: str) -> None:
+    def _save_old(self, em: Emitter, c: Carry, value: str) -> None:
         old = self.olds.get(c.node)
         if old is not None:
             kind = LANE_TYPES[old.kind]
-            text = f"finite({before})" if c.node in self.references else before
+            text = f"finite({value})" if c.node in self.references else value
             em.line(f"put<{kind}>({self.memory.pointer(old)}, {text});")
 
-    def _moved(self, em: Emitter, c: Carry, before: str, new: str) -> str:
-        """The accumulated value, moved from the old references to the new; at its identity it stays there."""
+    def _moved(self, em: Emitter, c: Carry, total: str) -> str:
+        """What was accumulated, moved to the references of this block; a sum that is 0 stays 0."""
         assert c.rescale is not None
+        factor = em.lift(em.as_kind(em.value(c.rescale), "float"), "F")
+        return f"where({total} == all<F>(0), {total}, {total} * {factor})"
 
-        def at(node: Node, mode: str) -> str:
-            em.mode = mode
-            text = em.lift(em.as_kind(em.value(node), "float"), "F")
-            em.mode = ""
-            return text
-
-        shift = f"{at(c.rescale.exponent, new)} - {at(c.rescale.exponent, 'old')}"
-        if c.op != "SUM":
-            moved = f"{before} + ({shift})"
-            return moved if new == "final" else f"where(isinf({before}), {before}, {moved})"
-        factor = f"exp({shift})"
-        if value_of(c.rescale.factor) != 1:
-            factor = f"{factor} * ({at(c.rescale.factor, new)} / {at(c.rescale.factor, 'old')})"
-        depth = max(em.depth(c.rescale.exponent), em.depth(c.rescale.factor))
-        name = self.new(f"{c.name}_scale")
-        em.scopes[depth].lines.append(f"const F {name} = {factor};")
-        moved = f"{before} * {name}"
-        return moved if new == "final" else f"where({before} == all<F>(0), {before}, {moved})"
-
-    def _rescale_nest(self, c: Carry, new: str, save: bool) -> list[str]:
+    def _rescale_nest(self, c: Carry) -> list[str]:
         """All of a carry moved in place."""
         assert c.rescale is not None
         b = self.carries[c.node]
-        needed = {a for n in postorder([c.rescale.exponent, c.rescale.factor]) for a in n.free}
         em = self.emitter([], self.facts.lane)
-        self._open(em, sorted(b.axes, key=lambda a: a not in needed))
-        before = self.new(f"{c.name}_before")
-        em.line(f"const F {before} = row<F>({self.memory.pointer(b)});")
-        if save:
-            self._save_old(em, c, before)
-        text = self._moved(em, c, before, new)
-        em.line(f"put<F>({self.memory.pointer(b)}, {text});")
+        self._open(em, sorted(b.axes, key=lambda a: a not in c.rescale.free))
+        total = self.new(f"{c.name}_before")
+        em.line(f"const F {total} = row<F>({self.memory.pointer(b)});")
+        self._save_old(em, c, total)
+        em.line(f"put<F>({self.memory.pointer(b)}, {self._moved(em, c, total)});")
         return em.close()
-
-    def finish(self, sweep: Sweep) -> list[str]:
-        """References become true values: where an extremum is infinite, what was accumulated is corrected."""
-        self.sweep = sweep
-        lines: list[str] = []
-        if not any(c.rescale for c in sweep.carries):
-            return lines
-        for c in sweep.carries:
-            if c.node in self.olds:
-                em = self.emitter([], self.facts.lane)
-                b = self.carries[c.node]
-                self._open(em, b.axes)
-                self._save_old(em, c, f"row<{LANE_TYPES[b.kind]}>({self.memory.pointer(b)})")
-                lines += em.close()
-        for c in sweep.carries:
-            if c.rescale is not None:
-                lines += self._rescale_nest(c, "final", save=False)
-        return lines

@@ -59,8 +59,8 @@ class Emitter(Positions):
         """Heads of the loops of reductions over less than the whole axis."""
         self.full: frozenset[Node] = frozenset()
         """Truth values that need not be computed in blocks where FULL says that they are true."""
-        self.mode = ""
-        """Distinguishes values that are computed twice, before and after a carry moves."""
+        self.final = False
+        """Whether carries of the sweep stand for what they are after the last block, not for their references."""
 
     # ------------------------------------------------------------ scopes
 
@@ -90,7 +90,7 @@ class Emitter(Positions):
         return self._find(root) or self._define(root)
 
     def _find(self, node: Node) -> Value | None:
-        return self.scopes[self.depth(node)].names.get((self.mode, node))
+        return self.scopes[self.depth(node)].names.get(node)
 
     def _pending(self, root: Node) -> list[Node]:
         """What is not computed yet, arguments first; bodies of reductions wait for their loop."""
@@ -124,7 +124,7 @@ class Emitter(Positions):
             origin = f"  // {self.origins[node]}" if node in self.origins else ""
             self.scopes[depth].lines.append(f"const {value.type} {name} = {bare(value.text)};{origin}")
             value = Value(name, value.type)
-        self.scopes[depth].names[(self.mode, node)] = value
+        self.scopes[depth].names[node] = value
         return value
 
     def _inner(self, n: Node) -> Value:

@@ -22,7 +22,7 @@ from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Plan, Stage, SweepPlan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.index import ZERO, Axis
-from flashlight.kernel import Carry, Kernel, Sweep
+from flashlight.kernel import Carry, Kernel, Sweep, before, carry_nodes
 from flashlight.program import Node, Store, postorder
 
 Key = tuple[Node, str, Axis | None]
@@ -59,8 +59,8 @@ class Planner:
         epilogue = self._collect([self._store_stage(s) for s in self.kernel.stores])
         tile = arrange([s for s in self.kept.values() if s.level == "tile"], "tile")
         prologue = arrange([s for s in self.kept.values() if s.level == "prologue"], "prologue")
-        old = {n for c in self.kernel.carries if c.rescale
-               for n in postorder([c.rescale.exponent, c.rescale.factor]) if n.kind == "Carry"}  # fmt: skip
+        used = {n for c in self.kernel.carries if c.rescale is not None for n in carry_nodes(c.rescale)}
+        old = {c.node for c in self.kernel.carries if before(c.node) in used}
         return Plan(self.kernel, self.facts, self.tiling, tile, prologue, sweeps, epilogue, old)
 
     def _enter(self, sweep: Sweep | None) -> None:

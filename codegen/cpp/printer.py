@@ -2,7 +2,7 @@
 
 setup     once a task              prologue  once a panel           sweepN_start   once a sweep and panel
 sweepN_shared  once a block of the swept axis                       sweepN_block   once a block and panel
-sweepN_finish  once a sweep and panel                               epilogue       once a panel
+epilogue  once a panel
 
 Sweeps that pass blocks over also have a test of blocks, a block function for blocks with and without masks, and where
 needed sweepN_exact, once a panel: whether passing blocks over was right (see visits.py).
@@ -90,11 +90,6 @@ class _Printer:
             if sweep.sweep.visit is not None and sweep.sweep.visit.exact is not None:
                 doc = "whether passing blocks over was exact, for every row"
                 bodies[f"{name}_exact"] = (s.exact(sweep.sweep), "pwb", doc)
-            bodies[f"{name}_finish"] = (
-                s.finish(sweep.sweep),
-                "pw",
-                "after the last block: references become true values",
-            )
         bodies["epilogue"] = (
             [*s.nests(plan.epilogue.shared, None), *s.nests(plan.epilogue.block, None)],
             "pw",
@@ -189,10 +184,7 @@ class _Printer:
         if f"{name}_block" in calls:
             lines.append(f"    {each} {name}_block(t, g, p[i], w);")
         lines.append("  }")
-        return lines + self._finish(name, calls, each)
-
-    def _finish(self, name: str, calls: set[str], each: str) -> list[str]:
-        return [f"  {each} {name}_finish(t, g, p[i], w);"] if f"{name}_finish" in calls else []
+        return lines
 
     def _visiting(self, name: str, sweep: Sweep, calls: set[str], each: str) -> list[str]:
         """A sweep that passes blocks over."""
@@ -228,7 +220,7 @@ class _Printer:
                 f"{each} exact = exact && {name}_exact(t, g, p[i], w);",
                 f"if (!exact) {name}([](long, long) {{ return [](long, long) {{ return 1; }}; }});",
             ]
-        return [*(f"  {x}" for x in lines), *self._finish(name, calls, each)]
+        return [f"  {x}" for x in lines]
 
     def _partial(self, name: str, sweep: Sweep, test: str, shared: bool) -> list[str]:
         """A partial block for one panel: cut again for its own rows, unless panels share what was made of the block."""

@@ -42,7 +42,7 @@ class StagePrinter(CarryPrinter):
         assert sweep.visit is not None and sweep.visit.exact is not None
         self.sweep = sweep
         em = self.emitter([], self.facts.lane)
-        em.mode = "final"
+        em.final = True
         self._open(em, self.facts.ordered(sweep.visit.exact.free))
         value = em.as_kind(em.value(sweep.visit.exact), "bool")
         em.line(f"exact = exact & {em.lift(value, 'B')};")
@@ -145,7 +145,7 @@ class StagePrinter(CarryPrinter):
         assert c is not None and s.product is not None
         lines: list[str] = []
         if c.rescale is not None:
-            lines += self._rescale_nest(c, "new", save=True)
+            lines += self._rescale_nest(c)
         elif c.node in self.olds:
             em = self.emitter([], self.facts.lane)
             b = self.carries[c.node]

@@ -182,7 +182,7 @@ class Layout:
 
 def all_nodes(kernel: Kernel) -> list[Node]:
     """Roots of a kernel, those of its rescale factors included."""
-    shifts = [n for c in kernel.carries if c.rescale for n in (c.rescale.exponent, c.rescale.factor)]
+    shifts = [c.rescale for c in kernel.carries if c.rescale is not None]
     return [*kernel.roots, *shifts, *[c.node for c in kernel.carries]]
 
 

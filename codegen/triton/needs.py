@@ -14,8 +14,9 @@ import torch
 from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.layout import LARGEST_TILE, Layout, all_nodes, split
+from flashlight.codegen.triton.rescale import moving
 from flashlight.index import Axis
-from flashlight.kernel import Kernel, carry_nodes
+from flashlight.kernel import Kernel
 from flashlight.program import Node, postorder
 
 REGISTERS = 246
@@ -132,7 +133,7 @@ def _largest_score(kernel: Kernel, layout: Layout, nodes: list[Node], products: 
 
 def _references(kernel: Kernel) -> int:
     """How many carries others of a sweep are rescaled by, at least 1."""
-    used = [{n for c in s.carries if c.rescale for n in carry_nodes(c.rescale.exponent)} for s in kernel.sweeps]
+    used = [{n for c in s.carries for n in moving(c, s)} for s in kernel.sweeps]
     return max(1, *map(len, used)) if used else 1
 
 

@@ -1,5 +1,4 @@
-"""Sweeps: a loop over blocks of the swept axis, carries that are rescaled when those they use move, and the correction
-from reference to true values afterwards.
+"""Sweeps: a loop over blocks of the swept axis, with carries that are rescaled when those they use move.
 
     for n_start in range(0, 4096, BLOCK_N):
         n = n_start + tl.arange(0, BLOCK_N)
@@ -22,12 +21,12 @@ from flashlight.codegen.triton.addressing import all_inside, store
 from flashlight.codegen.triton.expressions import render
 from flashlight.codegen.triton.phase import Phase, phases
 from flashlight.codegen.triton.reductions import COMBINE, PAIRS, collapsed, dot, filled, repeated
-from flashlight.codegen.triton.rescale import correction, depends, nan_shows, previous, starts_at_zero
+from flashlight.codegen.triton.rescale import moving, nan_shows, starts_at_zero
 from flashlight.codegen.triton.state import Scope, State, Value, block_name, broken, spread, strip
 from flashlight.codegen.triton.unmasked import without_conditions
 from flashlight.codegen.triton.visits import Visits, visits_blocks
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Sweep, carry_nodes
+from flashlight.kernel import Carry, Sweep, before, carry_nodes
 from flashlight.program import Node, Store
 
 INFINITE = 'tl.abs({0}) == float("inf")'
@@ -39,8 +38,8 @@ class SweepPrinter:
     def __init__(self, state: State, sweep: Sweep):
         self.state, self.sweep = state, sweep
         self.nodes = {c.node: c for c in sweep.carries}
-        self.shifted = {n for c in sweep.carries if c.rescale for n in depends(c.rescale) if n in self.nodes}
-        used = {n for c in sweep.carries for n in (*carry_nodes(c.body), *depends(c.rescale))}
+        self.shifted = {n for c in sweep.carries for n in moving(c, sweep)}
+        used = {n for c in sweep.carries for n in (*carry_nodes(c.body), *moving(c, sweep))}
         used |= {n for s in sweep.stores for n in carry_nodes(s.value)}
         self.used = used & self.nodes.keys()
         self.names: dict[Node, str] = {}
@@ -51,7 +50,7 @@ class SweepPrinter:
         self.exact = {c.node for c in sweep.carries if not nan_shows(c, state.kernel)}
 
     def emit(self) -> None:
-        """The carries at their identities, the loops, the final correction."""
+        """The carries at their identities, the loops, the final values."""
         state, sweep = self.state, self.sweep
         self.names = {c.node: state.names(c.name) for c in sweep.carries}
         self._reset()
@@ -131,8 +130,7 @@ class SweepPrinter:
         """Accumulate one block into a carry; the assignment to make at the end of the block, if any."""
         state, name = self.state, self.names[c.node]
         dims = state.dims_of(c.axes)
-        before = self._rescaled(c, name, dims)
-        text = self._step(c, before, phase)
+        text = self._step(c, self._rescaled(c, name, dims), phase)
         state.comment(c.step)
         later = c.node in self.shifted
         target = state.names(f"{name}_next") if later else name
@@ -144,22 +142,22 @@ class SweepPrinter:
             self._bind(c.node, value)
         return f"{name} = {target}" if later else ""
 
-    def _step(self, c: Carry, before: str, phase: Phase) -> str:
+    def _step(self, c: Carry, total: str, phase: Phase) -> str:
         state, node = self.state, c.step
         if state.is_scalar(self.sweep.axis):
-            return COMBINE[c.op].format(before, strip(render(state, c.body, state.dims(node))))
+            return COMBINE[c.op].format(total, strip(render(state, c.body, state.dims(node))))
         if self.sweep.axis not in c.body.free:
             block = block_name(self.sweep.axis)
             count = block if not phase.ragged else f"tl.minimum({block}, {self.sweep.axis.size} - {self.start})"
-            return COMBINE[c.op].format(before, repeated(state, node, count))
+            return COMBINE[c.op].format(total, repeated(state, node, count))
         found = state.contraction(node)
         if found is not None:
-            return dot(state, node, found, before)
+            return dot(state, node, found, total)
         exact = c.node in self.exact
         combine = COMBINE[c.op]
         if exact and c.op in PAIRS and c.body.dtype == "float":
             combine = combine.replace("{1}", "{1}, tl.PropagateNan.ALL")
-        return combine.format(before, collapsed(state, node, exact))
+        return combine.format(total, collapsed(state, node, exact))
 
     def _bind(self, node: Node, value: Value) -> None:
         """From here on the carry has this value in the current scope."""
@@ -175,26 +173,19 @@ class SweepPrinter:
 
     def _rescaled(self, c: Carry, name: str, dims: tuple[Axis, ...]) -> str:
         """The text of the accumulated value, moved to the references of this block."""
-        if c.rescale is None or not any(n in self.nodes for n in depends(c.rescale)):
+        if c.rescale is None:
             return name
         state, cheap = self.state, c.node in self.cheap
-        for n in depends(c.rescale):
-            if n in self.nodes:
-                self._bind_old(n, raw=cheap)
-        factor = correction(c, {n: previous(n) for n in self.nodes}, {})
-        if factor is None:
-            return name
-        state.hints[factor] = "scale" if c.op == "SUM" else "shift"
-        if c.op != "SUM":
-            moved = f"{name} + {render(state, factor, dims)}"
-            return f"tl.where({INFINITE.format(name)}, {name}, {moved})"
-        scale = spread(state.value(factor), dims)
+        for n in moving(c, self.sweep):
+            self._bind_old(n, raw=cheap)
+        state.hints[c.rescale] = "scale"
+        scale = spread(state.value(c.rescale), dims)
         # 0.0 and not the carry itself, which Triton's search for accumulators in tensor memory does not survive
         return f"{name} * {scale}" if cheap else f"tl.where({name} == 0, 0.0, {name} * {scale})"
 
     def _bind_old(self, n: Node, raw: bool) -> None:
         """The value a carry had before this block: as it is, or as the others used it."""
-        state, old = self.state, previous(n)
+        state, old = self.state, before(n)
         value = Value(self.names[n], state.dims_of(n.attr[1]))
         if not raw and self.nodes[n].op in PAIRS:
             key = ("reference", old)
@@ -214,26 +205,6 @@ class SweepPrinter:
             del scope.values[k]
 
     def _finish(self) -> None:
-        """Correct every rescaled carry from the references to the true values: infinite extrema show here."""
-        state = self.state
+        """The final values."""
         for c in self.sweep.carries:
-            dims = state.dims_of(c.axes)
-            self._bind(c.node, Value(self.names[c.node], dims))
-        differs = {n for n in self.shifted if self.nodes[n].op in PAIRS}
-        for n in sorted(differs, key=lambda n: self.names[n]):
-            self._bind_old(n, raw=False)
-        for c in self.sweep.carries:
-            if c.rescale is None or not differs & set(depends(c.rescale)):
-                continue
-            dims, name = state.dims_of(c.axes), self.names[c.node]
-            factor = correction(c, {n: previous(n) for n in differs}, {})
-            if factor is None:
-                continue
-            sign, state.hints[factor] = ("*", "scale") if c.op == "SUM" else ("+", "shift")
-            text = f"{name} {sign} {spread(state.value(factor), dims)}"
-            if c.node in self.shifted:
-                self._bind(previous(c.node), Value(name, dims))
-                differs.add(c.node)
-                self._bind(c.node, Value(state.define(f"{name}_final", text), dims))
-            else:
-                state.line(f"{name} = {text}")
+            self._bind(c.node, Value(self.names[c.node], self.state.dims_of(c.axes)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.index import Axis, Expr, FloorDiv, const, of
-from flashlight.kernel import Carry, Kernel, Rescale, Sweep
+from flashlight.kernel import Carry, Kernel, Sweep, before
 from flashlight.program import Carry as CarryNode
 from flashlight.program import Const, Load, Map, Node, Reduce, Store, Tensor
 
@@ -42,7 +42,7 @@ def exp(a: Node) -> Node:
     return Map("EXP", a)
 
 
-def carry(name: str, op: str, x: Axis, body: Node, rescale: Rescale | None = None, operand=None) -> Carry:
+def carry(name: str, op: str, x: Axis, body: Node, rescale: Node | None = None, operand=None) -> Carry:
     """A carry over the swept axis x."""
     step = Reduce(op, x, body, operand)
     axes = sorted(step.free, key=lambda a: a.key)
@@ -53,7 +53,7 @@ def online(x: Axis, score: Node, values: Mapping[str, Node], prefix: str = "", o
     """Online softmax: the maximum, the denominator, and one sum of weights times each value."""
     top = carry(f"{prefix}top", "MAX", x, score)
     weight = exp(sub(score, top.node))
-    rescale = Rescale(Map("NEG", top.node), Const(1.0))
+    rescale = exp(sub(before(top.node), top.node))
     total = carry(f"{prefix}total", "SUM", x, weight, rescale)
     return [top, total, *[carry(n, "SUM", x, mul(weight, v), rescale, operand) for n, v in values.items()]]
 

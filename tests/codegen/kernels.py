@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from flashlight.index import Axis, Expr, FloorDiv, Gather, const, of
-from flashlight.kernel import Kernel, Rescale, Sweep
+from flashlight.kernel import Kernel, Sweep, before
 from flashlight.program import Cast, Const, Index, Map, Node, Reduce
 from tests.codegen.handmade import (
     INF,
@@ -161,7 +161,7 @@ def sink() -> Case:
     top = carry("top", "MAX", p.x, causal(p, -5))
     reference = Map("MAXIMUM", top.node, at(logit, p.h))
     weight = exp(sub(causal(p, -5), reference))
-    rescale = Rescale(Map("NEG", reference), Const(1.0))
+    rescale = exp(sub(Map("MAXIMUM", before(top.node), at(logit, p.h)), reference))
     total = carry("total", "SUM", p.x, weight, rescale)
     acc = carry("acc", "SUM", p.x, mul(weight, p.value), rescale)
     norm = Map("ADD", total.node, exp(sub(at(logit, p.h), reference)))
@@ -173,22 +173,22 @@ def guarded() -> Case:
     p = parts()
     top = carry("top", "MAX", p.x, causal(p, -20))
     weight = exp(sub(p.score, top.node))
-    rescale = Rescale(Map("NEG", top.node), Const(1.0))
+    rescale = exp(sub(before(top.node), top.node))
     total = carry("total", "SUM", p.x, weight, rescale)
     acc = carry("acc", "SUM", p.x, mul(weight, p.value), rescale)
     return finish(p, [top, total, acc], [put(p.o, Map("DIV", acc.node, total.node), p.b, p.h, p.m, p.e)])
 
 
-def shifted_extremum() -> Case:
-    """A maximum that moves with another, and a sum scaled by the reciprocal of a sum."""
+def from_below() -> Case:
+    """Weights that grow with the distance from a minimum, squared."""
     p = parts()
     low = carry("low", "MIN", p.x, p.score)
-    spread = carry("spread", "MAX", p.x, sub(p.score, low.node), Rescale(Map("NEG", low.node), Const(1.0)))
-    mass = carry("mass", "SUM", p.x, exp(p.score))
-    share = Map("DIV", exp(p.score), mass.node)
-    acc = carry("acc", "SUM", p.x, mul(share, p.value), Rescale(Const(0.0), Map("RECIP", mass.node)))
-    stores = [put(p.o, Map("ADD", acc.node, spread.node), p.b, p.h, p.m, p.e)]
-    return finish(p, [low, spread, mass, acc], stores)
+    weight = exp(mul(sub(low.node, p.score), Const(2.0)))
+    rescale = exp(mul(sub(low.node, before(low.node)), Const(2.0)))
+    total = carry("total", "SUM", p.x, weight, rescale)
+    acc = carry("acc", "SUM", p.x, mul(weight, p.value), rescale)
+    stores = [put(p.o, Map("DIV", acc.node, total.node), p.b, p.h, p.m, p.e)]
+    return finish(p, [low, total, acc], stores)
 
 
 def any_and_product() -> Case:
@@ -376,7 +376,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "lengths": lengths,
     "sink": sink,
     "guarded": guarded,
-    "shifted extremum": shifted_extremum,
+    "shifted extremum": from_below,
     "any and product": any_and_product,
     "returned weights": returned_weights,
     "talking heads": talking_heads,

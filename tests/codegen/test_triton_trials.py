@@ -11,7 +11,7 @@ from flashlight.codegen.offline import Assembly, Compiled, OfflineError
 from flashlight.codegen.triton import default_tiling, estimate, trials
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.tiling import ranked
-from flashlight.kernel import Kernel, Rescale
+from flashlight.kernel import Kernel, before
 from flashlight.program import Const, Map
 
 from . import kernels
@@ -108,7 +108,7 @@ def test_accumulators_that_may_still_be_zero_compile_for_tensor_memory():
     p = kernels.parts(h=2, m=512, n=512, d=64, dtype=torch.bfloat16)
     top = kernels.carry("top", "MAX", p.x, kernels.causal(p))
     weight = kernels.exp(kernels.sub(p.score, top.node))
-    rescale = Rescale(Map("NEG", top.node), Const(1.0))
+    rescale = kernels.exp(kernels.sub(before(top.node), top.node))
     acc = kernels.carry("acc", "SUM", p.x, kernels.mul(weight, p.value), rescale, torch.bfloat16)
     kernel = kernels.finish(p, [top, acc], [kernels.put(p.o, acc.node, p.b, p.h, p.m, p.e)]).kernel
     source = print_kernel(kernel, default_tiling(kernel, "sm_100")).source
