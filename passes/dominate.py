@@ -73,7 +73,7 @@ def _infinite(condition: Node, value: Node, holds: bool) -> bool:
     wanted = {"EQ": True, "NE": False}.get(fn)
     if wanted is None or wanted != holds:
         return False
-    return any(a is value and abs(float(value_of(b) or 0)) == INF for a, b in (args, args[::-1]))
+    return any(a in (value, Map("ABS", value)) and abs(float(value_of(b) or 0)) == INF for a, b in (args, args[::-1]))
 
 
 def maximised(reference: Node) -> list[Node]:

@@ -12,7 +12,7 @@ from flashlight.codegen.triton import default_tiling, estimate, trials
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.tiling import ranked
 from flashlight.kernel import Kernel, before
-from flashlight.program import Const, Map
+from flashlight.program import Map
 
 from . import kernels
 

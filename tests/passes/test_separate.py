@@ -91,7 +91,7 @@ def test_a_choice_is_the_condition_under_which_the_exponent_counts() -> None:
 
 def test_exponents_under_different_conditions_stay_apart() -> None:
     parts = separator().parts(mul(SEPARABLE["chosen"], exp(sub(T, C_T))))
-    assert parts is not None and {c: e for c, e in parts} == {
+    assert parts is not None and dict(parts) == {
         OTHER: ((C_S, Const(-1.0)),),
         Const(True): ((C_T, Const(-1.0)),),
     }
