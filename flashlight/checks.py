@@ -52,6 +52,10 @@ def check_kernel(k: Kernel) -> None:
             _check_visit(k, sweep, sweep.visit, ready)
     for s in k.stores:
         _check_store(k, s, ready, set(owned))
+    swept = {s.axis for s in k.sweeps}
+    bodies = [*(c.body for c in k.carries), *(s.value for s in k.stores)]
+    if any(n.kind == "Reduce" and n.attr[1] in swept for n in postorder(bodies)):
+        _fail("a reduction over a swept axis is no carry", k)
 
 
 def _check_visit(k: Kernel, sweep: Sweep, visit: Visit, ready: set[Node]) -> None:

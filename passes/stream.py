@@ -74,11 +74,19 @@ class Streamer:
             return self._carry(node)
         # a sum of carries' functions leaves here too: sum(p / l * v) -> sum(p * v) / l
         inner, outside = hoisted(node, self.facts)
+        outside = Factors(outside.scale, self._each(outside.above), self._each(outside.below))
         terms = self._distributed(inner.args[0])
         if terms is None:
             return scaled(self._carry(inner), outside)
         summed = [(self._reduce(Reduce("SUM", self.axis, t, node.attr[2])), sign) for t, sign in terms]
         return scaled(total(summed), outside)
+
+    def _each(self, counts: Counter[Node]) -> Counter[Node]:
+        """Factors with the reductions in the conditions they came under replaced by carries."""
+        return Counter({transform([n], self._with_carry)[0]: k for n, k in counts.items()})
+
+    def _with_carry(self, node: Node) -> Node:
+        return self._carry(node) if node.kind == "Reduce" and node.attr[1] == self.axis else node
 
     def _running(self, body: Node) -> tuple[int, frozenset[Node]]:
         """(last sweep the body's carries belong to, those of its carries that still move there)."""
