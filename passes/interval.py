@@ -156,7 +156,8 @@ class Magnitudes:
         value = value_of(n)
         if value is not None:
             size = abs(float(value))
-            return (math.log2(size),) * 2 if 0 < size < INF else NEGLIGIBLE
+            digits = math.log2(size) if 0 < size < INF else 0.0
+            return digits, digits
         if n.kind == "Load":
             return (-MODERATE, MODERATE) if n.dtype == "float" else (0.0, 63.0)
         if n.dtype != "float":

@@ -104,10 +104,11 @@ class Separator:
         if FNS[fn].homogeneous:
             return self.parts(args[0], known)
         if fn == "WHERE" and not self.depends(args[0]):
-            return self._chosen(*args, known)
+            return self._chosen(args, known)
         return self._common(list(args), known) if fn in ("ADD", "SUB") else None
 
-    def _chosen(self, condition: Node, yes: Node, no: Node, known: frozenset[Node]) -> Parts | None:
+    def _chosen(self, args: tuple[Node, ...], known: frozenset[Node]) -> Parts | None:
+        condition, yes, no = args
         if value_of(no) == 0:
             parts, under = self.parts(yes, known | conjuncts(condition)), condition
         elif value_of(yes) == 0:

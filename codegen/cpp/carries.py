@@ -175,9 +175,9 @@ class CarryPrinter:
     def _rescale_nest(self, c: Carry) -> list[str]:
         """All of a carry moved in place."""
         assert c.rescale is not None
-        b = self.carries[c.node]
+        b, used = self.carries[c.node], c.rescale.free
         em = self.emitter([], self.facts.lane)
-        self._open(em, sorted(b.axes, key=lambda a: a not in c.rescale.free))
+        self._open(em, sorted(b.axes, key=lambda a: a not in used))
         total = self.new(f"{c.name}_before")
         em.line(f"const F {total} = row<F>({self.memory.pointer(b)});")
         self._save_old(em, c, total)
