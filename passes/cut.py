@@ -8,27 +8,51 @@ Which reductions are cut is decided where the sweep is chosen, see sweep.py.
 
 from __future__ import annotations
 
+from flashlight.errors import InternalError
 from flashlight.passes.canonical import canonical_nodes
 from flashlight.passes.sweep import sweep
 from flashlight.passes.temporaries import Temporaries
-from flashlight.program import Program, Store
+from flashlight.program import Program, Store, postorder
 
 
 def cut(program: Program) -> Program:
-    """Stores of new temporaries come before the stores that load them."""
+    """Every store has its sweep; stores of temporaries, new ones too, come before the stores that load them."""
     cuts = Temporaries(program)
     done: list[Store] = []
-    for store in program.stores:
-        _cut_store(store, cuts, done)
-    return program.with_stores(done, cuts.tensors)
+    waiting = list(reversed(program.stores))
+    while waiting:
+        known = cuts.mark()
+        done.append(_settled(waiting.pop(), cuts))
+        waiting += reversed(cuts.stores[known:])
+    if not cuts.tensors:
+        return program
+    return program.with_stores(in_order(done), cuts.tensors)
 
 
-def _cut_store(store: Store, cuts: Temporaries, done: list[Store]) -> None:
-    known = len(cuts.stores)
-    swept = sweep(store, cuts)
-    for earlier in cuts.stores[known:]:
-        _cut_store(earlier, cuts, done)
-    if len(cuts.stores) > known or swept.cut:
+def _settled(store: Store, cuts: Temporaries) -> Store:
+    """A store that nothing more is cut from."""
+    while (swept := sweep(store, cuts)).cut:
         (value,) = canonical_nodes([swept.store.value])
         store = Store(store.tensor, store.index, value)
-    done.append(store)
+    return store
+
+
+def in_order(stores: list[Store]) -> list[Store]:
+    """The stores, those of what a store loads before it, otherwise as they are."""
+    by_name = {s.tensor: s for s in stores}
+    needs = {s.tensor: [n.attr[0] for n in postorder([s.value]) if n.kind == "Load"] for s in stores}
+    out: dict[str, Store] = {}
+    opened: set[str] = set()
+    stack = [s.tensor for s in reversed(stores)]
+    while stack:
+        name = stack[-1]
+        missing = [t for t in dict.fromkeys(needs[name]) if t in by_name and t not in out]
+        if name in out or not missing:
+            out.setdefault(name, by_name[name])
+            stack.pop()
+        elif name in opened:
+            raise InternalError(f"{name} and {missing[0]} need each other")
+        else:
+            opened.add(name)
+            stack += reversed(missing)
+    return list(out.values())

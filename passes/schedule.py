@@ -14,12 +14,17 @@ from flashlight.errors import InternalError
 from flashlight.index import Axis, of, rewrite
 from flashlight.kernel import Kernel, Schedule, Sweep, carry_nodes
 from flashlight.passes.align import align_stores
+from flashlight.passes.cut import cut
 from flashlight.passes.product import factors
+from flashlight.passes.sites import Sites
 from flashlight.passes.stream import Streamer
-from flashlight.passes.sweep import Swept, scores, sweep
+from flashlight.passes.sweep import Swept, scores, sweep, two_sides
 from flashlight.passes.temporaries import Temporaries
 from flashlight.passes.visit import with_visits
 from flashlight.program import Node, Program, Store, inherited_origins, postorder, substitute
+
+MAX_ROUNDS = 8
+"""Times that the sweeps of a program are chosen again."""
 
 
 def _levels(program: Program) -> list[list[Store]]:
@@ -38,12 +43,23 @@ def _no_cut(node: Node) -> Node:
     raise InternalError(f"a statistic was not cut before scheduling: {node.attr}")
 
 
+def _swept(program: Program) -> tuple[Program, list[list[Swept]]]:
+    """The sweeps of all stores by level.  Where other names led to another choice, what that needs is cut too."""
+    for _ in range(MAX_ROUNDS):
+        cuts = Temporaries(program)
+        levels = [[sweep(s, cuts) for s in align_stores(level)] for level in _levels(program)]
+        if not cuts.tensors:
+            return program, levels
+        program = cut(program.with_stores(s for level in _levels(program) for s in align_stores(level)))
+    raise InternalError("choosing sweeps does not come to an end")
+
+
 def schedule(program: Program) -> Schedule:
     """The kernels of a program, in launch order."""
     kernels: list[Kernel] = []
+    program, levels = _swept(program)
     summaries = Temporaries(program)
-    for level in _levels(program):
-        swept = [sweep(s, _no_cut) for s in align_stores(level)]
+    for swept in levels:
         for group in _groups(swept):
             known = summaries.mark()
             kernel = with_visits(_kernel(f"attention{len(kernels)}", group, program), summaries)
@@ -81,7 +97,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
         stores = [Store(s.tensor, s.index, _product_form(streamer(s.value))) for s in stores]
         sweeps, origins = streamer.sweeps, streamer.origins(known)
     elif rows:
-        tile = (max(rows, key=lambda a: a.size),)
+        tile = _map_tile(stores, rows)
     maps, epilogue = _map_sweeps(stores, rows)
     grid = tuple(sorted(rows - set(tile), key=lambda a: a.key))
     every = [*sweeps, *maps]
@@ -99,6 +115,16 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
         program.compute.itemsize == 8,
         origins,
     )
+
+
+def _map_tile(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[Axis, ...]:
+    """Without a sweep over carries: the longest row that only some operands of a contraction have, else the longest."""
+    sites = Sites()
+    leaves = [leaf for s in stores for leaf in sites.leaves(s.value)]
+    own = frozenset(a for s in stores for a in s.axes)
+    pairs = [both for leaf in leaves if (both := two_sides(sites.sides(leaf), own))]
+    sided = frozenset(a for pair in pairs for side in pair for a in side) & rows
+    return (max(sided or rows, key=_size),)
 
 
 def _product_form(value: Node) -> Node:

@@ -4,21 +4,28 @@
         ->   program(doc): t0;    region(q, k, v, doc, t0): out = ... t0 ...
 
 Every layer of a model has the same first part, on the same tensors.  A kernel that computes something else beside
-summaries of conditions stays with its region.
+summaries of conditions stays with its region, and so does one that reads what the region computes, or nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
-from flashlight.kernel import Schedule
+from flashlight.kernel import Kernel, Schedule
 from flashlight.program import Program, Tensor, postorder
+
+
+def _reads_only(kernel: Kernel, tensors: Collection[str]) -> bool:
+    """Whether a kernel reads something, and nothing but these tensors."""
+    return bool(kernel.inputs) and all(t.name in tensors for t in kernel.inputs)
 
 
 def share(program: Program, schedule: Schedule) -> tuple[tuple[Program, Schedule] | None, Program, Schedule]:
     """(what may be shared, the region that takes its outputs as further inputs, its schedule)."""
     found = {s.tensor for s in schedule.conditions}
-    first = tuple(k for k in schedule.kernels if {t.name for t in k.outputs} <= found)
+    ready = {t.name for t in program.inputs}
+    first = tuple(k for k in schedule.kernels if {t.name for t in k.outputs} <= found and _reads_only(k, ready))
     names = {t.name for k in first for t in k.outputs}
     if not names:
         return None, program, schedule

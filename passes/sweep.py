@@ -2,34 +2,30 @@
 
 The outermost reduction over other reductions decides the swept axis.  Every reduction that runs over the same axis of
 the same tensors joins the sweep (it is rewritten to bind the shared axis `x`).  A reduction inside the sweep that
-depends on the swept position but not on every row axis is a statistic of the other direction: it is computed once, by
-an earlier kernel, and loaded (a cut).
+depends on the swept position but not on every row axis, or that reduces scores to one number a swept position, is a
+statistic of the other direction: it is computed once, by an earlier kernel, and loaded (a cut).
 
     o[m, d] = sum[n](exp(s[m, n]) / sum[m'](exp(s[m', n])) * v[n, d])
         ->   t0[n] = sum[x](exp(s[x, n]));    o[m, d] = sum[x](exp(s[m, x]) / t0[x] * v[x, d])
+
+A store is never cut as a whole: what is cut is always smaller than what it is cut from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from flashlight.index import Axis, of
 from flashlight.ops import MONOIDS
+from flashlight.passes.sites import Sites
 from flashlight.program import Const, Index, Map, Node, Reduce, Store, postorder, rebuild, substitute
 
-Site = tuple[str, int]
 CutFn = Callable[[Node], Node]
 """Registers a statistic and returns the Load that replaces it."""
 
-
-def sites(node: Node, axis: Axis) -> frozenset[Site]:
-    """The (tensor, dimension) pairs that axis indexes below node, outside rebindings of the same name."""
-    found: set[Site] = set()
-    for n in postorder([node]):
-        if n.kind == "Load":
-            found |= {(n.attr[0], i) for i, e in enumerate(n.attr[1]) if axis in e.axes}
-    return frozenset(found)
+TRIED = 8
+"""Reductions that are tried for the sweep of a store."""
 
 
 def reductions(node: Node) -> list[Node]:
@@ -41,13 +37,16 @@ def candidates(value: Node) -> list[Node]:
     found = reductions(value)
     nested = [r for r in found if r.args[0].level >= 1]
     if nested:
-        return sorted(nested, key=lambda r: (-r.level, -r.attr[1].size, r.size_order))
+        return sorted(nested, key=lambda r: (-r.level, -r.attr[1].size, r.size_order))[:TRIED]
     return sorted(found, key=lambda r: (-r.attr[1].size, r.size_order))[:1]
 
 
 @dataclass
 class Swept:
-    """A store whose sweep reductions all bind `axis`; rows are the free axes that its scores depend on."""
+    """A store whose sweep reductions all bind `axis`; rows are the free axes that its scores depend on.
+
+    Without an axis it is a map of scores, written position by position.
+    """
 
     store: Store
     axis: Axis | None
@@ -60,11 +59,13 @@ class _Walk:
     """Rewrites one value for a sweep over `axis`."""
 
     axis: Axis
-    along: frozenset[Site]
+    along: int
     rows: frozenset[Axis]
     cut: CutFn
-    row_sites: frozenset[Site]
+    row_sites: int
     outer: Node
+    root: Node
+    sites: Sites
     memo: dict[Node, Node] = field(default_factory=dict)
     cuts: int = 0
 
@@ -102,15 +103,15 @@ class _Walk:
         if axis.size == self.axis.size:
             return 0
         starts: set[int] = set()
-        for n in postorder([node.args[0]]):
-            if n.kind == "Load":
-                for i, e in enumerate(n.attr[1]):
-                    if axis in e.axes and (n.attr[0], i) in self.along:
+        for n in postorder([node.args[0]], lambda m: axis in m.free):
+            if n.kind == "Load" and self.sites.of(n, axis) & self.along:
+                for e in n.attr[1]:
+                    if axis in e.axes:
                         starts.add(e.const if e.terms == of(axis).terms else -1)
         start = starts.pop() if len(starts) == 1 else -1
         return start if 0 <= start <= self.axis.size - axis.size else None
 
-    def held(self, value: Node) -> int:
+    def held(self) -> int:
         """Size of the largest reduction over other reductions that would be work inside a tile."""
         body = substitute(self.outer.args[0], {self.outer.attr[1]: of(self.axis)})
         inner = [r for r in reductions(body) if r.args[0].level >= 1 and self.role(r) == "tile"]
@@ -120,13 +121,29 @@ class _Walk:
         if node.kind != "Reduce":
             return "tile"
         body, axis = node.args[0], node.attr[1]
-        here = sites(body, axis)
         if self.axis in node.free:
-            leaf = body.level == 0
-            return "tile" if leaf or self.rows <= node.free else "cut"
+            if body.level == 0 or (self.rows <= node.free and not self._across(node)):
+                return "tile"
+            return "cut"
+        here = self.sites.of(body, axis)
         if (here & self.along if here else axis.size == self.axis.size) and self._offset(node) is not None:
             return "sweep"
-        return "cut" if body.level >= 1 and here & self.row_sites else "tile"
+        return "cut" if body.level >= 1 and here & self.row_sites and node is not self.root else "tile"
+
+    def _across(self, node: Node) -> bool:
+        """Whether a reduction leaves one number a swept position of scores that run over it and its own axis:
+        max[n](q[x] * k[n]), but not sum[h](q[h, x] * k[h, n]), which are scores again."""
+        own, across = node.attr[1], False
+        for leaf in self.sites.leaves(node.args[0]):
+            if own not in leaf.free or self.axis not in leaf.free:
+                continue
+            loads = self.sites.sides(leaf)
+            left = frozenset[Axis]().union(*[s for s in loads if self.axis in s])
+            right = frozenset[Axis]().union(*[s for s in loads if own in s])
+            if own in left or self.axis in right or node.free & (right - left):
+                return False
+            across = True
+        return across
 
 
 def _identity(op: str, body: Node) -> Node:
@@ -144,37 +161,83 @@ def sweep(store: Store, cut: CutFn) -> Swept:
 
     The outermost reduction decides, unless a larger one would have to be held inside its tiles.
     """
-    walks = [_walk(store, outer, cut) for outer in candidates(store.value)]
-    if not walks:
+    outers = candidates(store.value)
+    if not outers:
         return Swept(store, None, frozenset(store.axes))
-    walk = next((w for w in walks if w.held(store.value) <= w.axis.size), walks[0])
+    walk = _chosen(store, outers, cut)
+    along = _written_along(store, walk)
+    if along is not None:
+        return Swept(store, None, frozenset(store.axes) - {along})
     value = walk(store.value)
     return Swept(Store(store.tensor, store.index, value), walk.axis, walk.rows, walk.cuts > 0)
 
 
-def _walk(store: Store, outer: Node, cut: CutFn) -> _Walk:
+def _chosen(store: Store, outers: list[Node], cut: CutFn) -> _Walk:
+    sites = Sites()
+    walks: Iterator[_Walk] = (_walk(store, outer, cut, sites) for outer in outers)
+    first = next(walks)
+    if first.held() <= first.axis.size:
+        return first
+    return next((w for w in walks if w.held() <= w.axis.size), first)
+
+
+def _walk(store: Store, outer: Node, cut: CutFn, sites: Sites) -> _Walk:
     x = Axis("x", outer.attr[1].size)
     body = substitute(outer.args[0], {outer.attr[1]: of(x)})
     rows = _rows(store, body, x)
-    along = _closure(sites(outer.args[0], outer.attr[1]), store.value, x.size)
-    row_sites = frozenset[Site]().union(*[sites(s, a) for s in scores(body, x) for a in rows]) - along
-    return _Walk(x, along, rows, cut, _one_sided(row_sites, body, x), outer)
+    along = _closure(sites.of(outer.args[0], outer.attr[1]), store.value, x.size, sites)
+    row_sites = 0
+    for score in scores(body, x):
+        for a in rows:
+            row_sites |= sites.of(score, a)
+    # row dimensions of tensors that the swept axis does not index: the query side
+    row_sites &= ~along & ~sites.tensors(sites.of(body, x))
+    return _Walk(x, along, rows, cut, row_sites, outer, store.value, sites)
 
 
-def _closure(along: frozenset[Site], value: Node, size: int) -> frozenset[Site]:
+def _closure(along: int, value: Node, size: int, sites: Sites) -> int:
     """The sites of every reduction of that size connected to `along` through shared tensors."""
-    others = [sites(r.args[0], r.attr[1]) for r in reductions(value) if r.attr[1].size == size]
+    others = [sites.of(r.args[0], r.attr[1]) for r in reductions(value) if r.attr[1].size == size]
     while True:
-        grown = along.union(*[o for o in others if o & along])
+        grown = along
+        for o in others:
+            if o & along:
+                grown |= o
         if grown == along:
             return along
         along = grown
 
 
-def _one_sided(row_sites: frozenset[Site], body: Node, x: Axis) -> frozenset[Site]:
-    """Row dimensions of tensors that the swept axis does not index: the query side."""
-    swept = {t for t, _ in sites(body, x)}
-    return frozenset(s for s in row_sites if s[0] not in swept)
+def _written_along(store: Store, walk: _Walk) -> Axis | None:
+    """The axis along which a map of scores without any statistic is written position by position, if it is one.
+
+    out[m, n] = sigmoid(sum[d](q[m, d] * k[n, d]) + sum[d](p[m, d] * r[n, d]))   is written along n: a sweep over d
+    would serve only one of the two sums
+    """
+    found = reductions(store.value)
+    rest = [r for r in found if walk.role(r) != "sweep"]
+    if any(r.args[0].level for r in found):
+        return None
+    own = frozenset(store.axes)
+    pairs = [both for r in rest if (both := two_sides(walk.sites.sides(r), own))]
+    if pairs:
+        left, right = pairs[0]
+        one, other = sorted((max(left, key=_length), max(right, key=_length)), key=_length)
+        return other if one.size == other.size else one
+    loose = [a for r in rest for a in r.free & own - walk.rows]
+    return max(loose, key=_length, default=None)
+
+
+def _length(axis: Axis) -> tuple[int, str]:
+    return axis.size, axis.key
+
+
+def two_sides(loads: list[frozenset[Axis]], rows: frozenset[Axis]) -> tuple[frozenset[Axis], frozenset[Axis]] | None:
+    """The rows that only some loads of a contraction have, those of its first load and those of the others."""
+    if len(loads) < 2:
+        return None
+    left, right = loads[0] & rows, frozenset[Axis]().union(*loads[1:]) & rows
+    return (left - right, right - left) if left - right and right - left else None
 
 
 def _rows(store: Store, body: Node, x: Axis) -> frozenset[Axis]:

@@ -127,6 +127,7 @@ class _Finder:
             return
         quadratic = set(kept.quadratic)
         core = quadratic | set(kept.ends) | statistics(quadratic, set(kept.ends))
+        core |= set(g.results(core))
         trees = {n for s in kept.seeds for n in s.interior}
         core |= epilogue(core, quadratic, trees, self.reason)
         self.cores.append((kept, core))

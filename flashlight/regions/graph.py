@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -208,6 +208,11 @@ def reduced_dims(node: fx.Node) -> tuple[int, ...]:
         return tuple(range(rank))
     dims = dim if isinstance(dim, list | tuple) else [dim]
     return tuple(sorted(d % max(rank, 1) for d in dims if isinstance(d, int)))
+
+
+def results(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """The single results of operations that have several."""
+    return [u for n in nodes if isinstance(n.meta.get("val"), list | tuple) for u in n.users if name_of(u) == "getitem"]
 
 
 def walk_users(start: fx.Node) -> Iterator[fx.Node]:

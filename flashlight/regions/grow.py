@@ -147,7 +147,7 @@ class Growth:
 
     def _follow(self, node: fx.Node, followed: list[fx.Node], taint: _Taint) -> None:
         used = self._quadratic_seeds(followed)
-        reason = obstacle(node) or self.reason(node)
+        reason = self._obstacle(node)
         dims = propagate(node, self._known(followed))
         if dims is None:
             reason = reason or Decline(f"{g.name_of(node)} cannot be tiled", source=source_line(node) or None)
@@ -165,6 +165,10 @@ class Growth:
             self.kinds.append((node, "end", used))
             taint.soft |= self._component_bits(used)
 
+    def _obstacle(self, node: fx.Node) -> str | None:
+        """Why this operation, or one of its results that is used, cannot be fused."""
+        return obstacle(node) or next(filter(None, map(self.reason, (node, *g.results([node])))), None)
+
     def _plant(self, node: fx.Node, seed: Seed) -> None:
         number = len(self.seeds)
         self.seeds.append(seed)
@@ -175,7 +179,7 @@ class Growth:
         bits = {**dict.fromkeys(seed.rows, m_bit), **dict.fromkeys(seed.keys, n_bit)}
         self.dims[node] = tuple(((s, bits.get(i, 0)),) for i, s in enumerate(g.shape(node)))
         self.kinds.append((node, "quadratic", m_bit))
-        reason = obstacle(node) or self.reason(node)
+        reason = self._obstacle(node)
         if reason is not None:
             self.kinds.append((node, "barrier", m_bit))
             self.reasons[node] = reason
