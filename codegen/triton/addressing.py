@@ -160,18 +160,25 @@ def span(t: Tensor) -> int:
 
 
 def pointer(state: State, t: Tensor, index: tuple[Expr, ...], dims: tuple[Axis, ...]) -> str:
-    """The address of every element: a base for what is a scalar here, plus offsets within the tile."""
+    """The address of every element: a base for what is a scalar here, plus offsets within the tile.
+
+    A dimension along which the address is the same (an expanded tensor) is there too: masks have it.
+    """
     offset = ZERO
     for e, stride in zip(index, t.strides, strict=True):
         offset = offset + e * stride
     wide = span(t) >= LARGE
     scalar = Expr([(a, c) for a, c in offset.terms if not atom_value(state, a).dims], offset.const)
     tile = Expr([(a, c) for a, c in offset.terms if atom_value(state, a).dims])
-    base = _base(state, t, scalar, wide)
-    if not tile.terms:
-        return base
-    reach = max(map(abs, tile.range))
-    return f"{base} + {strip(expression(state, tile, dims, wide and reach >= LARGE))}"
+    text = _base(state, t, scalar, wide)
+    if tile.terms:
+        reach = max(map(abs, tile.range))
+        text = f"{text} + {strip(expression(state, tile, dims, wide and reach >= LARGE))}"
+    covered = {d for a, _ in tile.terms for d in atom_value(state, a).dims}
+    same = tuple(d for d in dims if d not in covered)
+    if not same:
+        return text
+    return f"{text} + {spread(Value(f'tl.zeros({state.shape(same)}, tl.int32)', same), dims)}"
 
 
 def _base(state: State, t: Tensor, scalar: Expr, wide: bool) -> str:

@@ -73,6 +73,19 @@ def capped() -> Case:
     return softmax(score, [bias])
 
 
+def expanded() -> Case:
+    """Biases that are one number, one number a row and one a key, seen as large as the scores."""
+    biases = [tensor(f"bias{i}", 37, 53, strides=s) for i, s in enumerate([(0, 0), (1, 0), (0, 1)])]
+
+    def score(p: Parts) -> Node:
+        out = p.score
+        for bias in biases:
+            out = Map("ADD", mul(out, at(bias, p.m, p.x)), at(bias, p.m, p.x))
+        return out
+
+    return softmax(score, biases)
+
+
 def decay() -> Case:
     """A head's number to the power of a distance, under a condition on the batch: scalars meet tiles."""
     rate, active = tensor("rate", 2), tensor("active", 1, dtype=torch.bool)
@@ -367,6 +380,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "dead first block": dead_first_block,
     "infinite scores": infinite_scores,
     "soft cap and bias": capped,
+    "expanded": expanded,
     "decay": decay,
     "sigmoid": sigmoid,
     "two outputs": two_outputs,

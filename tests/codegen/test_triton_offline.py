@@ -66,6 +66,14 @@ def test_every_architecture(name: str, arch: str):
     assert compiled(kernel, default_tiling(kernel, arch), arch).fits
 
 
+def test_masked_loads_of_expanded_tensors_compile():
+    """A mask has as many dimensions as the address it guards, also where the address is one number."""
+    case = kernels.expanded()
+    source = print_kernel(case.kernel, Tiling(case.blocks, 4, 1, peel=False)).source
+    assert "mask=" in source
+    compiled(case.kernel, Tiling(case.blocks, 4, 1, peel=False), "sm_90")
+
+
 @pytest.mark.parametrize("fn", ["EXPM1", "LOG1P", "POW", "ROUND", "REM", "FLOORDIV"])
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
 def test_functions_compile(fn: str, arch: str):
