@@ -18,7 +18,7 @@ import hashlib
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 
 import torch
@@ -295,32 +295,26 @@ def _fold_neutral(fn: str, args: tuple[Node, ...]) -> Node | None:
 # ---------------------------------------------------------------- walking and rewriting
 
 
-def postorder(roots: Iterable[Node], enter: Callable[[Node], bool] = lambda _: True) -> list[Node]:
+def postorder(roots: Iterable[Node], enter: Callable[[Node], bool] | None = None) -> list[Node]:
     """Every node below the roots once, arguments first (no recursion: chains may be long).
 
     Arguments of nodes that `enter` says no to are left out.
     """
     seen: set[Node] = set()
     out: list[Node] = []
-    stack: list[tuple[Node, Iterator[Node]]] = []
-
-    def below(node: Node) -> Iterator[Node]:
-        return iter(node.args if enter(node) else ())
-
-    for root in roots:
-        if root in seen:
-            continue
-        seen.add(root)
-        stack.append((root, below(root)))
-        while stack:
-            node, rest = stack[-1]
-            for child in rest:
-                if child not in seen:
-                    seen.add(child)
-                    stack.append((child, below(child)))
-                    break
+    stack: list[Node | None] = list(roots)[::-1]
+    opened: list[Node] = []
+    while stack:
+        node = stack.pop()
+        if node is None:  # the arguments of the node opened last are done
+            out.append(opened.pop())
+        elif node not in seen:
+            seen.add(node)
+            if node.args and (enter is None or enter(node)):
+                opened.append(node)
+                stack.append(None)
+                stack.extend(node.args[::-1])
             else:
-                stack.pop()
                 out.append(node)
     return out
 

@@ -25,20 +25,29 @@ _INFIX = {
 }
 
 
+DEEPEST = 30
+"""Functions in each other that are written on one line."""
+
+
 class Printer:
-    """Prints nodes; a value used more than once gets a name and a line of its own."""
+    """Prints nodes; a value used more than once, or made of many others, gets a name and a line of its own."""
 
     def __init__(self, roots: Sequence[Node], origins: Mapping[Node, str] | None = None):
         self.names: dict[Node, str] = {}
         self.uses = Counter(a for n in postorder(roots) for a in n.args) + Counter(roots)
         self.origins = origins or {}
         self.lines: list[str] = []
+        self.depths: dict[Node, int] = {}
 
     def define(self, roots: Iterable[Node], indent: str) -> list[str]:
-        """Lines that define the shared values below the roots, not yet defined."""
+        """Lines that define the values below the roots that have names, not yet defined."""
         self.lines = []
-        for node in postorder(roots):
-            if node not in self.names and self.uses[node] > 1 and node.kind in ("Map", "Reduce", "Cast"):
+        for node in postorder(roots, lambda n: n not in self.names):
+            if node in self.names:
+                continue
+            depth = self.depths[node] = 1 + max((self.depths.get(a, 0) for a in node.args), default=0)
+            if (self.uses[node] > 1 or depth >= DEEPEST) and node.kind in ("Map", "Reduce", "Cast"):
+                self.depths[node] = 0
                 text = self._inner(node)
                 self.names[node] = f"v{len(self.names)}"
                 axes = ",".join(a.name for a in sorted(node.free, key=lambda a: a.key))

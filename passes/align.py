@@ -8,7 +8,8 @@ one object lets one sweep serve them all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from flashlight.index import Axis, Expr, of, rewrite
 from flashlight.program import Node, Program, Store, postorder, substitute
@@ -38,28 +39,52 @@ def abstract(node: Node) -> tuple[Node, list[Axis]]:
 
 def align_stores(stores: Sequence[Store]) -> list[Store]:
     """Rename the free axes of later stores to those of earlier ones where they share a reduction."""
+    if len(stores) < 2:
+        return list(stores)
+    reductions = [[n for n in postorder([s.value]) if n.kind == "Reduce"] for s in stores]
+    kinds = Counter(kind for found in reductions for kind in {n.size_order for n in found})
+    shapes = _Shapes({kind for kind, times in kinds.items() if times > 1})
     seen: dict[Node, list[Axis]] = {}
     out: list[Store] = []
     for store in stores:
-        moved = rename(store, _choose(store, seen))
+        moved = rename(store, _choose(store, seen, shapes))
         for n in postorder([moved.value]):
-            if n.kind == "Reduce":
-                shape, order = abstract(n)
-                seen.setdefault(shape, order)
+            if (found := shapes(n)) is not None:
+                seen.setdefault(*found)
         out.append(moved)
     return out
 
 
-def _choose(store: Store, seen: dict[Node, list[Axis]]) -> dict[Axis, Axis]:
+class _Shapes:
+    """Reductions with their axes renamed by occurrence; None for those of a kind that only one store has."""
+
+    def __init__(self, kinds: Collection[bytes]):
+        self.kinds = kinds
+        self._memo: dict[Node, tuple[Node, list[Axis]]] = {}
+
+    def __call__(self, node: Node) -> tuple[Node, list[Axis]] | None:
+        if node.kind != "Reduce" or node.size_order not in self.kinds:
+            return None
+        if node not in self._memo:
+            self._memo[node] = abstract(node)
+        return self._memo[node]
+
+
+def _choose(store: Store, seen: Mapping[Node, Sequence[Axis]], shapes: _Shapes) -> dict[Axis, Axis]:
     """Old axis -> new axis, one to one, no two of one name."""
     own = list(store.axes)
     chosen: dict[Axis, Axis] = {}
     taken: set[str] = set()
+    settled: set[Node] = set()
     for n in reversed(postorder([store.value])):
-        if n.kind != "Reduce":
+        if n in settled:  # parts of what was found have the same counterparts
+            settled.update(n.args)
             continue
-        shape, order = abstract(n)
-        for old, new in zip(order, seen.get(shape, []), strict=False):
+        found = shapes(n) if seen and len(chosen) < len(own) else None
+        if found is None or found[0] not in seen:
+            continue
+        settled.update(n.args)
+        for old, new in zip(found[1], seen[found[0]], strict=True):
             if old in own and old not in chosen and new.name not in taken and new.name[0] != "b":
                 chosen[old] = new
                 taken.add(new.name)
@@ -82,4 +107,4 @@ def rename(store: Store, axes: dict[Axis, Axis]) -> Store:
 
 
 def align(program: Program) -> Program:
-    return program.with_stores(align_stores(program.stores))
+    return program if len(program.stores) < 2 else program.with_stores(align_stores(program.stores))

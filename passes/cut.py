@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from flashlight.errors import InternalError
 from flashlight.passes.canonical import canonical_nodes
+from flashlight.passes.sites import Sites
 from flashlight.passes.sweep import sweep
 from flashlight.passes.temporaries import Temporaries
 from flashlight.program import Program, Store, postorder
@@ -17,21 +18,21 @@ from flashlight.program import Program, Store, postorder
 
 def cut(program: Program) -> Program:
     """Every store has its sweep; stores of temporaries, new ones too, come before the stores that load them."""
-    cuts = Temporaries(program)
+    cuts, sites = Temporaries(program), Sites()
     done: list[Store] = []
     waiting = list(reversed(program.stores))
     while waiting:
         known = cuts.mark()
-        done.append(_settled(waiting.pop(), cuts))
+        done.append(_settled(waiting.pop(), cuts, sites))
         waiting += reversed(cuts.stores[known:])
     if not cuts.tensors:
         return program
     return program.with_stores(in_order(done), cuts.tensors)
 
 
-def _settled(store: Store, cuts: Temporaries) -> Store:
+def _settled(store: Store, cuts: Temporaries, sites: Sites) -> Store:
     """A store that nothing more is cut from."""
-    while (swept := sweep(store, cuts)).cut:
+    while (swept := sweep(store, cuts, sites)).cut:
         (value,) = canonical_nodes([swept.store.value])
         store = Store(store.tensor, store.index, value)
     return store

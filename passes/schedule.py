@@ -46,8 +46,8 @@ def _no_cut(node: Node) -> Node:
 def _swept(program: Program) -> tuple[Program, list[list[Swept]]]:
     """The sweeps of all stores by level.  Where other names led to another choice, what that needs is cut too."""
     for _ in range(MAX_ROUNDS):
-        cuts = Temporaries(program)
-        levels = [[sweep(s, cuts) for s in align_stores(level)] for level in _levels(program)]
+        cuts, sites = Temporaries(program), Sites()
+        levels = [[sweep(s, cuts, sites) for s in align_stores(level)] for level in _levels(program)]
         if not cuts.tensors:
             return program, levels
         program = cut(program.with_stores(s for level in _levels(program) for s in align_stores(level)))
@@ -72,7 +72,8 @@ def schedule(program: Program) -> Schedule:
 def _summary_kernels(program: Program, summaries: Temporaries, known: int) -> list[Kernel]:
     """Kernels for the summaries registered since; none of them reads another's result in the same launch."""
     full = program.with_stores(program.stores, summaries.tensors)
-    groups = _groups([sweep(s, _no_cut) for s in summaries.stores[known:]])
+    sites = Sites()
+    groups = _groups([sweep(s, _no_cut, sites) for s in summaries.stores[known:]])
     return [_kernel(f"summary_{group[0].store.tensor}", group, full) for group in groups]
 
 

@@ -156,15 +156,15 @@ def scores(body: Node, axis: Axis) -> list[Node]:
     return [r for r in reductions(body) if r.args[0].level == 0 and axis in r.free]
 
 
-def sweep(store: Store, cut: CutFn) -> Swept:
-    """Choose the swept axis of a store and rewrite its value for it.
+def sweep(store: Store, cut: CutFn, sites: Sites) -> Swept:
+    """Choose the swept axis of a store and rewrite its value for it.  sites: what is known of other stores' values.
 
     The outermost reduction decides, unless a larger one would have to be held inside its tiles.
     """
     outers = candidates(store.value)
     if not outers:
         return Swept(store, None, frozenset(store.axes))
-    walk = _chosen(store, outers, cut)
+    walk = _chosen(store, outers, cut, sites)
     along = _written_along(store, walk)
     if along is not None:
         return Swept(store, None, frozenset(store.axes) - {along})
@@ -172,8 +172,7 @@ def sweep(store: Store, cut: CutFn) -> Swept:
     return Swept(Store(store.tensor, store.index, value), walk.axis, walk.rows, walk.cuts > 0)
 
 
-def _chosen(store: Store, outers: list[Node], cut: CutFn) -> _Walk:
-    sites = Sites()
+def _chosen(store: Store, outers: list[Node], cut: CutFn, sites: Sites) -> _Walk:
     walks: Iterator[_Walk] = (_walk(store, outer, cut, sites) for outer in outers)
     first = next(walks)
     if first.held() <= first.axis.size:
