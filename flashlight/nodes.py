@@ -302,7 +302,7 @@ def postorder(roots: Iterable[Node], enter: Callable[[Node], bool] | None = None
     """
     seen: set[Node] = set()
     out: list[Node] = []
-    stack: list[Node | None] = list(roots)[::-1]
+    stack: list[Node | None] = [*reversed(list(roots))]
     opened: list[Node] = []
     while stack:
         node = stack.pop()

@@ -135,12 +135,13 @@ def _product_form(value: Node) -> Node:
 
 
 def _map_sweeps(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[list[Sweep], list[Store]]:
-    """Stores of per-score values loop once more over the axis that is not a row."""
+    """Stores of per-score values loop once more over an axis that is not a row, nor one that a carry holds whole."""
     maps: dict[Axis, list[Store]] = defaultdict(list)
     epilogue: list[Store] = []
     for s in stores:
         inner = [r for r in postorder([s.value]) if r.kind == "Reduce" and not carry_nodes(r)]
         along = {a for r in inner for a in r.free & set(s.axes)} - rows
+        along -= {a for carry in carry_nodes(s.value) for a in carry.free}
         if along:
             axis = max(along, key=_size)
             shared = Axis("y", axis.size)

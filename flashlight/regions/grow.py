@@ -165,7 +165,7 @@ class Growth:
             self.kinds.append((node, "end", used))
             taint.soft |= self._component_bits(used)
 
-    def _obstacle(self, node: fx.Node) -> str | None:
+    def _obstacle(self, node: fx.Node) -> Decline | None:
         """Why this operation, or one of its results that is used, cannot be fused."""
         return obstacle(node) or next(filter(None, map(self.reason, (node, *g.results([node])))), None)
 
