@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gear", choices=gears.TARGETS, default="evaluate")
     parser.add_argument("--workers", type=int, default=1, help="processes (1)")
     parser.add_argument("--out", type=Path, help="folder for a script of every program with a fault")
-    parser.add_argument("--shrink-seconds", type=float, default=90.0, help="for the first of every kind of fault (90)")
+    parser.add_argument("--shrink-seconds", type=float, default=40.0, help="for the first of every kind of fault (40)")
     parser.add_argument(
         "--ignore", default="", metavar="KINDS", help=f"kinds that are no faults, of {','.join(SEVERITY)}"
     )

@@ -80,6 +80,8 @@ def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0) -> Verdict:
         warnings.simplefilter("ignore")
         try:
             case.fn(*case.inputs(0))
+            with doubled():
+                case.fn(*as_double(case.inputs(0)))
         except Exception as error:
             return Verdict([], [_line(error)], "invalid")
         try:
@@ -93,12 +95,12 @@ def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0) -> Verdict:
 
 
 def _judge_run(case: Case, run: gears.Run) -> Verdict:
-    verdict = Verdict(declined=[str(r.reason) for r in run.report.regions if not r.fused])
+    verdict = Verdict(declined=[str(r.reason).partition("\n")[0] for r in run.report.regions if not r.fused])
     verdict.outcome = "fused" if run.report.fused else "declined" if run.report.regions else "left"
     verdict.faults += _numeric(case, run.fn, verdict)
     for region in (r for r in run.report.regions if r.reason):
         if region.reason.startswith("internal error"):
-            verdict.faults.append(Fault("internal", region.reason))
+            verdict.faults.append(Fault("internal", region.reason.splitlines()[0]))
         elif region.reason.startswith("the kernel failed"):
             verdict.faults.append(Fault("kernel", region.reason))
     if run.graphs:

@@ -17,13 +17,16 @@ Fails = Callable[[Program], bool]
 
 
 def shrink(program: Program, fails: Fails, seconds: float = 120.0) -> Program:
-    """The result of removing what is not needed.  fails: whether a program still has the fault."""
-    deadline = time.monotonic() + seconds
+    """The result of removing what is not needed, as far as that goes in so many seconds of this process's time.
+
+    fails: whether a program still has the fault.
+    """
+    deadline = time.process_time() + seconds
     best, tried, progress = program, {program.script()}, True
     while progress:
         progress = False
         for candidate in _candidates(best):
-            if time.monotonic() > deadline:
+            if time.process_time() > deadline:
                 return best
             text = candidate.script()
             if text not in tried:
