@@ -70,7 +70,10 @@ def smallest(program: Program, gear: str, folder: str, fault: Fault, seconds: fl
     from tests.fuzz.shrink import shrink
 
     def fails(candidate: Program) -> bool:
-        return any(f.signature == fault.signature for f in judged(candidate, gear, folder).faults)
+        try:
+            return any(f.signature == fault.signature for f in judged(candidate, gear, folder).faults)
+        except SyntaxError:  # texts are made simpler without being parsed
+            return False
 
     return shrink(program, fails, seconds)
 

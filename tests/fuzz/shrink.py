@@ -73,7 +73,7 @@ def _simpler_texts(text: str) -> Iterator[str]:
     """Less of one expression."""
     for pattern, new in (
         (r" [*/+-] [A-Z0-9.]+( \*\* -?[0-9.]+)?$", ""),
-        (r"^\((.*)\)$", r"\1"),
+        (r"^\(([^()]*(?:\([^()]*\)[^()]*)*)\)$", r"\1"),
         (r"\.transpose\(-2, -1\)", ".mT"),
     ):
         if (found := re.sub(pattern, new, text)) != text:
