@@ -27,9 +27,9 @@ from torch import Tensor
 
 from tests.fuzz import gears, memory
 from tests.fuzz.compare import Errors, Sample, deviation, errors, misplaced, ratio
-from tests.fuzz.modes import Margins, Rounded, ambiguous
+from tests.fuzz.modes import Margins, Rounded, ambiguous, exactly
 from tests.fuzz.program import Case
-from tests.harness import as_double, doubled, leaves
+from tests.harness import as_double, leaves
 
 QUICK, THOROUGH = 2, 12
 """Samples of the data: of every program, and of one that is suspected."""
@@ -80,7 +80,7 @@ def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0) -> Verdict:
         warnings.simplefilter("ignore")
         try:
             case.fn(*case.inputs(0))
-            with doubled():
+            with exactly():
                 case.fn(*as_double(case.inputs(0)))
         except Exception as error:
             return Verdict([], [_line(error)], "invalid")
@@ -144,7 +144,7 @@ def _samples(case: Case, fn: Callable[..., Any], seeds: Iterable[int]) -> Sample
         near, far = Margins(), Margins()
         with near:
             eager = leaves(case.fn(*args))
-        with doubled(), far:
+        with exactly(), far:
             exact = leaves(case.fn(*as_double(args)))
         if ambiguous(near, far):
             continue
@@ -181,7 +181,7 @@ def _conditioned(case: Case, seeds: Sequence[int]) -> dict[int, Errors]:
     found: dict[int, Errors] = {}
     for seed in seeds:
         args = as_double(case.inputs(seed))
-        with doubled():
+        with exactly():
             exact = leaves(case.fn(*args))
             for turn in range(2):
                 with Rounded(case.dtype, 100 * seed + turn) as mode:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from tests.harness import doubled
 
 COMPARISONS = {
     "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "__eq__", "__ne__", "greater", "less",
@@ -63,6 +66,18 @@ def ambiguous(eager: Margins, exact: Margins) -> bool:
         if not bool(sure.all()) or bool((difference == torch.inf).any()):
             return True
     return False
+
+
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """Inside, everything is computed in float64, positions divided by numbers and tensor literals included."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with doubled():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Rounded(TorchFunctionMode):
