@@ -43,6 +43,7 @@ DOUBLE = 8.0
 """Programs in float64 are compared with eager in float64, which is no more exact."""
 
 SEVERITY = ["hang", "crash", "wrong", "nan", "internal", "kernel", "fake", "imprecise", "silent", "memory"]
+OF_NUMBERS = ("wrong", "nan", "imprecise")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Fault:
     @property
     def signature(self) -> str:
         """Equal for faults that are probably the same."""
-        if self.kind in ("wrong", "imprecise", "nan"):
+        if self.kind in OF_NUMBERS:
             return self.kind
         return f"{self.kind}: {re.sub(r'[0-9]+', '#', self.detail)[:90]}"
 
@@ -73,8 +74,11 @@ class Hang(BaseException):
     """The time limit is over."""
 
 
-def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0) -> Verdict:
-    """Compile and run a program.  limit_s: seconds of this process's time that compiling and calling may take."""
+def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0, numbers: bool = True) -> Verdict:
+    """Compile and run a program.
+
+    limit_s: seconds of this process's time that compiling and calling may take.  numbers: whether results are compared.
+    """
     torch.manual_seed(0)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -91,13 +95,14 @@ def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0) -> Verdict:
             return Verdict([Fault("hang", f"no end in {limit_s:g} s")], outcome="hang")
         except Exception as error:
             return Verdict([Fault("crash", _line(error))], outcome="crash")
-        return _judge_run(case, run)
+        return _judge_run(case, run, numbers)
 
 
-def _judge_run(case: Case, run: gears.Run) -> Verdict:
+def _judge_run(case: Case, run: gears.Run, numbers: bool) -> Verdict:
     verdict = Verdict(declined=[str(r.reason).partition("\n")[0] for r in run.report.regions if not r.fused])
     verdict.outcome = "fused" if run.report.fused else "declined" if run.report.regions else "left"
-    verdict.faults += _numeric(case, run.fn, verdict)
+    if numbers:
+        verdict.faults += _numeric(case, run.fn, verdict)
     for region in (r for r in run.report.regions if r.reason):
         if region.reason.startswith("internal error"):
             verdict.faults.append(Fault("internal", region.reason.splitlines()[0]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tests.fuzz.judge import Fault, Verdict, judge
+from tests.fuzz.judge import OF_NUMBERS, Fault, Verdict, judge
 from tests.fuzz.program import Program, load
 
 LIMIT_S = 30.0
@@ -50,8 +50,12 @@ class Summary:
         self.faults.update({f.kind for f in result.verdict.faults})
         self.declined.update(set(result.verdict.declined))
 
+    def line(self) -> str:
+        faults = ", ".join(f"{n} {kind}" for kind, n in self.faults.most_common())
+        return f"{self.results} programs, {self.seconds / max(self.results, 1):.2f} s each; {faults or 'no faults'}"
+
     def __str__(self) -> str:
-        lines = [f"{self.results} programs, {self.seconds / max(self.results, 1):.2f} s each"]
+        lines = [self.line()]
         lines += [f"{n:6}  {kind}" for kind, n in self.outcomes.most_common()]
         lines += (
             ["faults:", *(f"{n:6}  {kind}" for kind, n in self.faults.most_common())] if self.faults else ["no faults"]
@@ -60,9 +64,9 @@ class Summary:
         return "\n".join(lines)
 
 
-def judged(program: Program, gear: str, folder: str) -> Verdict:
+def judged(program: Program, gear: str, folder: str, numbers: bool = True) -> Verdict:
     """The verdict on one program, in this process."""
-    return judge(load(program.script(), f"<fuzz {program.seed}>"), gear, folder, LIMIT_S)
+    return judge(load(program.script(), f"<fuzz {program.seed}>"), gear, folder, LIMIT_S, numbers)
 
 
 def smallest(program: Program, gear: str, folder: str, fault: Fault, seconds: float) -> Program:
@@ -71,7 +75,9 @@ def smallest(program: Program, gear: str, folder: str, fault: Fault, seconds: fl
 
     def fails(candidate: Program) -> bool:
         try:
-            return any(f.signature == fault.signature for f in judged(candidate, gear, folder).faults)
+            return any(
+                f.signature == fault.signature for f in judged(candidate, gear, folder, fault.kind in OF_NUMBERS).faults
+            )
         except SyntaxError:  # texts are made simpler without being parsed
             return False
 
@@ -105,6 +111,8 @@ def run(
                 known.update(f.signature for f in result.verdict.faults[:1])
                 summary.add(result)
                 each(result)
+                if summary.results % 100 == 0:
+                    print(summary.line(), flush=True)
                 over = deadline is not None and time.monotonic() > deadline
                 if over or not worker.next(source, known):
                     busy.remove(worker)

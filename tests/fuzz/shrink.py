@@ -40,8 +40,10 @@ def shrink(program: Program, fails: Fails, seconds: float = 120.0) -> Program:
 def _candidates(program: Program) -> Iterator[Program]:
     """Simpler programs, the boldest first."""
     yield from (p.live() for p in _fewer_outputs(program))
-    yield from (p.live() for p in _without_steps(program))
+    yield from (p.live() for p in _without_producers(program, "qkv"))
     yield from (p.live() for p in _smaller(program))
+    yield from (p.live() for p in _without_steps(program))
+    yield from (p.live() for p in _without_producers(program, "spo"))
     yield from _plainer(program)
     if program.dtype != "float32":
         yield replace(program, dtype="float32")
@@ -53,6 +55,14 @@ def _fewer_outputs(program: Program) -> Iterator[Program]:
             yield replace(program, outputs=(name,))
         for name in program.outputs:
             yield replace(program, outputs=tuple(o for o in program.outputs if o != name))
+
+
+def _without_producers(program: Program, prefixes: str) -> Iterator[Program]:
+    """Inputs in place of what is computed, the last first."""
+    for step in reversed(program.steps):
+        if step.out[0] in prefixes and "_" not in step.dims and not step.write:
+            inputs = (*program.inputs, Input(step.out, step.dims))
+            yield replace(program, inputs=inputs, steps=tuple(s for s in program.steps if s is not step))
 
 
 def _without_steps(program: Program) -> Iterator[Program]:
@@ -91,15 +101,11 @@ def _smaller(program: Program) -> Iterator[Program]:
 
 
 def _plainer(program: Program) -> Iterator[Program]:
-    """Ordinary inputs; inputs in place of what is computed; without a leading dimension."""
+    """Ordinary inputs; without a leading dimension."""
     for one in program.inputs:
         for plain in ({"layout": "dense"}, {"mood": "normal"}, {"scale": 1.0}):
             if not one.text:
                 yield replace(program, inputs=tuple(replace(i, **plain) if i is one else i for i in program.inputs))
-    for step in program.steps:
-        if step.out[0] in "qkvspo" and "_" not in step.dims and not step.write:
-            inputs = (*program.inputs, Input(step.out, step.dims))
-            yield replace(program, inputs=inputs, steps=tuple(s for s in program.steps if s is not step)).live()
     for name in {i.dims[0] for i in program.inputs if len(i.dims) > 2}:
         dropped = (replace(i, dims=tuple(d for d in i.dims if d != name)) for i in program.inputs)
         yield replace(program, inputs=tuple(dropped))
