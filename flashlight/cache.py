@@ -227,9 +227,7 @@ def _checksum(label: str, document: dict[str, Any]) -> str:
 def _encode(label: str, document: dict[str, Any]) -> str:
     """The text of a file. The document is normalised first, so that its checksum survives the round trip."""
     plain = json.loads(json.dumps(document))
-    return json.dumps(
-        {"format": FORMAT, "key": label, "checksum": _checksum(label, plain), "document": plain}, indent=1
-    )
+    return json.dumps({"format": FORMAT, "key": label, "checksum": _checksum(label, plain), "document": plain})
 
 
 def _read(path: Path, label: str) -> dict[str, Any] | None:

@@ -6,7 +6,10 @@ read; the cache keeps a document of this instead of a report.
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,7 +97,8 @@ def report_from_document(document: Mapping[str, Any]) -> Report:
 def _region_to_document(region: RegionReport) -> dict[str, Any]:
     if region.compilation is None or not region.fused:
         return region.to_dict()
-    return region.facts() | {"compilation": region.compilation.to_document()}
+    text = json.dumps(region.compilation.to_document(), separators=(",", ":"))
+    return region.facts() | {"compilation": base64.b64encode(zlib.compress(text.encode())).decode()}
 
 
 def _region_from_document(document: Mapping[str, Any]) -> RegionReport:
@@ -110,15 +114,16 @@ def _region_from_document(document: Mapping[str, Any]) -> RegionReport:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A compilation in the cache, read when somebody asks.  Of one that cannot be read nothing is known."""
+    """A compilation in the cache, packed, so that processes which never read their reports do not pay for them.  Of one
+    that cannot be read nothing is known."""
 
-    document: dict[str, Any]
+    packed: str
 
     @cached_property
     def compilation(self) -> Compilation | None:
         try:
-            return Compilation.from_document(self.document)
-        except (ValueError, KeyError, TypeError, FlashlightError):
+            return Compilation.from_document(self.to_document())
+        except (ValueError, KeyError, TypeError, zlib.error, FlashlightError):
             return None
 
     def kernels(self) -> list[KernelReport]:
@@ -128,7 +133,7 @@ class _Stored:
         return self.compilation.passes() if self.compilation else []
 
     def to_document(self) -> dict[str, Any]:
-        return self.document
+        return json.loads(zlib.decompress(base64.b64decode(self.packed)))
 
 
 # ---------------------------------------------------------------- kernels

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashlight.cache import Cache, default_root
+from flashlight.cache_commands import described
 from flashlight.codegen.offline import ARCHITECTURES, compile_source, load_function
 
 PACKAGES = ("torch", "triton", "sympy", "networkx", "tabulate", "numpy")
@@ -100,14 +101,13 @@ def _entry_point() -> Finding:
 def _cache() -> Finding:
     root = default_root()
     try:
-        entries = Cache(root).entries()
+        usage = Cache(root).usage()
     except OSError as error:
         return Finding("cache", False, str(error), True)
     parent = next(folder for folder in (root, *root.parents) if folder.exists())
     if not os.access(parent, os.W_OK):
         return Finding("cache", False, f"{root} cannot be written", True)
-    size = sum(entry.size for entry in entries)
-    state = f"{len(entries)} entries, {size / 1e6:.1f} MB" if root.exists() else "not created yet"
+    state = described(usage) if root.exists() else "not created yet"
     return Finding("cache", True, f"{root}: {state}", True)
 
 

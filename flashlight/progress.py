@@ -104,5 +104,6 @@ def _clipped(text: str) -> str:
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):
-        columns = 80
-    return text if len(text) < max(columns, 20) else text[: max(columns, 20) - 4] + "..."
+        columns = 0
+    columns = max(columns or 80, 20)  # some terminals do not know how wide they are
+    return text if len(text) < columns else text[: columns - 4] + "..."

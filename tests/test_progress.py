@@ -107,6 +107,8 @@ def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch):
 def test_a_line_is_no_longer_than_the_terminal(terminal: Terminal):
     with terminal:
         assert progress._clipped("x" * 500) == "x" * 56 + "..." and progress._clipped("x" * 59) == "x" * 59
+        termios.tcsetwinsize(terminal.end, (0, 0))
+        assert progress._clipped("x" * 500) == "x" * 76 + "..."
 
 
 def test_the_line_goes_away_after_an_error(terminal: Terminal):

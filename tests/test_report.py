@@ -12,6 +12,7 @@ import torch
 import flashlight
 from flashlight import report as registry
 from flashlight.codegen.triton import print_kernel
+from flashlight.compilation import report_from_document, report_to_document
 from flashlight.deferred import Later
 from flashlight.report import KernelReport, RegionReport, Report
 from tests.harness import compile_only
@@ -183,6 +184,19 @@ def test_reports_are_copied_and_pickled_as_plain_data():
         report = flashlight.explain(attention, *torch.randn(3, 1, 2, 256, 64), torch.tensor([20]))
     for again in (pickle.loads(pickle.dumps(report)), copy.deepcopy(report)):
         assert again == report and again.regions[0].compilation is None
+
+
+def test_the_cache_keeps_what_reports_are_made_from(tmp_path):
+    compiled = compile_only(attention, str(tmp_path), target="evaluate")
+    compiled(*torch.randn(3, 1, 2, 256, 64), torch.tensor([20]))
+    report = compiled.report
+    report.regions.append(RegionReport(False, "top-k", "model.py:40", fix="threshold instead"))
+    document = json.loads(json.dumps(report_to_document(report)))
+    assert report_from_document(document) == report
+    assert report_to_document(report_from_document(document)) == document
+    document["regions"][0]["compilation"] = "spoilt"
+    spoilt = report_from_document(document).regions[0]
+    assert (spoilt.fused, spoilt.source, spoilt.kernels, spoilt.passes) == (True, report.regions[0].source, [], [])
 
 
 def test_threads_read_one_list_of_kernels():
