@@ -170,35 +170,36 @@ class _GraphCapture:
             report = Compilation(language, whole, tuple(parts), tuple(trace)).report(source=region.source)
             if shared:
                 inputs |= self._shared(shared, inputs, region)
-            key = self._register(program, schedule, report, region.source)
-            self._insert(region, [inputs[t.name] for t in program.inputs], key)
+            plan = self._register(program, schedule, report, region.source)
+            self._insert(region, [inputs[t.name] for t in program.inputs], plan)
         return report
 
-    def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> str:
-        """The key under which the op finds the plan."""
-        key = plan_key(program, f"{self.options.fingerprint()} {torch.get_float32_matmul_precision()}")
-        plan = Plan(key, self.options.target, self.options.strict, source, program, schedule)
-        runtime.register(plan, report, runtime.use_cache(self.options.cache_dir))
-        return key
+    def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> Plan:
+        """The plan that the op runs."""
+        options = self.options
+        key = plan_key(program, f"{options.fingerprint()} {torch.get_float32_matmul_precision()}")
+        plan = Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
+        runtime.register(plan, report)
+        return plan
 
     def _shared(
         self, shared: tuple[Program, Schedule], inputs: Mapping[str, fx.Node], region: Region
     ) -> dict[str, fx.Node]:
         """The nodes of summaries by tensor; regions with the same condition on the same tensors have the same ones."""
         program, schedule = shared
-        key = self._register(program, schedule, RegionReport(True, source=region.source), region.source)
+        plan = self._register(program, schedule, RegionReport(True, source=region.source), region.source)
         given = [inputs[t.name] for t in program.inputs]
-        known = self.summaries.get((key, *given))
+        known = self.summaries.get((plan.key, *given))
         if known is None:
             like = region.outputs[0].meta["val"]
             values = [like.new_empty_strided(t.shape, t.strides, dtype=t.dtype) for t in program.outputs]
-            known = self.insertion.call(given, key, values, [region.first] * len(values))
-            self.summaries[(key, *given)] = known
+            known = self.insertion.call(given, plan, values, [region.first] * len(values))
+            self.summaries[(plan.key, *given)] = known
         return {t.name: node for t, node in zip(program.outputs, known, strict=True)}
 
-    def _insert(self, region: Region, inputs: Sequence[fx.Node], key: str) -> None:
+    def _insert(self, region: Region, inputs: Sequence[fx.Node], plan: Plan) -> None:
         values = [o.meta["val"] for o in region.outputs]
-        self.insertion.replace(region.outputs, self.insertion.call(inputs, key, values, region.outputs))
+        self.insertion.replace(region.outputs, self.insertion.call(inputs, plan, values, region.outputs))
 
     def _enforce(self) -> None:
         """strict: every region must have been fused."""

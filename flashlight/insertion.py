@@ -1,10 +1,12 @@
 """Calls of the op in the joint graph: made so that everything that runs after us accepts them, and undone if not.
 
-    mask: get_attr, q, k, v    ->    lift_fresh_copy(mask) -> flashlight::fused([..., q, k, v], key) -> getitem -> o
+    mask: get_attr, q, k, v    ->    lift_fresh_copy(mask) -> flashlight::fused([..., q, k, v], ...) -> getitem -> o
 
 Inductor computes the shapes of the whole graph again with fake tensors; a constant that the graph holds is a real
 tensor there, which only `lift_fresh_copy` takes.  Every new node is therefore computed here in the same way before it
 replaces anything.
+
+Inductor's C++ wrapper takes a list of one tensor for a tensor; there a region with one output calls `fused.single`.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch._inductor import config
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import map_arg
 
 from flashlight.errors import InternalError
+from flashlight.plan import Plan
 from flashlight.regions.graph import constant_tensor
 
 _COPIED_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
@@ -38,7 +42,7 @@ class Insertion:
     changed: bool = False
 
     def call(
-        self, inputs: Sequence[fx.Node], key: str, values: Sequence[torch.Tensor], like: Sequence[fx.Node]
+        self, inputs: Sequence[fx.Node], plan: Plan, values: Sequence[torch.Tensor], like: Sequence[fx.Node]
     ) -> list[fx.Node]:
         """A call of the op, and its outputs, used by nothing yet; metadata is that of the nodes they are like.
 
@@ -49,9 +53,11 @@ class Insertion:
         new: list[fx.Node] = []
         try:
             adapted = [self._adapt(node, values[0].device, last, new) for node in inputs]
-            call = self._add(torch.ops.flashlight.fused.default, (adapted, key), last, new)
-            _describe(call, like[0], list(values))
-            for i, (value, node) in enumerate(zip(values, like, strict=True)):
+            single = len(values) == 1 and config.cpp_wrapper
+            op = torch.ops.flashlight.fused.single if single else torch.ops.flashlight.fused.default
+            call = self._add(op, (adapted, plan.key, plan.text), last, new)
+            _describe(call, like[0], values[0] if single else list(values))
+            for i, (value, node) in enumerate(zip(values, like, strict=True) if not single else ()):
                 _describe(self._add(operator.getitem, (call, i), last, new), node, value)
             _verify(new)
         except Exception:

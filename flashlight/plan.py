@@ -2,15 +2,18 @@
 
     Plan(key, target, strict, source, program, schedule)
 
-The document alone is enough to run the region in another process, where Inductor's cache may have skipped our pass.
+The op carries its plan as text: compiled code that Inductor took from its own cache, in a process where our pass never
+ran, has all it needs.  What the disk cache holds besides are the user's lines, and what is learnt later.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import importlib.metadata
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ FORMAT = 2
 
 @dataclass
 class Plan:
-    """A compiled region.  key: content hash.  source: the user's line."""
+    """A compiled region.  key: content hash.  source: the user's line.  cache_dir: as in the options."""
 
     key: str
     target: str
@@ -41,9 +44,10 @@ class Plan:
     source: str
     program: Program
     schedule: Schedule
+    cache_dir: str | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """As JSON; `kernels` is what `flashlight cache list` shows."""
+        """As JSON for the cache; `kernels` is what `flashlight cache list` shows."""
         return {
             "format": FORMAT,
             "target": self.target,
@@ -56,25 +60,38 @@ class Plan:
 
     @classmethod
     def from_document(cls, key: str, document: dict[str, Any]) -> Plan:
-        """The inverse of :meth:`to_document`.  A document without usable kernels is compiled again from its program.
+        """The inverse of :meth:`to_document`.
 
         Raises ``ValueError``, ``KeyError`` or ``TypeError`` where the document is something else.
         """
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']} instead of {FORMAT}")
         program = program_from_json(document["program"])
-        target, strict, source = document["target"], document["strict"], document["source"]
-        return cls(key, target, strict, source, program, _schedule(document, program))
-
-
-def _schedule(document: dict[str, Any], program: Program) -> Schedule:
-    try:
         kernels = tuple(map(kernel_from_json, document["kernels"]))
-        return Schedule(kernels, tuple(map(tensor_from_json, document["temporaries"])))
-    except (KeyError, ValueError, TypeError, IndexError):
-        from flashlight.passes.pipeline import compile_program
+        schedule = Schedule(kernels, tuple(map(tensor_from_json, document["temporaries"])))
+        target, strict, source = document["target"], document["strict"], document["source"]
+        return cls(key, target, strict, source, program, schedule, document.get("cache_dir"))
 
-        return compile_program(program)[0]
+    @functools.cached_property
+    def text(self) -> str:
+        """The plan as an argument of the op: packed JSON of letters, digits, ``+``, ``/`` and ``=``, a few kilobytes.
+
+        It has no lines of the user's: what Inductor keeps of a graph does not change when they move.
+        """
+        document = self.to_document() | {"source": "", "cache_dir": self.cache_dir}
+        for part in (document["program"], *document["kernels"]):
+            part["origins"] = []
+        packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
+        return base64.b64encode(packed).decode()
+
+    @classmethod
+    def from_text(cls, key: str, text: str) -> Plan:
+        """The inverse of :attr:`text`, without the lines.  Raises ``ValueError``, ``KeyError`` or ``TypeError``."""
+        try:
+            packed = zlib.decompress(base64.b64decode(text, validate=True))
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        return cls.from_document(key, json.loads(packed))
 
 
 def version() -> str:

@@ -1,7 +1,7 @@
-"""The custom op of fused regions: `flashlight::fused(Tensor[] inputs, str key) -> Tensor[]`.
+"""The custom op of fused regions: `flashlight::fused(Tensor[] inputs, str key, str plan) -> Tensor[]`.
 
-The key is the content hash of a :class:`Plan`, found in memory or in the disk cache: compiled code that Inductor took
-from its own cache, in a process where our pass never ran, still finds its kernels.
+`plan` is a :class:`Plan` as text and `key` its content hash, under which it is in memory after the first call: compiled
+code that Inductor took from its own cache, in a process where our pass never ran, carries what it runs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,10 +31,11 @@ from flashlight.targets import KernelRun, capturing, language, prepare
 Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 _library = torch.library.Library("flashlight", "FRAGMENT")
-_library.define(
-    "fused(Tensor[] inputs, str key) -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
-)
+for _schema in (
+    "fused(Tensor[] inputs, str key, str plan) -> Tensor[]",
+    "fused.single(Tensor[] inputs, str key, str plan) -> Tensor",
+):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
 
 _lock = threading.RLock()
 _plans: dict[str, Plan] = {}
@@ -47,7 +49,7 @@ _observations: list[Observation] = []
 
 
 def use_cache(directory: str | None) -> Cache | None:
-    """The cache of a directory (None: the default one), also searched when a key is not in memory.
+    """The cache of a directory (None: the default one), also searched for the plans that reports name.
 
     None where it cannot be used: then plans live in memory only, after a warning.
     """
@@ -60,12 +62,16 @@ def use_cache(directory: str | None) -> Cache | None:
         return _caches.setdefault(cache.root, cache)
 
 
-def register(plan: Plan, report: RegionReport, cache: Cache | None) -> None:
-    """Make a plan known to the op; `report` is told when running it fails."""
+def register(plan: Plan, report: RegionReport) -> None:
+    """Make a plan known to the op, and keep it on disk; `report` is told when running it fails."""
     report.key = plan.key
     with _lock:
         _plans.setdefault(plan.key, plan)
     follow(report)
+    _keep(plan, use_cache(plan.cache_dir))
+
+
+def _keep(plan: Plan, cache: Cache | None) -> None:
     if cache is not None:
         try:
             cache.put(plan.key, plan.to_document())
@@ -87,57 +93,73 @@ def forget() -> None:
 
 
 def find_plan(key: str) -> Plan:
-    """The plan of a key.  Raises :class:`FlashlightError` where neither memory nor disk has it."""
+    """The plan of a key.  Raises :class:`FlashlightError` where neither memory nor a cache in use has it."""
     with _lock:
         plan = _plans.get(key)
-        if plan is None:
-            plan = _plans[key] = _load(key)
+        caches = list(_caches.values())
+    for cache in caches if plan is None else ():
+        plan = plan or _stored(key, cache)
+    if plan is None:
+        raise FlashlightError(
+            f"no plan {key[:12]} in memory or in {', '.join(str(c.root) for c in caches) or 'a cache'}"
+        )
     return plan
 
 
-def _load(key: str) -> Plan:
-    caches = list(_caches.values()) or [c for c in (use_cache(None),) if c is not None]
-    problem = "no entry"
-    for cache in caches:
-        document = cache.get(key)
-        if document is None:
-            continue
-        try:
-            return Plan.from_document(key, document)
-        except (ValueError, KeyError, TypeError, FlashlightError) as error:
-            problem = f"{type(error).__name__}: {error}"
-    roots = ", ".join(str(c.root) for c in caches)
-    raise FlashlightError(
-        f"the kernel {key[:12]} of this compiled graph is gone from Flashlight's cache ({roots}; {problem}), while "
-        "Inductor's cache still refers to it: clear Inductor's cache (torch.compiler.config.force_disable_caches, "
-        "or remove $TORCHINDUCTOR_CACHE_DIR) and compile again"
-    )
+def _plan_of(key: str, text: str) -> Plan:
+    """The plan of a call: from memory, from its cache, where it has the user's lines, or from its text."""
+    with _lock:
+        plan = _plans.get(key)
+        if plan is None:
+            plan = Plan.from_text(key, text)
+            cache = use_cache(plan.cache_dir)
+            known = _stored(key, cache)
+            if known is None:
+                _keep(plan, cache)
+            plan = _plans[key] = plan if known is None else replace(known, cache_dir=plan.cache_dir)
+    return plan
+
+
+def _stored(key: str, cache: Cache | None) -> Plan | None:
+    document = None if cache is None else cache.get(key)
+    try:
+        return None if document is None else Plan.from_document(key, document)
+    except (ValueError, KeyError, TypeError, IndexError, FlashlightError):
+        return None
 
 
 # ---------------------------------------------------------------- the op
 
 
-def fused(inputs: Sequence[torch.Tensor], key: str) -> list[torch.Tensor]:
+def fused(inputs: Sequence[torch.Tensor], key: str, plan: str) -> list[torch.Tensor]:
     """Run the region of this key; outputs in the order of its program."""
     run = _runners.get(key)
     if run is None:
-        run = _prepare(key)
+        run = _prepare(_plan_of(key, plan))
     return run(inputs)
 
 
-def _fake(inputs: Sequence[torch.Tensor], key: str) -> list[torch.Tensor]:
-    plan, device = find_plan(key), device_of(inputs)
-    return [torch.empty_strided(t.shape, t.strides, dtype=t.dtype, device=device) for t in plan.program.outputs]
+def _fake(inputs: Sequence[torch.Tensor], key: str, plan: str) -> list[torch.Tensor]:
+    outputs, device = _plan_of(key, plan).program.outputs, device_of(inputs)
+    return [torch.empty_strided(t.shape, t.strides, dtype=t.dtype, device=device) for t in outputs]
 
 
-_library.impl("fused", fused, "CompositeExplicitAutograd")
-torch.library.register_fake("flashlight::fused", _fake, lib=_library)
+def _single(inputs: Sequence[torch.Tensor], key: str, plan: str) -> torch.Tensor:
+    return fused(inputs, key, plan)[0]
 
 
-def _prepare(key: str) -> Run:
-    plan = find_plan(key)
+def _fake_single(inputs: Sequence[torch.Tensor], key: str, plan: str) -> torch.Tensor:
+    return _fake(inputs, key, plan)[0]
+
+
+for _name, _run, _shape in (("fused", fused, _fake), ("fused.single", _single, _fake_single)):
+    _library.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"flashlight::{_name}", _shape, lib=_library)
+
+
+def _prepare(plan: Plan) -> Run:
     with _lock:
-        return _runners.setdefault(key, _first_run(plan))
+        return _runners.setdefault(plan.key, _first_run(plan))
 
 
 def _first_run(plan: Plan) -> Run:
@@ -206,7 +228,8 @@ def _target_run(plan: Plan) -> Run:
         tensors |= {name: written[name] for name in temporaries}
         if device not in runners:
             with compiling(f"{plan.source}: kernels"):
-                runners[device] = prepare(plan.schedule.kernels, language(plan.target, device), device, _any_cache())
+                found, cache = language(plan.target, device), use_cache(plan.cache_dir)
+                runners[device] = prepare(plan.schedule.kernels, found, device, cache)
         for kernel in runners[device]:
             kernel(tensors, written)
         if _observations:
@@ -214,11 +237,6 @@ def _target_run(plan: Plan) -> Run:
         return [written[t.name] for t in plan.program.outputs]
 
     return run
-
-
-def _any_cache() -> Cache | None:
-    with _lock:
-        return next(iter(_caches.values()), None)
 
 
 def _has_empty(plan: Plan) -> bool:

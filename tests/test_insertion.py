@@ -107,6 +107,15 @@ def test_inductor_takes_them():
                 torch.testing.assert_close(x, y)
 
 
+def test_the_cpp_wrapper_gets_no_list_of_one(tmp_path: Path):
+    """It takes such a list for a tensor, and the process dies."""
+    with torch._inductor.config.patch(cpp_wrapper=True):
+        compiled = compile_only(lambda *x: attention(SPELLINGS["where"], *x), str(tmp_path), target="evaluate")
+        torch.testing.assert_close(compiled(*draw()), attention(SPELLINGS["where"], *draw()))
+    calls = [n for graph in compiled.graphs for n in graph.nodes if g.name_of(n) == "fused"]
+    assert [n.target for n in calls] == [torch.ops.flashlight.fused.single]
+
+
 def test_nothing_but_constants(tmp_path: Path):
     def constant(q: Tensor) -> Tensor:
         x = torch.ones(2, N, 16)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import warnings
+import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,12 +49,12 @@ def plan_of(program: Program, **facts: object) -> Plan:
 def register(plan: Plan) -> RegionReport:
     """Make the plan known to the op; the report that is told of failures."""
     report = RegionReport(True, source=plan.source)
-    runtime.register(plan, report, None)
+    runtime.register(plan, report)
     return report
 
 
 def op(plan: Plan, inputs: list[torch.Tensor]) -> torch.Tensor:
-    return torch.ops.flashlight.fused(inputs, plan.key)[0]
+    return torch.ops.flashlight.fused(inputs, plan.key, plan.text)[0]
 
 
 def ordered() -> list[torch.Tensor]:
@@ -78,7 +82,7 @@ def test_fake_outputs_have_the_planned_layout(program: Program):
     plan = plan_of(program)
     register(plan)
     with FakeTensorMode() as mode:
-        (found,) = torch.ops.flashlight.fused([mode.from_tensor(x) for x in ordered()], plan.key)
+        (found,) = torch.ops.flashlight.fused([mode.from_tensor(x) for x in ordered()], plan.key, plan.text)
     (out,) = plan.program.outputs
     assert (tuple(found.shape), found.stride(), found.dtype) == (out.shape, out.strides, out.dtype)
 
@@ -86,7 +90,8 @@ def test_fake_outputs_have_the_planned_layout(program: Program):
 def test_torchs_own_checks_of_the_op(program: Program):
     plan = plan_of(program)
     register(plan)
-    torch.library.opcheck(torch.ops.flashlight.fused.default, (ordered(), plan.key), test_utils="test_faketensor")
+    arguments = (ordered(), plan.key, plan.text)
+    torch.library.opcheck(torch.ops.flashlight.fused.default, arguments, test_utils="test_faketensor")
 
 
 def test_other_strides_are_copied(program: Program):
@@ -114,17 +119,34 @@ def test_a_document_is_enough(program: Program, tmp_path):
     check(plan)
 
 
-def test_kernels_are_rebuilt_from_the_program(program: Program):
-    plan = plan_of(program)
-    document = plan.to_document()
-    document["kernels"] = [{"name": "from another version"}]
-    assert Plan.from_document(plan.key, document).schedule == plan.schedule
+def test_the_text_of_a_plan_is_enough(program: Program):
+    """What the op carries: without lines, and of characters that any generated code can quote."""
+    plan = plan_of(program, cache_dir="/a/directory")
+    again = Plan.from_text(plan.key, plan.text)
+    assert (again.program, again.schedule, again.cache_dir) == (plan.program, plan.schedule, plan.cache_dir)
+    assert program.origins and not again.program.origins and not again.source
+    bare = replace(plan, source="elsewhere.py:7", program=replace(program, origins={}))
+    assert bare.text == plan.text and re.fullmatch("[A-Za-z0-9+/=]{,2000}", plan.text)
 
 
-def test_a_lost_entry_says_what_to_do():
+@pytest.mark.parametrize("text", ["", "plan", "====", base64.b64encode(zlib.compress(b"[]")).decode()])
+def test_a_text_that_is_no_plan_is_an_error(text: str):
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        Plan.from_text("0" * 64, text)
+
+
+def test_the_op_needs_nothing_but_its_arguments(program: Program):
+    plan = plan_of(program, cache_dir=None)
     runtime.forget()
-    with pytest.raises(FlashlightError, match="clear Inductor's cache"):
-        torch.ops.flashlight.fused(ordered(), "0" * 64)
+    check(plan)
+    assert Cache().get(plan.key), "and keeps it for the next process"
+    assert runtime.find_plan(plan.key).program == program
+
+
+def test_a_plan_that_nobody_has():
+    runtime.forget()
+    with pytest.raises(FlashlightError, match="no plan 00000"):
+        runtime.find_plan("0" * 64)
 
 
 def test_keys_ignore_lines_and_know_options(program: Program):
