@@ -8,8 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from flashlight.cache import Cache, Usage, default_root
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -60,6 +58,8 @@ def _list(cache: Cache) -> None:
         for e in cache.entries()
     ]
     if rows:
+        from tabulate import tabulate
+
         print(tabulate(rows, headers=["key", "line", "inputs", "outputs", "size", "age"], disable_numparse=True))
     print(f"{described(cache.usage())} in {cache.root}")
 

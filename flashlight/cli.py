@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flashlight import cache_commands
-from flashlight.cache import CacheError
 from flashlight.codegen.offline import ARCHITECTURES
 from flashlight.request import KINDS, Request
 
@@ -50,10 +48,20 @@ examples:
 
 def version() -> str:
     """The version of the installed distribution."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return "unknown (not installed)"
+
+
+class _Version(argparse.Action):
+    """argparse's own wants the version beforehand, which takes as long as all the rest."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"flashlight {version()}")
+        parser.exit()
 
 
 def one_of(noun: str, legal: Sequence[str]) -> Callable[[str], list[str]]:
@@ -75,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="flashlight", description="Look into the attention kernels that Flashlight compiles.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"flashlight {version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands)
     cache_commands.add_parser(commands)
@@ -173,11 +181,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.command == "inspect":
             return run_inspect(parser, options, [*rest, *verbatim])
         return cache_commands.run(options) if options.command == "cache" else run_doctor()
-    except CacheError as error:
-        print(f"flashlight: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # `flashlight ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # the cache cannot be used, or -o DIR became unwritable; a script's errors end elsewhere
+        print(f"flashlight: {error}", file=sys.stderr)
         return 1
 
 

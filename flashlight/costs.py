@@ -12,11 +12,11 @@ from flashlight.report import KernelReport, Report
 
 
 def scheduled(reports: Iterable[Report]) -> dict[str, Kernel]:
-    """The kernels of fused regions by their text form; regions whose plan is gone are left out."""
+    """The kernels of fused regions by digest; regions whose plan is gone are left out."""
     found: dict[str, Kernel] = {}
     for key in dict.fromkeys(region.key for report in reports for region in report.regions if region.key):
         try:
-            found |= {str(kernel): kernel for kernel in runtime.find_plan(key).schedule.kernels}
+            found |= {kernel.digest: kernel for kernel in runtime.find_plan(key).schedule.kernels}
         except FlashlightError:
             continue
     return found

@@ -207,7 +207,7 @@ def _costs(request: Request, reports: Sequence[Report], kernels: Mapping[str, Ke
     for label, kernel in kernels.items():
         for arch in request.archs:
             try:
-                compiled, (tiling, *others) = compiled_for(kernel, arch, known.get(kernel.kernel))
+                compiled, (tiling, *others) = compiled_for(kernel, arch, known.get(kernel.digest))
             except OfflineError as error:
                 yield Cost(label, arch, None, errors=[str(error)])
             else:

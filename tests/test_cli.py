@@ -234,6 +234,15 @@ def test_files(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert f"wrote {folder / 'double0.sm_90.ptx'}" in capsys.readouterr().out
 
 
+def test_a_folder_that_is_lost_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, out = tmp_path / "script.py", tmp_path / "out"
+    path.write_text(
+        f"from flashlight.report import Report, record\nrecord(Report())\nopen({str(out)!r}, 'w').close()\n"
+    )
+    assert cli.main(["inspect", str(path), "-o", str(out)]) == 1
+    assert str(out) in capsys.readouterr().err
+
+
 ATTENTION = """
 import torch
 
