@@ -40,11 +40,11 @@ NUMBERS = {
     "maximum": lambda s: torch.max(s, torch.tensor(-5.0)),
     "product": lambda s: s * torch.tensor(0.3),
     "truth value": lambda s: s.masked_fill(torch.tensor(False) | ~BAND, -1e9),
+    "lengths": lambda s: s.masked_fill(keys >= torch.tensor([40, 170])[:, None, None], -1e9),
     "large position": lambda s: s.masked_fill(keys > torch.tensor(2**40), -1e9),
 }
 TENSORS = {
     "slopes": lambda s: s - torch.tensor([0.5, 0.25])[:, None, None] * (rows - keys),
-    "lengths": lambda s: s.masked_fill(keys >= torch.tensor([40, 170])[:, None, None], -1e9),
     "a row": lambda s: s + torch.tensor([[0.0, -torch.inf]] * (N // 2)).view(-1),
 }
 SPELLINGS = NUMBERS | TENSORS
@@ -64,7 +64,7 @@ HALF = [(name, torch.bfloat16) for name in ("where", "where of an integer", "pro
 
 @pytest.mark.parametrize("name, dtype", [*((name, torch.float32) for name in SPELLINGS), *HALF])
 def test_literals(name: str, dtype: torch.dtype, tmp_path: Path):
-    """One number becomes part of the program; more are lifted, so that Inductor sees fake tensors."""
+    """Numbers become part of the program; other tensors are lifted, so that Inductor sees fake ones."""
     args = draw(dtype)
     compiled = compile_only(lambda *x: attention(SPELLINGS[name], *x), str(tmp_path), target="evaluate")
     found, expected, exact = compiled(*args), *(attention(SPELLINGS[name], *a) for a in (args, as_double(args)))
