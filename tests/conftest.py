@@ -1,10 +1,35 @@
-"""Prints the Must-fuse table at the end of a run that filled it."""
+"""Workers share the processor and one precompiled header; the Must-fuse table is printed at the end of a run."""
 
 from __future__ import annotations
+
+import os
+import sys
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import pytest
 
 from tests import table
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Native kernels compile faster where some may be compiled."""
+    if "flashlight.codegen.cpp" in sys.modules and "FLASHLIGHT_CXXFLAGS" not in os.environ and session.items:
+        from tests import precompiled
+
+        os.environ["FLASHLIGHT_CXXFLAGS"] = precompiled.flags()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker hands its part of the table to the controller."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["must fuse"] = table.to_json()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    table.merge(getattr(node, "workeroutput", {}).get("must fuse", "[]"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

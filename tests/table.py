@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 from tabulate import tabulate
 
@@ -21,6 +22,19 @@ class TableRow:
 
 
 ROWS: dict[str, TableRow] = {}
+
+
+def to_json() -> str:
+    """What this process filled in."""
+    return json.dumps([asdict(r) for r in ROWS.values()])
+
+
+def merge(text: str) -> None:
+    """Takes over what another process filled in: each cell is filled by one of them."""
+    for cells in json.loads(text):
+        mine = ROWS.setdefault(cells["name"], TableRow(cells["name"], cells["row"]))
+        for name, value in cells.items():
+            setattr(mine, name, max((v for v in (getattr(mine, name), value) if v is not None), default=None))
 
 
 def _share(allocation: float | None) -> str:

@@ -1,5 +1,8 @@
 """Carries as C++ lines: accumulated over a block from the identity, rescaled when what they use has moved.  The guards
-are those of evaluate_kernel."""
+are those of evaluate_kernel.
+
+The factor of a rescale is a stage, computed once a block after the carries that it depends on; every carry reads it.
+"""
 
 from __future__ import annotations
 
@@ -72,19 +75,18 @@ class CarryPrinter:
         def known(node: Node) -> Value | None:
             em = em_of[0]
             if node.kind == "Carry":
-                return self.memory.read(self._carry_place(node, em.final), em.lane, em.live)
+                return self.memory.read(self._carry_place(node), em.lane, em.live)
             stage = stages.get(node)
             return None if stage is None or stage.out is None else self.memory.read(stage.out, em.lane, em.live)
 
         return known
 
-    def _carry_place(self, node: Node, final: bool) -> Buffer:
+    def _carry_place(self, node: Node) -> Buffer:
+        """Inside its sweep a carry is read at its reference."""
         if node in self.befores:
             return self.befores[node]
         own = self.sweep is not None and any(c.node is node for c in self.sweep.carries)
-        if own and not final:
-            return self.references.get(node, self.carries[node])
-        return self.carries[node]
+        return self.references.get(node, self.carries[node]) if own else self.carries[node]
 
     def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
         box: list[Emitter] = []
@@ -124,7 +126,7 @@ class CarryPrinter:
             lines += em.close()
         return lines
 
-    def _accumulate(self, em: Emitter, s: Stage, nest: Nest) -> None:
+    def _accumulate(self, em: Emitter, s: Stage) -> None:
         """A carry in the innermost loop: from the identity over the block, then rescale and combine.
 
         Sums of floats are added up in runs (Sum of flashlight_contract.h): in one chain over a block their error is
@@ -141,18 +143,20 @@ class CarryPrinter:
         body = em.lift(self._fit(em, em.value(c.body), kind), kind)
         step = f"{total}.add({body})" if in_runs else f"{total} = {combine(c.op, total, body, c.node.dtype)}"
         em.line(f"{step};")
-        home.after += self._update(c, f"{total}.value()" if in_runs else total, nest)
+        home.after += self._update(s, f"{total}.value()" if in_runs else total)
 
-    def _update(self, c: Carry, total: str, nest: Nest) -> list[str]:
+    def _update(self, s: Stage, total: str) -> list[str]:
+        """The end of a block for a carry: moved, then combined with what the block gives."""
+        c = s.carry
+        assert c is not None
         b = self.carries[c.node]
         kind = LANE_TYPES[b.kind]
-        flat = self.emitter(nest, self.facts.lane)
+        flat = self.emitter([], self.facts.lane)
         earlier, after = self.new(f"{c.name}_before"), self.new(f"{c.name}_after")
-        flat.line(f"{kind} {earlier} = row<{kind}>({self.memory.pointer(b)});")
+        flat.line(f"const {kind} {earlier} = row<{kind}>({self.memory.pointer(b)});")
         self._save_old(flat, c, earlier)
-        if c.rescale is not None:
-            flat.line(f"{earlier} = {self._moved(flat, c, earlier)};")
-        flat.line(f"const {kind} {after} = {combine(c.op, earlier, total, c.node.dtype)};")
+        moved = self._moved(flat, s, earlier)
+        flat.line(f"const {kind} {after} = {combine(c.op, moved, total, c.node.dtype)};")
         flat.line(f"put<{kind}>({self.memory.pointer(b)}, {after});")
         ref = self.references.get(c.node)
         if ref is not None:
@@ -166,20 +170,27 @@ class CarryPrinter:
             text = f"finite({value})" if c.node in self.references else value
             em.line(f"put<{kind}>({self.memory.pointer(old)}, {text});")
 
-    def _moved(self, em: Emitter, c: Carry, total: str) -> str:
+    def _moved(self, em: Emitter, s: Stage, total: str) -> str:
         """What was accumulated, moved to the references of this block; a sum that is 0 stays 0."""
-        assert c.rescale is not None
-        factor = em.lift(em.as_kind(em.value(c.rescale), "float"), "F")
+        c = s.carry
+        assert c is not None
+        if c.rescale is None:
+            return total
+        scale = next(d.out for d in s.deps if d.node is c.rescale)
+        assert scale is not None
+        factor = self.new(f"{c.name}_scale")
+        em.scopes[em.depth(c.rescale)].lines.append(f"const F {factor} = row<F>({self.memory.pointer(scale)});")
         return f"where({total} == all<F>(0), {total}, {total} * {factor})"
 
-    def _rescale_nest(self, c: Carry) -> list[str]:
+    def _rescale_nest(self, s: Stage) -> list[str]:
         """All of a carry moved in place."""
-        assert c.rescale is not None
+        c = s.carry
+        assert c is not None and c.rescale is not None
         b, used = self.carries[c.node], c.rescale.free
         em = self.emitter([], self.facts.lane)
         self._open(em, sorted(b.axes, key=lambda a: a not in used))
         total = self.new(f"{c.name}_before")
         em.line(f"const F {total} = row<F>({self.memory.pointer(b)});")
         self._save_old(em, c, total)
-        em.line(f"put<F>({self.memory.pointer(b)}, {self._moved(em, c, total)});")
+        em.line(f"put<F>({self.memory.pointer(b)}, {self._moved(em, s, total)});")
         return em.close()

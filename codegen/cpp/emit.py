@@ -59,8 +59,6 @@ class Emitter(Positions):
         """Heads of the loops of reductions over less than the whole axis."""
         self.full: frozenset[Node] = frozenset()
         """Truth values that need not be computed in blocks where FULL says that they are true."""
-        self.final = False
-        """Whether carries of the sweep stand for what they are after the last block, not for their references."""
 
     # ------------------------------------------------------------ scopes
 

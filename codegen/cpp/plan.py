@@ -42,7 +42,8 @@ class Planner:
         self.made: dict[Key, Stage] = {}
         self.index = 0
         self.sweep: Sweep | None = None
-        self.own: frozenset[Node] = frozenset()
+        self.own: dict[Node, Node] = {}
+        """What stands for the carries of the sweep, and for their references before a block: that carry."""
         self.uses: dict[Node, set[Stage]] = {}
         self.names: dict[str, int] = {}
         self.found: set[tuple[int, Node]] = set()
@@ -65,7 +66,8 @@ class Planner:
 
     def _enter(self, sweep: Sweep | None) -> None:
         self.sweep = sweep
-        self.own = frozenset(c.node for c in sweep.carries) if sweep else frozenset()
+        carries = [c.node for c in sweep.carries] if sweep else []
+        self.own = {n: c for c in carries for n in (c, before(c))}
         self.made, self.uses = {}, {}
 
     def _collect(self, targets: list[Stage]) -> SweepPlan:
@@ -96,11 +98,12 @@ class Planner:
         assert self.sweep is not None
         product = find_product(c.step, self.facts, self.sweep.axis, self.pairs)
         axes = self.facts.ordered({*c.body.free, self.sweep.axis, *c.axes})
+        scales = [] if c.rescale is None else [self._stage("map", c.rescale, "block")]
         if product is not None and self.facts.lanes(c.step):
-            return Stage("product", c.step, "block", axes, carry=c, product=product)
+            return Stage("product", c.step, "block", axes, carry=c, product=product, deps=scales)
         if find_search(c, self.facts, self.sweep.axis) is not None:
             return Stage("search", c.step, "block", axes, carry=c)
-        return Stage("carry", c.step, "block", axes, (c.body,), carry=c)
+        return Stage("carry", c.step, "block", axes, (c.body,), carry=c, deps=scales)
 
     def _store_stage(self, s: Store) -> Stage:
         axes = self.facts.ordered({*s.axes, *s.value.free})
@@ -125,7 +128,7 @@ class Planner:
     def _expand(self, stage: Stage) -> None:
         """Find what the stage reads, making stages for it."""
         if stage.product is not None:
-            stage.deps = self._operands(stage.product, stage)
+            stage.deps += self._operands(stage.product, stage)
             return
         if stage.kind == "unpack":
             stage.deps = [self._stage("map", stage.node, self.level_or_block(stage.node))]
@@ -152,8 +155,8 @@ class Planner:
                 if cut not in stage.deps:
                     stage.deps.append(cut)
                 continue
-            if node in self.own and node not in stage.carries:
-                stage.carries.append(node)
+            if node in self.own and self.own[node] not in stage.carries:
+                stage.carries.append(self.own[node])
             if stage.level == "block":
                 self.uses.setdefault(node, set()).add(stage)
             inner = (*loops, node.attr[1]) if node.kind == "Reduce" else loops

@@ -216,9 +216,9 @@ class _Printer:
         ]
         if f"{name}_exact" in calls:
             lines += [
-                "bool exact = true;",
-                f"{each} exact = exact && {name}_exact(t, g, p[i], w);",
-                f"if (!exact) {name}([](long, long) {{ return [](long, long) {{ return 1; }}; }});",
+                f"bool {name}_right = true;",
+                f"{each} {name}_right = {name}_right && {name}_exact(t, g, p[i], w);",
+                f"if (!{name}_right) {name}([](long, long) {{ return [](long, long) {{ return 1; }}; }});",
             ]
         return [f"  {x}" for x in lines]
 

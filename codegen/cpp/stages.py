@@ -40,9 +40,8 @@ class StagePrinter(CarryPrinter):
     def exact(self, sweep: Sweep) -> list[str]:
         """Whether passing blocks over was exact for all rows of a panel."""
         assert sweep.visit is not None and sweep.visit.exact is not None
-        self.sweep = sweep
+        self.sweep = None
         em = self.emitter([], self.facts.lane)
-        em.final = True
         self._open(em, self.facts.ordered(sweep.visit.exact.free))
         value = em.as_kind(em.value(sweep.visit.exact), "bool")
         em.line(f"exact = exact & {em.lift(value, 'B')};")
@@ -100,7 +99,7 @@ class StagePrinter(CarryPrinter):
             if s.kind == "map":
                 self._keep(em, s, nest)
             elif s.kind == "carry":
-                self._accumulate(em, s, nest)
+                self._accumulate(em, s)
             else:
                 self._store(em, s)
         return em.close()
@@ -145,7 +144,7 @@ class StagePrinter(CarryPrinter):
         assert c is not None and s.product is not None
         lines: list[str] = []
         if c.rescale is not None:
-            lines += self._rescale_nest(c)
+            lines += self._rescale_nest(s)
         elif c.node in self.olds:
             em = self.emitter([], self.facts.lane)
             b = self.carries[c.node]
@@ -229,7 +228,7 @@ class StagePrinter(CarryPrinter):
             count = f"minimum({count}, {em.scalar_expr(search.room)} - {start})"
         stride = affine(self.facts.linear(search.load), lane)
         em.line(f"const B {found} = any_equal({at}, {stride}, {count}, {str(search.value).lower()}, live);")
-        for line in self._update(c, found, nest):
+        for line in self._update(s, found):
             em.line(line)
         return em.close()
 

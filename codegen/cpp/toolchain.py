@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -33,6 +34,9 @@ COMMON_FLAGS = (
     "-fno-semantic-interposition", "-fno-strict-aliasing", "-Wno-psabi", "-Wno-ignored-attributes",
 )  # fmt: skip
 
+MORE_FLAGS = "FLASHLIGHT_CXXFLAGS"
+"""Environment variable: further flags for native kernels, such as -g or -O1; a part of their hash."""
+
 
 class CompilerError(FlashlightError):
     """No C++ compiler, or it rejected a kernel: the message says which, and what it said."""
@@ -46,9 +50,14 @@ class CppKernel:
     source: str
     isa: Isa
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The compiler's, those of the environment last."""
+        return (*COMMON_FLAGS, *FLAGS[self.isa], *shlex.split(os.environ.get(MORE_FLAGS, "")))
+
     @functools.cached_property
     def digest(self) -> str:
-        parts = [self.source, headers_digest(), self.isa, *COMMON_FLAGS, *FLAGS[self.isa]]
+        parts = [self.source, headers_digest(), self.isa, *self.flags]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -164,7 +173,7 @@ def _compile(kernel: CppKernel, path: Path) -> None:
     _write(source, kernel.source)
     handle, part = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
-    command = [compiler(), *COMMON_FLAGS, *FLAGS[kernel.isa], f"-I{HERE}", str(source), "-o", part, "-lm"]
+    command = [compiler(), *kernel.flags, f"-I{HERE}", str(source), "-o", part, "-lm"]
     try:
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:

@@ -40,9 +40,11 @@ def masked(sweep: Sweep) -> frozenset[Node]:
     """The conditions of a sweep's visit and what only they use: full blocks do not need it."""
     if sweep.visit is None:
         return frozenset()
-    bodies, conditions = [c.step for c in sweep.carries], frozenset(sweep.visit.conditions)
-    unmasked = frozenset(postorder(bodies, lambda n: n not in conditions)) - conditions
-    return frozenset(postorder(bodies)) - unmasked
+    conditions = frozenset(sweep.visit.conditions)
+    values = [c.step for c in sweep.carries] + [s.value for s in sweep.stores]
+    values += [c.rescale for c in sweep.carries if c.rescale is not None]
+    unmasked = frozenset(postorder(values, lambda n: n not in conditions)) - conditions
+    return frozenset(postorder(values)) - unmasked
 
 
 class _TestEmitter(Emitter):

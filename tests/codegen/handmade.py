@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.index import Axis, Expr, FloorDiv, const, of
-from flashlight.kernel import Carry, Kernel, Sweep, before
+from flashlight.kernel import Carry, Kernel, Sweep, before, carry_nodes
 from flashlight.program import Carry as CarryNode
-from flashlight.program import Const, Load, Map, Node, Reduce, Store, Tensor
+from flashlight.program import Const, Load, Map, Node, Reduce, Store, Tensor, transform
 
 INF = float("inf")
 
@@ -49,11 +49,17 @@ def carry(name: str, op: str, x: Axis, body: Node, rescale: Node | None = None, 
     return Carry(CarryNode(name, axes, body.dtype), step, rescale)
 
 
+def rescaled_by(reference: Node) -> Node:
+    """The factor by which sums of exp(... - reference) move when the carries in it do."""
+    old = {n: before(n) for n in carry_nodes(reference)}
+    return exp(sub(transform([reference], lambda n: old.get(n, n))[0], reference))
+
+
 def online(x: Axis, score: Node, values: Mapping[str, Node], prefix: str = "", operand=None) -> list[Carry]:
     """Online softmax: the maximum, the denominator, and one sum of weights times each value."""
     top = carry(f"{prefix}top", "MAX", x, score)
     weight = exp(sub(score, top.node))
-    rescale = exp(sub(before(top.node), top.node))
+    rescale = rescaled_by(top.node)
     total = carry(f"{prefix}total", "SUM", x, weight, rescale)
     return [top, total, *[carry(n, "SUM", x, mul(weight, v), rescale, operand) for n, v in values.items()]]
 

@@ -22,6 +22,7 @@ from tests.codegen.handmade import (
     online,
     parts,
     put,
+    rescaled_by,
     softmax,
     sub,
     tensor,
@@ -174,7 +175,7 @@ def sink() -> Case:
     top = carry("top", "MAX", p.x, causal(p, -5))
     reference = Map("MAXIMUM", top.node, at(logit, p.h))
     weight = exp(sub(causal(p, -5), reference))
-    rescale = exp(sub(Map("MAXIMUM", before(top.node), at(logit, p.h)), reference))
+    rescale = rescaled_by(reference)
     total = carry("total", "SUM", p.x, weight, rescale)
     acc = carry("acc", "SUM", p.x, mul(weight, p.value), rescale)
     norm = Map("ADD", total.node, exp(sub(at(logit, p.h), reference)))
@@ -186,7 +187,7 @@ def guarded() -> Case:
     p = parts()
     top = carry("top", "MAX", p.x, causal(p, -20))
     weight = exp(sub(p.score, top.node))
-    rescale = exp(sub(before(top.node), top.node))
+    rescale = rescaled_by(top.node)
     total = carry("total", "SUM", p.x, weight, rescale)
     acc = carry("acc", "SUM", p.x, mul(weight, p.value), rescale)
     return finish(p, [top, total, acc], [put(p.o, Map("DIV", acc.node, total.node), p.b, p.h, p.m, p.e)])
