@@ -80,6 +80,12 @@ FNS: dict[str, Fn] = {
         Fn("TANH", 1, torch.tanh, "_tanh({0})", "float", monotone=(1,), image=(-1.0, 1.0)),
         Fn("SIGMOID", 1, torch.sigmoid, "tl.sigmoid({0})", "float", monotone=(1,), image=(0.0, 1.0)),
         Fn("ERF", 1, torch.erf, "tl.erf({0})", "float", monotone=(1,), image=(-1.0, 1.0)),
+        Fn("ERFC", 1, torch.erfc, "_erfc({0})", "float", monotone=(-1,), image=(0.0, 2.0)),
+        Fn("ERFINV", 1, torch.erfinv, "_erfinv({0})", "float"),
+        Fn("ASIN", 1, torch.asin, "_asin({0})", "float", image=(-1.6, 1.6)),
+        Fn("ACOS", 1, torch.acos, "_acos({0})", "float", image=(0.0, 3.2)),
+        Fn("ATAN", 1, torch.atan, "_atan({0})", "float", monotone=(1,), image=(-1.6, 1.6)),
+        Fn("ATANH", 1, torch.atanh, "_atanh({0})", "float"),
         # shape of the number line
         Fn("ABS", 1, torch.abs, "tl.abs({0})", homogeneous=True, image=(0.0, _INF)),
         Fn(
@@ -91,6 +97,7 @@ FNS: dict[str, Fn] = {
             monotone=(1,),
             image=(0.0, _INF),
         ),
+        Fn("SIGNBIT", 1, torch.signbit, "_signbit({0})", "bool"),
         Fn("SIGN", 1, torch.sign, "_sign({0})", monotone=(1,), image=(-1.0, 1.0)),
         Fn("FLOOR", 1, torch.floor, "tl.floor({0})", monotone=(1,)),
         Fn("CEIL", 1, torch.ceil, "tl.ceil({0})", monotone=(1,)),

@@ -277,9 +277,10 @@ def test_declines(case: Decline):
     [
         (lambda w: w.argsort(-1).argsort(-1).float(), "threshold"),
         (lambda w: w.view(torch.int32).view(torch.float32), None),
-        (lambda w: w.index_put((torch.zeros(1).long(),), w[0]), "torch.where or torch.cat"),
+        (lambda w: w.scatter_reduce(-1, torch.zeros_like(w).long(), w, "amax"), "torch.where or torch.cat"),
+        (lambda w: w.index_put((torch.arange(M) % 2 * w[0, 0, 0, 0].long(),), w[0, 0, :, None, None]), "torch.where("),
     ],
-    ids=["ranks", "bits", "index_put"],
+    ids=["ranks", "bits", "scatter_reduce", "index_put"],
 )
 def test_the_fix_of_a_rule_reaches_the_refusal(change, fix):
     """Of whatever looked at the operation: the finder's own list, or the rules of lowering."""

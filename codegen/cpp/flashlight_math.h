@@ -53,7 +53,12 @@ FL_ROUND(floor, _MM_FROUND_TO_NEG_INF) FL_ROUND(ceil, _MM_FROUND_TO_POS_INF)
 FL_ROUND(trunc, _MM_FROUND_TO_ZERO) FL_ROUND(nearbyint, _MM_FROUND_TO_NEAREST_INT)
 FL_INLINE vf sqrt(vf x) { return (vf)_mm256_sqrt_ps((__m256)x); } FL_PAIR(sqrt)
 #else
-FL_EACH(floor) FL_EACH(ceil) FL_EACH(trunc) FL_EACH(nearbyint) FL_EACH(sqrt)
+FL_EACH(floor) FL_EACH(ceil) FL_EACH(trunc) FL_EACH(nearbyint)
+FL_INLINE vf sqrt(vf x) {
+  for (int i = 0; i < V; i++) x[i] = std::sqrt(x[i]);
+  return x;
+}
+FL_PAIR(sqrt)
 #endif
 FL_LIBRARY(floor) FL_LIBRARY(ceil) FL_LIBRARY(trunc) FL_LIBRARY(nearbyint) FL_LIBRARY(sqrt)
 template <class T> FL_INLINE T round(T x) { return nearbyint(x); }
@@ -281,6 +286,77 @@ FL_INLINE F angles(F x, int quadrant) {
 FL_INLINE F sin(F x) { return angles(x, 0); }
 FL_INLINE F cos(F x) { return angles(x, 1); }
 FL_PAIR(log) FL_PAIR(log2) FL_PAIR(log1p)
+#endif
+
+// ---------------------------------------------------------------- inverse functions
+
+FL_INLINE B signbit(F x) { return {(vb)x.a < 0, (vb)x.b < 0}; }
+FL_INLINE bool signbit(real x) { return std::signbit(x); }
+FL_INLINE real erfinv(real y) {  // a quotient of polynomials, then two steps of Newton's method, in double
+  const double t = y, a = std::fabs(t);
+  if (!(a < 1)) return a == 1 ? std::copysign(inf, y) : nan;
+  double x;
+  if (a <= 0.7) {
+    const double z = t * t;
+    x = t * (((-0.140543331 * z + 0.914624893) * z - 1.645349621) * z + 0.886226899) /
+        ((((0.012229801 * z - 0.329097515) * z + 1.442710462) * z - 2.118377725) * z + 1);
+  } else {
+    const double z = std::sqrt(-std::log((1 - a) / 2));
+    x = std::copysign((((1.641345311 * z + 3.429567803) * z - 1.624906493) * z - 1.970840454) / ((1.637067800 * z + 3.543889200) * z + 1), t);
+  }
+  for (int i = 0; i < 2; i++) x -= (std::erf(x) - t) / (1.1283791670955126 * std::exp(-x * x));
+  return real(x);
+}
+FL_INLINE F erfinv(F x) { return each(x, [](real v) { return erfinv(v); }); }
+FL_INLINE real erfc(real x) { return real(std::erfc(double(x))); }
+FL_INLINE F erfc(F x) { return each(x, [](real v) { return erfc(v); }); }
+FL_LIBRARY(asin) FL_LIBRARY(acos) FL_LIBRARY(atan) FL_LIBRARY(atanh)
+
+#ifdef FL_DOUBLE
+FL_EACH(asin) FL_EACH(acos) FL_EACH(atan) FL_EACH(atanh)
+#else
+constexpr float HALF_PI = 1.57079637f, HALF_PI_REST = -4.37113883e-8f;
+FL_INLINE vf with_sign(vf x, vf of) { return (vf)((vb)x | (vb)signs(of)); }
+template <int N> FL_INLINE vf polynomial(vf z, const float (&c)[N]) {  // the highest power first
+  vf p = splat<F>(c[0]);
+  for (int i = 1; i < N; i++) p = fma(p, z, splat<F>(c[i]));
+  return p;
+}
+// asin(|x|) or asin(sqrt((1 - |x|) / 2)), the one that is at most pi/6
+FL_INLINE vf small_asin(vf a, vb big) {
+  vf z = big ? (splat<F>(1.f) - a) * splat<F>(0.5f) : a * a, u = big ? sqrt(z) : a;
+  vf rest = big & (u != splat<F>(0)) ? fma(-u, u, z) / (u + u) : splat<F>(0);  // what the root was rounded by
+  vf p = polynomial(z, {3.75651867e-2f, 1.44026149e-2f, 3.18176076e-2f, 4.45157215e-2f, 7.50051066e-2f, 1.66666597e-1f});
+  return u + fma(p * z, u, rest);
+}
+FL_INLINE vf asin(vf x) {
+  vf a = magnitude(x);
+  vb big = a > splat<F>(0.5f);
+  vf r = small_asin(a, big);
+  return with_sign(big ? (splat<F>(HALF_PI) - (r + r)) + splat<F>(HALF_PI_REST) : r, x);
+}
+FL_INLINE vf acos(vf x) {
+  vf a = magnitude(x);
+  vb big = a > splat<F>(0.5f);
+  vf r = small_asin(a, big);
+  vf far = x > splat<F>(0) ? r + r : (splat<F>(2 * HALF_PI) - (r + r)) + splat<F>(2 * HALF_PI_REST);
+  return big ? far : (splat<F>(HALF_PI) - with_sign(r, x)) + splat<F>(HALF_PI_REST);
+}
+FL_INLINE vf atan(vf x) {
+  vf a = magnitude(x);
+  vb far = a > splat<F>(1.f);
+  vf t = far ? splat<F>(1.f) / a : a, z = t * t;
+  vf p = polynomial(z, {-1.82718469e-3f, 1.10643152e-2f, -3.14554684e-2f, 5.82343191e-2f, -8.41944590e-2f, 1.09575719e-1f, -1.42652452e-1f, 1.99986383e-1f, -3.33333015e-1f});
+  vf r = fma(p * z, t, t);
+  return with_sign(far ? (splat<F>(HALF_PI) - r) + splat<F>(HALF_PI_REST) : r, x);
+}
+FL_INLINE vf atanh(vf x) {
+  vf a = magnitude(x), z = a * a;
+  vf p = polynomial(z, {1.78895726e-1f, -1.40577427e-3f, 9.57402512e-2f, 8.80026519e-2f, 1.11367963e-1f, 1.42844707e-1f, 2.00000286e-1f, 3.33333343e-1f});
+  vf far = log1p((a + a) / (splat<F>(1.f) - a)) * splat<F>(0.5f);
+  return with_sign(a < splat<F>(0.5f) ? fma(p * z, a, a) : far, x);
+}
+FL_PAIR(asin) FL_PAIR(acos) FL_PAIR(atan) FL_PAIR(atanh)
 #endif
 
 // Rounding to a storage type and back.

@@ -9,6 +9,7 @@ from flashlight.lowering import (
     pointwise,
     puts,
     reductions,
+    special,
     views,
     writes,
 )
@@ -17,5 +18,5 @@ from flashlight.lowering.source import source_line
 from flashlight.lowering.support import can_lower
 
 __all__ = ["can_lower", "lower", "lower_with_inputs", "source_line"]
-RULE_FILES = (contractions, creation, indexing, logic, pieces, pointwise, puts, reductions, views, writes)
+RULE_FILES = (contractions, creation, indexing, logic, pieces, pointwise, puts, reductions, special, views, writes)
 """The families of rules; importing them fills the registry."""

@@ -2,6 +2,7 @@
 
     mm(a, b) at (i, j)                     ->  sum[b1](a[i, b1] * b[b1, j])
     baddbmm(c, a, b, alpha=s) at (n, i, j) ->  c[n, i, j] + sum[b1](a[n, i, b1] * b[n, b1, j]) * s
+    conv2d(x, w) at (n, o, i, j)           ->  sum[b1](x[n, b1, i, j] * w[o, b1, 0, 0])         (w of size 1 x 1)
 
 Where PyTorch would hand bf16 or fp16 operands to the hardware, the sum says so (`operand`); it accumulates wide.
 """
@@ -12,11 +13,11 @@ from typing import Any
 
 from torch import fx
 
-from flashlight.index import Expr
+from flashlight.index import ZERO, Expr, divmod_expr
 from flashlight.lowering.engine import Lowering
 from flashlight.lowering.kinds import HALVES, constant
 from flashlight.lowering.pointwise import operands
-from flashlight.lowering.registry import Position, Steps, arguments, overloads, rule, static_dtype, static_shape
+from flashlight.lowering.registry import Position, Steps, Unfit, arguments, overloads, rule, static_dtype, static_shape
 from flashlight.program import Map, is_const
 
 
@@ -104,3 +105,32 @@ def _added(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 ADDED = overloads("aten.addmm.default", "aten.baddbmm.default", "aten.addmv.default")
 
 rule(*ADDED, levels=one_level, check=_floats_only)(_added)
+
+
+def _wider_than_one(node: fx.Node) -> Unfit:
+    given = arguments(node)
+    kernel = static_shape(given["weight"])[2:]
+    plain = set(given["stride"]) <= {1} and not any(given["padding"]) and not given["transposed"]
+    if set(kernel) <= {1} and plain and len(static_shape(given["input"])) == len(kernel) + 2:
+        return None
+    return "a convolution over neighbouring positions", "a convolution of size 1 (one that mixes heads) fuses"
+
+
+@rule(*overloads("aten.convolution.default"), levels=one_level, check=_wider_than_one)
+def convolution(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
+    """A product with the weights over the channels of a group, and a bias."""
+    given = ctx.arguments(node)
+    x, weight = given["input"], given["weight"]
+    out, channels = ctx.shape(weight)[:2]
+    group = divmod_expr(index[1], max(out // given["groups"], 1))[0]
+    dtype = static_dtype(x)
+
+    def body(e: Expr) -> Steps:
+        a = yield from ctx.operand(x, (index[0], group * channels + e, *index[2:]), "float")
+        b = yield from ctx.operand(weight, (index[1], e, *[ZERO] * (len(index) - 2)), "float")
+        return Map("MUL", a, b)
+
+    value = yield from ctx.reduce("SUM", channels, ctx.base(node) + 1, body, dtype if dtype in HALVES else None)
+    if given["bias"] is None:
+        return value
+    return Map("ADD", value, (yield from ctx.operand(given["bias"], (index[1],), "float")))

@@ -210,8 +210,17 @@ _FLOAT = {
     "tanh": "TANH",
     "sigmoid": "SIGMOID",
     "erf": "ERF",
+    "erfc": "ERFC",
+    "erfinv": "ERFINV",
+    "erf_inv": "ERFINV",
+    "asin": "ASIN",
+    "acos": "ACOS",
+    "atan": "ATAN",
+    "atanh": "ATANH",
     "special_expm1": "EXPM1",
     "special_erf": "ERF",
+    "special_erfc": "ERFC",
+    "special_erfinv": "ERFINV",
     "special_expit": "SIGMOID",
     "special_exp2": "EXP2",
 }
@@ -288,7 +297,7 @@ def power(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     n = value_of(exponent)
     base = convert(kind, base)
     if n is not None:
-        found = _constant_power(base, n, kind)
+        found = constant_power(base, n, kind)
         if found is not None:
             return wrap_int(found, static_dtype(node))
     if kind != "float":
@@ -311,7 +320,8 @@ def whole_power(x: Node, n: int) -> Node:
         x = Map("MUL", x, x)
 
 
-def _constant_power(x: Node, n: float, kind: Kind) -> Node | None:
+def constant_power(x: Node, n: float, kind: Kind) -> Node | None:
+    """x^n by multiplication or a root; None where that takes pow."""
     if n == 0:
         return constant(1, kind)
     if n == 0.5:
@@ -322,6 +332,11 @@ def _constant_power(x: Node, n: float, kind: Kind) -> Node | None:
         return None
     whole = whole_power(x, abs(int(n)))
     return whole if n > 0 else Map("RECIP", whole)
+
+
+def power_of(x: Node, n: float) -> Node:
+    """x^n of a float."""
+    return constant_power(x, n, "float") or Map("POW", x, Const(n))
 
 
 # ---------------------------------------------------------------- activations and casts

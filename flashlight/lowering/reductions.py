@@ -17,6 +17,7 @@ from torch import fx
 from flashlight.index import Expr
 from flashlight.lowering.engine import Lowering
 from flashlight.lowering.kinds import convert
+from flashlight.lowering.pointwise import power_of
 from flashlight.lowering.registry import Position, Steps, arguments, overloads, parts, rule, static_shape
 from flashlight.lowering.views import dims, source
 from flashlight.ops import Kind
@@ -160,6 +161,37 @@ def min_dim(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
 @parts(*overloads("aten.aminmax.default"), levels=once)
 def aminmax(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
     return extremum(ctx, ("MIN", "MAX")[which], node, index)
+
+
+# ---------------------------------------------------------------- distances
+
+
+def distance(x: Node, p: float) -> Node:
+    """What one coordinate adds to a distance of order p, for the absolute difference x."""
+    if p == 0:
+        return Map("MINIMUM", Map("CEIL", x), Const(1.0))
+    if p in (1, math.inf):
+        return x
+    return power_of(x, p)
+
+
+@rule(*overloads("aten._cdist_forward.default"), levels=lambda node: 1)
+def cdist(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
+    """The distance of every row of one tensor from every row of another, from the differences of coordinates."""
+    given = ctx.arguments(node)
+    left, right, p = given["x1"], given["x2"], float(given["p"])
+
+    def body(e: Expr) -> Steps:
+        x = yield from ctx.operand(left, (*index[:-1], e), "float")
+        y = yield from ctx.operand(right, (*index[:-2], index[-1], e), "float")
+        return distance(Map("ABS", Map("SUB", x, y)), p)
+
+    op = "MAX" if p == math.inf else "SUM"
+    size = ctx.shape(left)[-1]
+    if not size:
+        return Const(0.0)
+    value = yield from ctx.reduce(op, size, ctx.base(node) + 1, body)
+    return value if p in (0, math.inf) else power_of(value, 1 / p)
 
 
 # ---------------------------------------------------------------- reductions of reductions

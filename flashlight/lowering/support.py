@@ -40,7 +40,7 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
         "inductor_lookup_seed inductor_rand_eager_offset inductor_rand_eager_offsets philox_rand",
         Reason("{op} draws random numbers", "for dropout, call model.eval() or set its probability to 0"),
     ),
-    ("view_as_complex view_as_real complex polar angle real imag", Reason("{op} works on complex numbers", _ROTATE)),
+    ("view_as_complex view_as_real complex polar real imag", Reason("{op} works on complex numbers", _ROTATE)),
     ("_fft_r2c _fft_c2c _fft_c2r fft_r2c fft_c2c fft_c2r", Reason("{op} is a Fourier transform")),
     (
         "_index_put_impl _unsafe_masked_index_put_accumulate put index_reduce scatter_reduce embedding_dense_backward",
@@ -48,7 +48,7 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
     ),
     ("_local_scalar_dense item", Reason("a tensor value is read as a Python number (.item())", "keep it as a tensor")),
     ("searchsorted bucketize", Reason("{op} searches a table", "compare with the edges and add up")),
-    ("convolution _convolution", Reason("{op} is left to PyTorch")),
+    ("_convolution", Reason("{op} is left to PyTorch")),
 )
 
 _KNOWN: dict[str, Reason] = {name: why for names, why in _REASONS for name in names.split()}

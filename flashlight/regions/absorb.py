@@ -60,14 +60,14 @@ def producers(
 def _is_operand(node: fx.Node, user: fx.Node, trees: set[fx.Node]) -> bool:
     if user in trees:
         return True
-    return g.name_of(user) in g.CONTRACTIONS and node in operands(user)
+    return g.name_of(user) in g.CONTRACTIONS | g.DISTANCES and node in operands(user)
 
 
 def _absorbs(node: fx.Node, operand: bool, score: int, reason: Reason) -> bool:
     name = g.name_of(node)
     if not name or name in _RANDOM:
         return False
-    if name in ("split", "split_with_sizes", "unbind"):
+    if name in g.PIECES:
         return True
     if operand and name in g.GATHERS and _large_gather(node, score):
         return reason(node) is None
@@ -81,7 +81,7 @@ def _cheap_operand(node: fx.Node, name: str) -> bool:
     if name in g.VIEWS or name in g.CREATORS:
         return True
     if name == "getitem":
-        return g.name_of(node.args[0]) in ("split", "split_with_sizes", "unbind")  # type: ignore[arg-type]
+        return g.name_of(node.args[0]) in g.PIECES  # type: ignore[arg-type]
     if name in g.CASTS:
         return _is_float(node)
     if not _is_float(node) and all(not _is_float(a) for a in g.tensors(node)):
@@ -120,10 +120,10 @@ def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
 
 def _from_mask(node: fx.Node) -> bool:
     """A number for each truth value or position: every operand is an integer, a truth value or a constant."""
-    return all(not _is_float(a) or g.numel(a) == 1 or _is_mask_number(a) for a in g.tensors(node))
+    return all(not _is_float(a) or g.numel(a) == 1 or is_mask_number(a) for a in g.tensors(node))
 
 
-def _is_mask_number(node: fx.Node) -> bool:
+def is_mask_number(node: fx.Node) -> bool:
     source = g.through_views(node)
     return not _is_float(source) or (g.name_of(source) in g.LOGIC | g.ARITHMETIC and _from_mask(source))
 
@@ -187,7 +187,7 @@ def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node]
 
 def _ends_inside(node: fx.Node, inside: set[fx.Node], quadratic: set[fx.Node]) -> bool:
     name = g.name_of(node)
-    if (name not in g.POINTWISE and name not in g.VIEWS) or name in ("split", "split_with_sizes", "unbind", "repeat"):
+    if (name not in g.POINTWISE and name not in g.VIEWS) or name in g.PIECES | {"repeat"}:
         return False
     mine = [a for a in g.tensors(node) if a in inside]
     others = [a for a in g.tensors(node) if a not in inside]

@@ -19,16 +19,27 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-VIEWS = _words(
-    "view _unsafe_view reshape _reshape_alias view_copy permute transpose t expand expand_as unsqueeze squeeze alias "
-    "clone contiguous detach lift_fresh lift_fresh_copy slice select split split_with_sizes unbind unfold diagonal "
-    "repeat roll flip rev"
+SPLITS = _words("split split_with_sizes chunk unsafe_split unsafe_split_with_sizes unsafe_chunk tensor_split")
+"""Operations that return pieces along a dimension."""
+
+VIEWS = (
+    _words(
+        "view _unsafe_view reshape _reshape_alias view_copy permute transpose t expand expand_as unsqueeze squeeze "
+        "alias clone contiguous detach lift_fresh lift_fresh_copy slice select unbind unfold diagonal "
+        "repeat roll flip rev"
+    )
+    | SPLITS
 )
 """Operations that only say where an element lies."""
+
+PIECES = SPLITS | {"unbind"}
 
 CASTS = _words("_to_copy convert_element_type to")
 
 CONTRACTIONS = _words("mm bmm addmm baddbmm")
+
+DISTANCES = _words("_cdist_forward")
+"""Operations that give one number for every pair of rows of two tensors."""
 
 REDUCTIONS = _words(
     "sum mean amax amin max min prod any all var var_mean std std_mean logsumexp linalg_vector_norm norm argmax argmin"
@@ -48,7 +59,8 @@ LOGIC = _words(
     "where masked_fill tril triu"
 )
 ARITHMETIC = _words(
-    "add sub rsub mul neg abs minimum maximum clamp clamp_min clamp_max remainder fmod floor_divide sign relu"
+    "add sub rsub mul neg abs minimum maximum fmin fmax clamp clip clamp_min clamp_max remainder fmod floor_divide "
+    "sign sgn relu"
 )
 WRITES = _words(
     "slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put _unsafe_index_put index_fill "
@@ -57,12 +69,31 @@ WRITES = _words(
 """A tensor with some elements replaced: the first argument, whose shape the result has."""
 
 TRANSCENDENTAL = _words(
-    "exp exp2 expm1 log log2 log1p log10 sqrt rsqrt pow sin cos tan tanh sinh cosh asin acos atan atan2 sigmoid erf "
-    "erfc gelu silu softplus elu celu mish reciprocal div log_sigmoid_forward logaddexp leaky_relu hardtanh "
-    "hardsigmoid hardswish"
+    "exp exp2 expm1 log log2 log1p log10 sqrt rsqrt pow float_power sin cos tan tanh sinh cosh asin acos atan atan2 "
+    "asinh acosh atanh hypot sigmoid erf erfc erfinv erf_inv gelu silu softplus elu celu selu mish reciprocal div sinc "
+    "log_sigmoid_forward logaddexp logaddexp2 logit xlogy special_xlog1py special_entr leaky_relu hardtanh hardsigmoid "
+    "hardswish hardshrink softshrink threshold relu6"
 )
-ROUNDING = _words("floor ceil trunc round isnan isinf square nan_to_num fma copysign")
-POINTWISE = LOGIC | ARITHMETIC | TRANSCENDENTAL | ROUNDING | CASTS | _words("bitwise_left_shift bitwise_right_shift")
+ROUNDING = _words(
+    "floor ceil trunc round frac isnan isinf isfinite isposinf isneginf square nan_to_num fma copysign signbit angle "
+    "heaviside"
+)
+MIXED = _words("addcmul addcdiv lerp ldexp deg2rad rad2deg")
+"""Linear in one of their arguments."""
+
+POINTWISE = (
+    LOGIC
+    | ARITHMETIC
+    | TRANSCENDENTAL
+    | ROUNDING
+    | MIXED
+    | CASTS
+    | _words(
+        "bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ shift_left shift_right_arithmetic __and__ __or__ "
+        "__xor__ gelu_backward sigmoid_backward silu_backward tanh_backward threshold_backward logit_backward "
+        "native_dropout_backward positive conj_physical"
+    )
+)
 """Operations on elements: the result has the broadcast shape of the tensors."""
 
 FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | WRITES | _words("copy getitem cat constant_pad_nd")

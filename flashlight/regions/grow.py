@@ -24,7 +24,7 @@ from flashlight.errors import Decline
 from flashlight.lowering.source import source_line
 from flashlight.regions import graph as g
 from flashlight.regions import labels as lab
-from flashlight.regions.absorb import Reason
+from flashlight.regions.absorb import Reason, is_mask_number, statistics
 from flashlight.regions.labels import Dims
 from flashlight.regions.propagate import Known, contracted, operands, positional, propagate
 from flashlight.regions.seeds import Seed, Sources, find_seed
@@ -213,7 +213,18 @@ class Growth:
         body = g.tensors(end)[0]
         while g.name_of(body) in g.CASTS or g.name_of(body) in ("clone", "view", "permute"):
             body = g.tensors(body)[0]
-        return g.name_of(body) == "mul" and any(_runs_along(x, body, inside) for x in g.tensors(body))
+        if g.name_of(body) != "mul":
+            return False
+        factors = [x for x in g.tensors(body) if x not in inside and g.through_views(x) not in inside]
+        if any(_widens(x, body) for x in factors):
+            return True
+        return any(self._is_vector(x, body) for x in factors) and not statistics(inside, {end})
+
+    def _is_vector(self, factor: fx.Node, product: fx.Node) -> bool:
+        """One value a row or key, and no mask."""
+        dims = self.dims.get(product, ())
+        along = [d for d in _extent(factor, product) if d < len(dims) and lab.dim_bits(dims[d])]
+        return bool(along) and not is_mask_number(factor)
 
 
 def obstacle(node: fx.Node) -> Decline | None:
@@ -243,15 +254,16 @@ def _obstacle(node: fx.Node) -> tuple[str, str | None] | None:
     return None
 
 
-def _runs_along(factor: fx.Node, product: fx.Node, inside: set[fx.Node]) -> bool:
-    """A factor that brings values: not computed from the scores, more than one number a key."""
-    if g.through_views(factor) in inside or factor in inside:
-        return False
-    rank = len(g.shape(product))
-    own = [i + rank - len(g.shape(factor)) for i, s in enumerate(g.shape(factor)) if s > 1]
-    others = [x for x in g.tensors(product) if x is not factor]
-    wide = {i + rank - len(g.shape(x)) for x in others for i, s in enumerate(g.shape(x)) if s > 1}
-    return any(i not in wide for i in own)
+def _extent(factor: fx.Node, product: fx.Node) -> list[int]:
+    """The dimensions of a product along which a factor runs."""
+    rank = len(g.shape(product)) - len(g.shape(factor))
+    return [i + rank for i, s in enumerate(g.shape(factor)) if s > 1]
+
+
+def _widens(factor: fx.Node, product: fx.Node) -> bool:
+    """Whether a factor has dimensions that the others do not have: more than one number a key."""
+    others = {d for x in g.tensors(product) if x is not factor for d in _extent(x, product)}
+    return any(d not in others for d in _extent(factor, product))
 
 
 def _seeds_of(m_bits: int) -> list[int]:

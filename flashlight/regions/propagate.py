@@ -111,20 +111,17 @@ def _getitem(node: fx.Node, known: Known) -> Dims | None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
     name = g.name_of(source)
-    if name == "unbind":
-        dims = list(known.of(g.tensors(source)[0]))
-        del dims[g.argument(source, "dim", 0) % len(dims)]
-        return tuple(dims)
-    if name in ("split", "split_with_sizes"):
-        dims = known.of(g.tensors(source)[0])
-        return tuple(
-            d if lab.dim_size(d) == s else ((s, lab.dim_bits(d)),) for d, s in zip(dims, g.shape(node), strict=True)
-        )
     dims = known.of(source)
+    if name == "unbind":
+        at = g.argument(source, "dim", 0) % len(dims)
+        return (*dims[:at], *dims[at + 1 :])
+    if name in g.SPLITS:
+        fitted = zip(dims, g.shape(node), strict=True)
+        return tuple(d if lab.dim_size(d) == s else ((s, lab.dim_bits(d)),) for d, s in fitted)
     return dims if len(dims) == len(g.shape(node)) else None
 
 
-def _split(node: fx.Node, known: Known) -> Dims:
+def _all_pieces(node: fx.Node, known: Known) -> Dims:
     return _first(node, known)
 
 
@@ -157,6 +154,13 @@ def _mm(node: fx.Node, known: Known) -> Dims:
     gone = lab.touched(lab.dim_bits(a[-1]) | lab.dim_bits(b[-2]))
     out = (*([lab.merge(a[0], b[0])] if len(a) == 3 else []), a[-2], b[-1])
     return lab.keep(out, ~gone)
+
+
+def _convolution(node: fx.Node, known: Known) -> Dims:
+    """Of size 1: all positions stay, channels are contracted."""
+    batch, channels, *positions = known.of(g.argument(node, "input"))
+    out = (batch, (), *positions)
+    return lab.keep(out, ~lab.touched(lab.dim_bits(channels)))
 
 
 def _embedding(node: fx.Node, known: Known) -> Dims:
@@ -268,10 +272,11 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("slice", "flip", "rev", "roll", "constant_pad_nd"), _resize),
     **dict.fromkeys(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"), _same),
     **dict.fromkeys(g.SOFTMAXES, _same),
-    **dict.fromkeys(("split", "split_with_sizes", "unbind"), _split),
+    **dict.fromkeys((*g.SPLITS, "unbind"), _all_pieces),
     **dict.fromkeys(g.CONTRACTIONS, _mm),
     **dict.fromkeys(("index", "_unsafe_index"), _index),
     **dict.fromkeys(g.WRITES, _write),
+    "convolution": _convolution,
     "copy": _copy,
     "diagonal": _diagonal,
     "unsqueeze": _unsqueeze,
@@ -290,11 +295,12 @@ _FACTORS = {
     "bmm": ("self", "mat2"),
     "addmm": ("mat1", "mat2"),
     "baddbmm": ("batch1", "batch2"),
+    "_cdist_forward": ("x1", "x2"),
 }
 
 
 def operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
-    """The two factors of mm, bmm, addmm or baddbmm."""
+    """The two factors of mm, bmm, addmm or baddbmm, the two tensors of distances."""
     left, right = _FACTORS[g.name_of(node)]
     return g.argument(node, left), g.argument(node, right)
 

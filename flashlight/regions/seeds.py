@@ -2,6 +2,7 @@
 
     bmm(q [B,M,D], k^T [B,D,N])                      -> [B, M, N]
     ((q[:,:,None] - k[:,None])**2).sum(-1)           -> [B, M, N]
+    cdist(q, k, p)                                   -> [B, M, N]
 
 Contractions with a weight (a parameter behind views and maps, a bias row) are linear layers and no seeds.
 """
@@ -80,6 +81,8 @@ def find_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) ->
     name = g.name_of(node)
     if name in g.CONTRACTIONS:
         return _matrix_seed(node, name, sources)
+    if name in g.DISTANCES:
+        return _distance_seed(node, sources)
     if name == "sum" and g.dtype(node) is not None:
         return _sum_seed(node, sources, quadratic)
     if name == "mul" and _was_product(node):
@@ -112,6 +115,14 @@ def _matrix_seed(node: fx.Node, name: str, sources: Sources) -> Seed | None:
         suspect=suspect,
         batched=batched,
     )
+
+
+def _distance_seed(node: fx.Node, sources: Sources) -> Seed | None:
+    left, right = operands(node)
+    if sources.is_weight(left) or sources.is_weight(right):
+        return None
+    rank = len(g.shape(node))
+    return Seed(node, (rank - 2,), (rank - 1,), g.shape(left)[-1], (left, right), batched=rank > 2)
 
 
 def _is_merged(node: fx.Node) -> bool:

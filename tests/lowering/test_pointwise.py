@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.lowering.harness import both, check, nodes
+from flashlight.lowering.registry import RULES
+from flashlight.regions.graph import POINTWISE, VIEWS
+from tests.lowering.harness import both, check, nodes, trace
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(4, 5, generator=G, dtype=torch.float64)
@@ -54,6 +56,20 @@ FLOAT = {
     "threshold": lambda x, y: F.threshold(x, 0.1, 20.0),
     "glu": lambda x, y: F.glu(torch.cat([x, x * 2], -1)),
     "squared relu": lambda x, y: F.relu(x) ** 2,
+    "arcs": lambda x, y: torch.asin(x / 3) + torch.acos(y / 3) * 2 + torch.atan(x),
+    "area functions": lambda x, y: torch.asinh(x) + torch.acosh(x.abs() + 1) + torch.atanh(y / 3),
+    "atan2 hypot": lambda x, y: torch.atan2(x, y) + torch.hypot(x, y) + torch.atan2(y, x),
+    "copysign": lambda x, y: torch.copysign(x, y) + torch.copysign(x, -2.0) * 3,
+    "signbit": lambda x, y: torch.where(torch.signbit(x), y, 2.0) + torch.angle(x),
+    "fmax fmin": lambda x, y: torch.fmax(x, torch.log(y)) + torch.fmin(torch.log(x), y),
+    "erf family": lambda x, y: torch.erfc(x) + torch.erfinv(y / 3) + torch.special.ndtr(x),
+    "xlogy": lambda x, y: (
+        torch.xlogy(x.abs(), y.abs()) + torch.special.xlog1py(x, y.abs()) + torch.special.entr(x.abs())
+    ),
+    "logit": lambda x, y: torch.logit(x.sigmoid()) + torch.logit(x, eps=0.1) + torch.logaddexp2(x, y),
+    "shrink": lambda x, y: F.softshrink(x) + F.hardshrink(x) + torch.frac(x) + torch.heaviside(x, y),
+    "odd ends": lambda x, y: torch.sinc(x) + torch.deg2rad(x) + torch.ldexp(x, torch.tensor(3)) + torch.sgn(y) + +x,
+    "float_power": lambda x, y: torch.float_power(x.abs(), 1.5) + torch.float_power(2, y) + torch.clip(x, -0.1, 0.1),
 }
 
 
@@ -124,6 +140,32 @@ def test_truth_values(name):
 def test_special_values():
     x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0], dtype=torch.float64)
     both(lambda x: (x.isnan(), x.isinf(), torch.maximum(x, x.flip(0)), x.clamp(min=0), F.relu(x), x.sign(), x == x), x)
+
+
+def test_special_values_of_rarer_functions():
+    x = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0, 3.0, 1e-320, 1e308, -1e300])
+    x = x.double()
+
+    def fn(x):
+        pairs = x[:, None], x
+        one = [torch.asin, torch.acos, torch.atan, torch.asinh, torch.acosh, torch.atanh, torch.erfc, torch.erfinv]
+        two = [torch.atan2, torch.hypot, torch.copysign, torch.fmax, torch.fmin]
+        return (*(f(x) for f in one), *(f(*pairs) for f in two), torch.signbit(x), torch.angle(x))
+
+    both(fn, x)
+
+
+def test_the_sign_of_zero_is_kept():
+    x = torch.tensor([0.0, -0.0], dtype=torch.float64)
+    _, found = trace(lambda x: (torch.asinh(x), torch.copysign(x, -x), torch.atan2(x, x.abs())), (x,)).run()
+    assert [[math.copysign(1, v) for v in t.tolist()] for t in found] == [[1, -1], [-1, 1], [1, -1]]
+
+
+def test_every_pointwise_operation_that_lowers_is_followed_by_regions():
+    """Those that PyTorch tags as pointwise; the rest of the list says what has no rule."""
+    followed = POINTWISE | VIEWS | {"multiply", "subtract", "divide", "true_divide", "negative", "fix"}
+    tagged = {op._schema.name.split("::")[1] for op in RULES if torch.Tag.pointwise in getattr(op, "tags", ())}
+    assert tagged - followed == set()
 
 
 def test_masked_fill_with_a_tensor():
