@@ -27,6 +27,21 @@ _MASK = "use torch.where with the condition instead"
 _PREFIX = "{op} is a running total: every element depends on those before it"
 _ROTATE = "write the rotation with cos and sin of real tensors"
 
+_OUTSIDE = "compute it outside, on something smaller than the scores"
+_SERIES = (
+    "lgamma digamma polygamma mvlgamma igamma igammac zeta special_zeta airy_ai special_airy_ai erfcx special_erfcx "
+    "ndtri special_ndtri i0 bessel_i0 bessel_i0e bessel_i1 bessel_i1e bessel_j0 bessel_j1 spherical_bessel_j0 "
+    "special_bessel_y0 special_bessel_y1 special_modified_bessel_i0 special_modified_bessel_i1 "
+    "special_modified_bessel_k0 special_modified_bessel_k1 special_scaled_modified_bessel_k0 "
+    "special_scaled_modified_bessel_k1 special_chebyshev_polynomial_t special_chebyshev_polynomial_u "
+    "special_chebyshev_polynomial_v special_chebyshev_polynomial_w special_shifted_chebyshev_polynomial_t "
+    "special_shifted_chebyshev_polynomial_u special_shifted_chebyshev_polynomial_v "
+    "special_shifted_chebyshev_polynomial_w special_hermite_polynomial_h special_hermite_polynomial_he "
+    "special_laguerre_polynomial_l special_legendre_polynomial_p"
+)
+"""Pointwise operations of Inductor's that have no rule, apart from the few in the table below: nobody asks for them on
+scores, and each would need an approximation of its own for every target."""
+
 _REASONS: tuple[tuple[str, Reason], ...] = (
     ("topk sort msort kthvalue median nanmedian mode quantile unique_consecutive histc", Reason(_WHOLE)),
     ("argsort argmax argmin", Reason(_WHOLE, "compute the indices outside and pass them in")),
@@ -48,6 +63,9 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
     ),
     ("_local_scalar_dense item", Reason("a tensor value is read as a Python number (.item())", "keep it as a tensor")),
     ("searchsorted bucketize", Reason("{op} searches a table", "compare with the edges and add up")),
+    (_SERIES, Reason("{op} is a long series or recurrence, for which kernels have no form", _OUTSIDE)),
+    ("frexp nextafter", Reason("{op} takes the bits of a number apart", _OUTSIDE)),
+    ("gcd lcm", Reason("{op} divides until nothing is left, as often as the numbers ask for", _OUTSIDE)),
     ("_convolution", Reason("{op} is left to PyTorch")),
 )
 

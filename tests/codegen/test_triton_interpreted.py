@@ -44,6 +44,7 @@ def test_one_masked_loop(name: str):
 
 FUNCTIONS = [
     "EXP", "EXP2", "EXPM1", "LOG", "LOG2", "LOG1P", "SQRT", "RSQRT", "POW", "SIN", "COS", "TANH", "SIGMOID", "ERF",
+    "ERFC", "ERFINV", "ASIN", "ACOS", "ATAN", "ATANH", "SIGNBIT",
     "ABS", "RELU", "SIGN", "FLOOR", "CEIL", "TRUNC", "ROUND", "REM", "FLOORDIV", "RECIP", "NEG",
 ]  # fmt: skip
 

@@ -33,7 +33,9 @@ CASES = {
     ),
     "masked_scatter": (lambda x: x.masked_scatter(x > 0.5, x), "masked_scatter takes values in the order"),
     "bits": (lambda x: x.view(torch.int32) * 1, "bits are read as another dtype"),
-    "atan2": (lambda x: torch.atan2(x, x), "atan2 is not supported inside fused attention"),
+    "digamma": (lambda x: torch.digamma(x), "digamma is a long series"),
+    "nextafter": (lambda x: torch.nextafter(x, x + 1), "nextafter takes the bits of a number apart"),
+    "greatest divisor": (lambda x: torch.gcd(x.int(), x.int() + 1), "gcd divides until nothing is left"),
     "attention op": (
         lambda x: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*[x.view(1, 1, 4, 6)] * 3)[0],
         "left to PyTorch's own kernel",
