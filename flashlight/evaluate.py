@@ -20,6 +20,9 @@ from flashlight.program import Node, Program, Store, Tensor, value_of
 SERIAL_VOLUME = 1 << 18
 """Elements above which a reduction that is no contraction is accumulated in parts."""
 
+BLOCK = 128
+"""Positions of a swept axis that a kernel is evaluated in."""
+
 LONGEST_CHAIN = 32
 """Products that are added one after another in a contraction."""
 
@@ -339,17 +342,17 @@ def evaluate_kernel(
     kernel: Kernel,
     tensors: Mapping[str, torch.Tensor],
     outputs: Mapping[str, torch.Tensor],
-    block: int = 128,
+    block: int | None = None,
     walks: Mapping[int, Walk] | None = None,
 ) -> None:
-    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block`.
+    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block`, by default BLOCK.
 
     walks: for sweeps that pass blocks over, by number; any other computes all.
     """
     compute = torch.float64 if kernel.double else torch.float32
     final: dict[Node, Value] = {}
     for i, sweep in enumerate(kernel.sweeps):
-        _sweep(sweep, tensors, outputs, compute, final, block, (walks or {}).get(i))
+        _sweep(sweep, tensors, outputs, compute, final, block or BLOCK, (walks or {}).get(i))
     ev = Evaluator(tensors, compute, known=final)
     for s in kernel.stores:
         write(s, ev(s.value), outputs[s.tensor], ev)

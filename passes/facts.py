@@ -17,7 +17,7 @@ from flashlight.index import Axis, of
 from flashlight.passes.dominate import Steps, excess, maximised
 from flashlight.passes.interval import INF, Interval, Intervals, Magnitudes
 from flashlight.passes.product import Factors, addends, factors
-from flashlight.program import Node, Program, substitute, value_of
+from flashlight.program import Node, Program, postorder, substitute, value_of
 
 LN2 = math.log(2.0)
 FREE = 40.0
@@ -102,10 +102,11 @@ class SumFacts:
         return lo >= -FREE and hi <= FREE
 
     def in_range(self, parts: Factors) -> bool:
-        lo, hi = self.magnitudes(parts.node())
+        """Whether a product, and what is multiplied on the way to it, neither overflows nor vanishes."""
         room = ROOM[self.bytes]
+        every = postorder([parts.node()], lambda n: n not in parts.above and n not in parts.below)
         # what has no lower bound dies out slowly, and is as imprecise before it is multiplied as after
-        return hi <= room and (lo >= -room or lo == -INF)
+        return all(hi <= room and (lo >= -room or lo == -INF) for lo, hi in map(self.magnitudes, every))
 
     def positive(self, n: Node) -> bool:
         """Whether a number is above 0 by more than a rounding."""

@@ -18,6 +18,7 @@ Side conditions:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ from flashlight.passes.bounded import bounded
 from flashlight.passes.dominate import Steps
 from flashlight.passes.facts import FREE, SumFacts
 from flashlight.passes.product import ONE, ZERO, Factors, factors
-from flashlight.program import Map, Node, Program, Reduce, value_of
+from flashlight.program import Map, Node, Program, Reduce, postorder, rebuild, value_of
 
 
 @dataclass(frozen=True)
@@ -76,24 +77,46 @@ def _choice(n: Node, axis: Axis) -> Leaving | None:
 
 
 def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
-    """A SUM without the factors that leave it, and those."""
+    """A SUM without the factors that leave it, and those.
+
+    What stays is put in normal form if all of it is in range; else it is multiplied as the program does.
+    """
     _, axis, operand = node.attr
     inside, groups = _leaving(node.args[0], axis)
     least = Factors(inside.scale, inside.above.copy(), inside.below)
     for g in groups:
         _exchange(least.above, g.whole, g.stays)
     tame = facts.in_range(least)
-    outside = Factors()
+    outside, replaced = Factors(), dict[Node, Node]()
     for g in groups:
         if _may_leave(g, tame, least, facts):
             _exchange(inside.above, g.whole, g.stays)
             _multiply(outside, g.factors, g.condition)
+            replaced |= (
+                {g.whole: g.stays} if g.whole and g.stays else dict.fromkeys([*g.factors.above, *g.factors.below], ONE)
+            )
         elif g.whole is None:
             _multiply(inside, g.factors, None)
-    body = inside.node()
+    if tame:
+        body = inside.node()
+    else:
+        outside.scale = 1.0
+        body = _without(node.args[0], replaced)
     if not outside.trivial:
         operand = _safe_operand(body, axis, operand, facts.steps)
     return Reduce("SUM", axis, body, operand), outside
+
+
+def _without(product: Node, replaced: Mapping[Node, Node]) -> Node:
+    """A product with some of its factors replaced, in the order in which it stands."""
+
+    def enter(n: Node) -> bool:
+        return n not in replaced and n.kind == "Map" and n.attr[0] in ("MUL", "DIV", "NEG", "RECIP")
+
+    new: dict[Node, Node] = {}
+    for n in postorder([product], enter):
+        new[n] = rebuild(n, [new[a] for a in n.args]) if enter(n) else replaced.get(n, n)
+    return new[product]
 
 
 def _exchange(counts: Counter[Node], old: Node | None, new: Node | None) -> None:

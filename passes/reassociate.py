@@ -2,6 +2,8 @@
 
     sum[n](sum[d](q[m, d] * k[n, d]) * v[n, e])   ->   t0[d, e] = sum[n](k[n, d] * v[n, e]);  sum[d](q[m, d] * t0[d, e])
 
+Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.
+
 Legal for every sum of products; done where it needs fewer multiplications and what is kept is no larger than an input,
 which is the case when nothing but one operand of the inner contraction depends on the rows (no mask, no decay, no
 normaliser between the contractions).

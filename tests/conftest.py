@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import unittest.mock
+from collections.abc import Iterator
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
@@ -30,6 +32,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object) -> None:
     table.merge(getattr(node, "workeroutput", {}).get("must fuse", "[]"))
+
+
+@pytest.fixture(scope="module")
+def short_blocks() -> Iterator[None]:
+    """Kernels sweep 16 positions at a time, evaluated and native: small sizes have several blocks and row tiles."""
+    from flashlight import evaluate
+    from flashlight.codegen.cpp import choose
+
+    with (
+        unittest.mock.patch.object(evaluate, "BLOCK", 16),
+        unittest.mock.patch.object(choose, "LONGEST", choose.SHORTEST),
+        unittest.mock.patch.object(choose, "ROWS", 1),
+    ):
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

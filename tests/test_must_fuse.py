@@ -6,12 +6,14 @@ A table of all programs is printed at the end of the run (see conftest.py).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from flashlight.codegen.triton import default_tiling, print_kernel, run_interpreted
+from flashlight.codegen.triton.blocks import Tiling
 from flashlight.evaluate import evaluate_kernel, new_output
 from flashlight.kernel import Kernel
 from flashlight.plan import Plan
@@ -23,6 +25,8 @@ PROGRAMS: dict[str, list[Variant]] = {}
 for _v in ZOO:
     if _v.fuses:
         PROGRAMS.setdefault(_v.name, []).append(_v)
+
+pytestmark = pytest.mark.usefixtures("short_blocks")
 
 SEEDS = 16
 SLACK = 2.0
@@ -139,10 +143,16 @@ def _compare_interpreted(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
     again = {name: t.clone() for name, t in written.items()}
     for kernel in plan.schedule.kernels:
         evaluate_kernel(kernel, tensors | written, written)
-        text = print_kernel(kernel, default_tiling(kernel, "sm_90"), kernel.origins)
+        text = print_kernel(kernel, _short(default_tiling(kernel, "sm_90"), kernel), kernel.origins)
         run_interpreted(text, kernel, tensors | again, again)
     for name, want in written.items():
         torch.testing.assert_close(again[name], want, rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
+def _short(tiling: Tiling, kernel: Kernel) -> Tiling:
+    """Three key blocks and two row tiles for the sizes of INTERPRETED."""
+    blocked = {*kernel.tile, *(s.axis for s in kernel.sweeps)}
+    return replace(tiling, blocks={a: min(n, 16) if a in blocked else n for a, n in tiling.blocks.items()})
 
 
 def test_the_cache_directory_holds_what_was_compiled(cache: str) -> None:

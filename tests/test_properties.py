@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests.harness import as_double, compile_only, error_ratio
 
+pytestmark = pytest.mark.usefixtures("short_blocks")
+
 SIZES = [1, 2, 5, 17, 37, 64]
 SAMPLES = 8
 """Inputs a case: eager's error on a single small one is a matter of luck."""
