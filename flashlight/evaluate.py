@@ -345,7 +345,7 @@ def evaluate_kernel(
     block: int | None = None,
     walks: Mapping[int, Walk] | None = None,
 ) -> None:
-    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block`, by default BLOCK.
+    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block` (or BLOCK).
 
     walks: for sweeps that pass blocks over, by number; any other computes all.
     """
