@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -21,6 +20,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from flashlight.files import TEMPORARY, CacheError, inode, make_private, read_own, replace, require_private, unlink
 
 FORMAT = 1
 """Version of the file layout; entries of another version are dropped."""
@@ -30,13 +31,8 @@ NATIVE = "native"
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _LIBRARY = re.compile(r"[a-z0-9_]+-[0-9a-f]{32}")
-_TEMPORARY = ".tmp-"
 _ABANDONED = 600.0
 """Age in seconds from which a temporary file belongs to no living writer."""
-
-
-class CacheError(OSError):
-    """The cache directory cannot be used: it is not private, or cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +81,16 @@ class Cache:
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
-        self.root = default_root() if root is None else Path(root).expanduser().absolute()
+        try:
+            self.root = default_root() if root is None else Path(root).expanduser().absolute()
+        except RuntimeError as error:  # ~ of a user who has no home
+            raise CacheError(f"there is no cache directory {root or '$FLASHLIGHT_CACHE_DIR'}: {error}") from error
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            _require_private(self.root)
+            require_private(self.root)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The document of a key, or ``None``. A corrupt or stale entry is removed; reading never raises."""
-        return _read(self._path(key), key)
+        return self._read(self._path(key), key)
 
     def put(self, key: str, document: dict[str, Any]) -> None:
         """Store a JSON-compatible document, replacing an older one at once.
@@ -103,7 +102,7 @@ class Cache:
     def recall(self, key: str, name: str) -> Any:
         """The value remembered under a key and a name, or ``None``."""
         label = f"{key}/{name}"
-        fact = _read(self._fact_path(key, name), label)
+        fact = self._read(self._fact_path(key, name), label)
         return None if fact is None else fact.get("value")
 
     def remember(self, key: str, name: str, value: Any) -> None:
@@ -143,7 +142,7 @@ class Cache:
             if left <= max_size:
                 break
             left -= sum(file.size for file in files)
-            removed += [file for file in files if _unlink(file.path)]
+            removed += [file for file in files if unlink(file.path)]
         return _total(removed)
 
     def _groups(self) -> list[list[_File]]:
@@ -170,53 +169,25 @@ class Cache:
         short = hashlib.sha256(name.encode()).hexdigest()[:16]
         return self._path(key).with_suffix(f".{short}.json")
 
+    def _read(self, path: Path, label: str) -> dict[str, Any] | None:
+        """The verified document of a file; a file that does not verify is removed."""
+        try:
+            require_private(self.root)
+        except OSError:
+            return None
+        before, data = inode(path), read_own(path)
+        document = None if data is None else _decode(data, label)
+        if document is None and before is not None and inode(path) == before:  # no other process put a good one there
+            unlink(path)
+        return document
+
     def _write(self, path: Path, label: str, document: dict[str, Any]) -> None:
         text = _encode(label, document)
+        make_private(self.root)
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _require_private(self.root)
-            _replace(path, text)
-        except CacheError:
-            raise
+            replace(path, text.encode())
         except OSError as error:
             raise CacheError(f"cannot write to the cache directory {self.root}: {error.strerror or error}") from error
-
-
-def _require_private(root: Path) -> None:
-    """Raise :class:`CacheError` unless the directory belongs to this user and others cannot write to it."""
-    advice = "choose another with FLASHLIGHT_CACHE_DIR or cache_dir"
-    try:
-        status = root.stat()
-    except PermissionError as error:
-        raise CacheError(f"the cache directory {root} cannot be read; {advice}") from error
-    if not stat.S_ISDIR(status.st_mode):
-        raise CacheError(f"the cache directory {root} is not a directory; {advice}")
-    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-        raise CacheError(f"the cache directory {root} belongs to user {status.st_uid}, not {os.geteuid()}; {advice}")
-    if status.st_mode & stat.S_IWOTH:
-        raise CacheError(f"anyone may write to the cache directory {root}; run `chmod 700 {root}`, or {advice}")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Make ``path`` hold ``text``, never half of it."""
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except BaseException:
-        _unlink(temporary)
-        raise
-
-
-def _unlink(path: Path) -> bool:
-    """Remove a file; whether this call removed it."""
-    try:
-        path.unlink()
-    except OSError:
-        return False
-    return True
 
 
 def _checksum(label: str, document: dict[str, Any]) -> str:
@@ -228,22 +199,6 @@ def _encode(label: str, document: dict[str, Any]) -> str:
     """The text of a file. The document is normalised first, so that its checksum survives the round trip."""
     plain = json.loads(json.dumps(document))
     return json.dumps({"format": FORMAT, "key": label, "checksum": _checksum(label, plain), "document": plain})
-
-
-def _read(path: Path, label: str) -> dict[str, Any] | None:
-    """The verified document of a file; a file that does not verify is removed."""
-    try:
-        with path.open("rb") as file:
-            inode = os.fstat(file.fileno()).st_ino
-            data = file.read()
-    except OSError:
-        return None
-    document = _decode(data, label)
-    if document is None:
-        with contextlib.suppress(OSError):
-            if path.stat().st_ino == inode:  # not a good one that another process has just put there
-                _unlink(path)
-    return document
 
 
 def _decode(data: bytes, label: str) -> dict[str, Any] | None:
@@ -271,14 +226,12 @@ class _File:
 
 def _kind(path: Path) -> str | None:
     """What a file is: "region", "library", "other", "temporary"; None where it is not ours."""
+    if path.name.startswith(TEMPORARY):
+        return "temporary"
     stem, _, ending = path.name.partition(".")
     if path.parent.name == NATIVE:
-        if path.name.startswith("tmp"):
-            return "temporary"
         ours = _LIBRARY.fullmatch(stem) is not None
-        return ("library" if ending == "so" else "other") if ours else None
-    if path.name.startswith(_TEMPORARY):
-        return "temporary"
+        return ("library" if ending.endswith("so") else "other") if ours else None
     if not _KEY.fullmatch(stem) or not ending.endswith("json"):
         return None
     return "region" if ending == "json" else "other"

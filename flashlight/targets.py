@@ -9,13 +9,12 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from flashlight.blocks import BlockMap, Task, part_map, rows_of
-from flashlight.cache import Cache, CacheError, default_root
+from flashlight.cache import NATIVE, Cache, CacheError
 from flashlight.errors import Decline
 from flashlight.evaluate import evaluate_kernel
 from flashlight.index import Axis
@@ -168,7 +167,7 @@ def _native(kernels: Sequence[Kernel], cache: Cache | None) -> list[KernelRun]:
 
     isa, tilings = detect_isa(), [_native_tiling(k) for k in kernels]
     printed = [print_kernel(k, t, isa, k.origins) for k, t in zip(kernels, tilings, strict=True)]
-    built = build_all(printed, _native_folder(cache))
+    built = build_all(printed, None if cache is None else cache.root / NATIVE)
     return [_Native(*parts) for parts in zip(kernels, tilings, built, strict=True)]
 
 
@@ -195,10 +194,6 @@ class _Native:
             fine = m if steps[-1] == GRANULE else part_map(m, tensors, steps[-1])
             once += fine.visited
         return max(0, self.visited - once) * min(steps) // GRANULE
-
-
-def _native_folder(cache: Cache | None) -> Path:
-    return (cache.root if cache is not None else default_root()) / "native"
 
 
 # ---------------------------------------------------------------- Triton

@@ -152,12 +152,12 @@ def test_clear_removes_all_of_ours_and_nothing_else(cache: Cache):
     cache.remember(key_of("b"), "report", {})  # of a graph, which has no region of this key
     strangers = [cache.root / "notes.json", native_file(cache, "notes.txt")]
     strangers[0].write_text("{}")
-    for ending in ("so", "cpp"):
+    for ending in (f"{'2' * 32}.so", "cpp"):
         native_file(cache, f"{LIBRARY}.{ending}")
     living, abandoned = cache.root / ".tmp-living", cache.root / ".tmp-abandoned"
     for path in (living, abandoned):
         path.write_text("x")
-    writing, killed = native_file(cache, "tmpwriting.so"), native_file(cache, "tmpkilled.so")
+    writing, killed = native_file(cache, ".tmp-writing"), native_file(cache, ".tmp-killed")
     for path in (abandoned, killed):
         os.utime(path, (1, 1))
     usage = cache.usage()

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEAVES = {
-    "cache", "checks", "deferred", "errors", "evaluate", "index", "kernel", "naming", "nodes", "ops", "program",
-    "report", "serialize", "text", "versions",
+    "cache", "checks", "deferred", "errors", "evaluate", "files", "index", "kernel", "naming", "nodes", "ops",
+    "program", "report", "serialize", "text", "versions",
 }  # fmt: skip
 
 

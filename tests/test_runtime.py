@@ -7,6 +7,7 @@ import re
 import warnings
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import flashlight
 from flashlight import runtime
 from flashlight.cache import Cache
+from flashlight.codegen.cpp import available
 from flashlight.errors import FlashlightError
 from flashlight.kernel import Schedule
 from flashlight.passes.pipeline import compile_program
@@ -141,6 +143,23 @@ def test_the_op_needs_nothing_but_its_arguments(program: Program):
     check(plan)
     assert Cache().get(plan.key), "and keeps it for the next process"
     assert runtime.find_plan(plan.key).program == program
+
+
+@pytest.mark.skipif(available() is not None, reason=str(available()))
+def test_each_plan_uses_its_own_cache(program: Program, tmp_path: Path):
+    """Not the first of the process; one that is refused is neither read nor written, and the kernel runs."""
+    first, second, public = (tmp_path / name for name in ("first", "second", "public"))
+    public.mkdir()
+    public.chmod(0o777)
+    for folder in (first, second, public):
+        plan = plan_of(program, target="cpp", cache_dir=str(folder))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = register(plan)
+            check(plan)
+        assert report.fused and bool(caught) == (folder is public)
+    assert [len(list(folder.glob("native/*.so"))) for folder in (first, second)] == [1, 1]
+    assert not list(public.iterdir())
 
 
 def test_a_plan_that_nobody_has():

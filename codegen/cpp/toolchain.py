@@ -1,7 +1,7 @@
 """Compile a printed kernel with the C++ compiler that Inductor uses, load it, and call it.
 
 A built library is named by a hash of its source, our headers, the compiler and the flags, so it is shared by processes
-and never confused with one for another instruction set.  Writing is atomic: compile beside, then rename.
+and never confused with one for another instruction set; see library.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from flashlight.codegen.cpp import library
 from flashlight.codegen.cpp.isa import FLAGS, Isa, runs_here
 from flashlight.errors import FlashlightError
 from flashlight.kernel import Kernel
@@ -122,72 +123,57 @@ def available() -> str | None:
     return None
 
 
-_LOADED: dict[Path, Built] = {}
+_LOADED: dict[tuple[Path | None, str], Built] = {}
 _LOCK = threading.Lock()
 
 
-def library_path(kernel: CppKernel, cache_dir: Path) -> Path:
-    """Where the built kernel is, or will be."""
-    key = hashlib.sha256(f"{kernel.digest}\0{compiler_version()}".encode()).hexdigest()[:32]
-    return cache_dir / f"{kernel.isa}-{key}.so"
-
-
-def build(kernel: CppKernel, cache_dir: Path) -> Built:
-    """The loaded kernel, compiled first if the cache has none.  Raises CompilerError."""
+def build(kernel: CppKernel, folder: Path | None) -> Built:
+    """The loaded kernel, compiled first if the folder has none; None: it is not kept.  Raises CompilerError."""
     if not runs_here(kernel.isa):
         raise CompilerError(f"{kernel.name} is compiled for {kernel.isa}, which this processor cannot run")
-    path = library_path(kernel, cache_dir)
+    made_from = hashlib.sha256(f"{kernel.digest}\0{compiler_version()}".encode()).hexdigest()[:32]
+    stem = f"{kernel.isa}-{made_from}"
     with _LOCK:
-        found = _LOADED.get(path)
-    if found is not None:
-        return found
-    if not path.exists():
-        _compile(kernel, path)
-    try:
-        built = _load(kernel, path)
-    except (OSError, AttributeError):  # half a file, or one for another system
-        _compile(kernel, path)
-        built = _load(kernel, path)
+        known = _LOADED.get((folder, stem))
+    if known is not None:
+        return known
+    path = None if folder is None else library.find(folder, stem)
+    built = (path and _load(kernel, path)) or _compiled(kernel, folder, stem)
     with _LOCK:
-        return _LOADED.setdefault(path, built)
+        return _LOADED.setdefault((folder, stem), built)
 
 
-def build_all(kernels: Sequence[CppKernel], cache_dir: Path) -> list[Built]:
+def build_all(kernels: Sequence[CppKernel], folder: Path | None) -> list[Built]:
     """Several kernels, compiled in parallel."""
     if len(kernels) == 1:
-        return [build(kernels[0], cache_dir)]
+        return [build(kernels[0], folder)]
     with ThreadPoolExecutor(max(1, min(len(kernels), os.cpu_count() or 1))) as pool:
-        return list(pool.map(lambda k: build(k, cache_dir), kernels))
+        return list(pool.map(lambda k: build(k, folder), kernels))
 
 
-def _load(kernel: CppKernel, path: Path) -> Built:
-    entry = getattr(ctypes.CDLL(str(path)), kernel.name)
+def _load(kernel: CppKernel, path: Path) -> Built | None:
+    """The library at a path; None where the system does not load it, as from a disk mounted without execution."""
+    try:
+        entry = getattr(ctypes.CDLL(str(path)), kernel.name)
+    except (OSError, AttributeError):
+        return None
     entry.restype, entry.argtypes = ctypes.c_int, [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p]
     return Built(path, entry)
 
 
-def _compile(kernel: CppKernel, path: Path) -> None:
-    """Compile into a file beside `path`, then rename: no process ever sees half a library."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = path.with_suffix(".cpp")
-    _write(source, kernel.source)
-    handle, part = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
-    command = [compiler(), *kernel.flags, f"-I{HERE}", str(source), "-o", part, "-lm"]
-    try:
+def _compiled(kernel: CppKernel, folder: Path | None, stem: str) -> Built:
+    """Compile apart, then publish what came of it: no process ever sees half a library."""
+    with tempfile.TemporaryDirectory(dir=library.scratch()) as workshop:
+        source, made = Path(workshop, "kernel.cpp"), Path(workshop, f"{stem}.so")
+        source.write_text(kernel.source)
+        command = [compiler(), *kernel.flags, f"-I{HERE}", str(source), "-o", str(made), "-lm"]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
             raise CompilerError(f"compiling {kernel.name} failed\n{' '.join(command)}\n{run.stderr[:8000]}")
-        Path(part).replace(path)
-    finally:
-        Path(part).unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    handle, part = tempfile.mkstemp(suffix=".part", dir=path.parent)
-    with os.fdopen(handle, "w") as f:
-        f.write(text)
-    Path(part).replace(path)
+        built = _load(kernel, library.publish(made, folder, stem)) or _load(kernel, made)
+    if built is None:
+        raise CompilerError(f"the library of {kernel.name} was compiled, but cannot be loaded from {library.scratch()}")
+    return built
 
 
 def run(

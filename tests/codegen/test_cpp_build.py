@@ -9,17 +9,20 @@ import pytest
 import torch
 
 from flashlight.codegen.cpp import (
+    Built,
     CompilerError,
+    CppKernel,
     available,
     build,
     build_all,
     compiler,
     default_tiling,
     detect_isa,
+    library,
     print_kernel,
     run,
-)  # fmt: skip
-from flashlight.codegen.cpp.toolchain import library_path
+)
+from flashlight.codegen.cpp.toolchain import _load
 from flashlight.evaluate import evaluate_program, new_output
 from flashlight.index import Axis, of
 from flashlight.passes.pipeline import compile_program
@@ -77,18 +80,70 @@ def test_other_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @needs_compiler
-def test_cache(tmp_path: Path):
-    """Built once; half a file is built again."""
-    _, kernel, printed = sigmoid("cached")
-    path = library_path(printed, tmp_path)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"half a file")
+def test_what_is_built_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One file, whoever builds; a part of it, or something else under its name, is built again."""
+    case, kernel, printed = sigmoid("cached")
     built = build_all([printed, printed], tmp_path)
-    assert built[0].path == built[1].path == path
-    written = path.stat().st_mtime_ns
-    assert build(printed, tmp_path).path.stat().st_mtime_ns == written
-    assert {p.suffix for p in tmp_path.iterdir()} == {".so", ".cpp"}
+    (path,) = tmp_path.iterdir()
+    assert [b.path for b in built] == [path, path] and path.suffix == ".so"
     assert print_kernel(kernel, default_tiling(kernel, BEST), BEST).digest == printed.digest
+    whole, stem = path.read_bytes(), path.name.partition(".")[0]
+    for part in (b"", whole[:100], whole[:-1], whole + b"x", whole[: len(whole) // 2]):
+        path.write_bytes(part)
+        assert library.find(tmp_path, stem) is None and not path.exists()
+    (tmp_path / "elsewhere").write_bytes(whole)
+    path.symlink_to(tmp_path / "elsewhere")
+    assert library.find(tmp_path, stem) is None, "a link may lead to what others write"
+    monkeypatch.setattr("flashlight.codegen.cpp.toolchain._LOADED", {})
+    path.write_bytes(whole[: len(whole) // 2])
+    again, tensors, outputs = build(printed, tmp_path), case.tensors(), case.outputs()
+    assert again.path == path and path.read_bytes() == whole
+    run(again, kernel, tensors, outputs, 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("reason", ["nobody's", "public", "a file", "no space", "not executable"])
+def test_folders_that_cannot_be_used(reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The kernel runs all the same; in a folder that others may write to nothing is loaded or written."""
+    case, kernel, printed = sigmoid("apart")
+    monkeypatch.setattr("flashlight.codegen.cpp.toolchain._LOADED", {})
+    monkeypatch.setattr("flashlight.codegen.cpp.toolchain._load", loading := Loading())
+    folder = tmp_path / "native"
+    planted = build(printed, folder).path
+    if reason == "public":
+        folder.chmod(0o777)
+    elif reason == "a file":
+        planted.unlink()
+        folder.rmdir()
+        folder.write_text("")
+    elif reason == "no space":
+        planted.unlink()
+        monkeypatch.setattr(library, "replace", no_space)
+    loading.refused = folder if reason == "not executable" else None
+    monkeypatch.setattr("flashlight.codegen.cpp.toolchain._LOADED", {})
+    loading.paths.clear()
+    built = build(printed, None if reason == "nobody's" else folder)
+    run(built, kernel, case.tensors(), case.outputs(), 1)
+    assert folder not in built.path.parents
+    if reason == "public":
+        assert folder not in [p.parent for p in loading.paths]
+        assert list(folder.iterdir()) == [planted]
+
+
+class Loading:
+    """Loads libraries and remembers from where; refuses those in one folder, as a disk without execution does."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+        self.refused: Path | None = None
+
+    def __call__(self, kernel: CppKernel, path: Path) -> Built | None:
+        self.paths.append(path)
+        return None if path.parent == self.refused else _load(kernel, path)
+
+
+def no_space(path: Path, data: bytes) -> None:
+    raise OSError(28, "No space left on device")
 
 
 @needs_compiler
