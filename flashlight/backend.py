@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
 
 from flashlight import debug, notices, runtime
 from flashlight.cache import Cache, CacheError
@@ -54,6 +56,11 @@ def compile_graph(
     try:
         with compiling("Inductor"):
             compiled: Any = compile_fx(gm, example_inputs, config_patches=patches)
+    except Exception as error:
+        if options.strict or not capture.report.fused or _is_dynamos(error):
+            raise
+        _unfuse(capture.report, error)
+        compiled = compile_fx(gm, example_inputs, config_patches=dict(options.inductor))
     finally:
         if capture.runs:
             _remember(cache, keys, capture.report)
@@ -62,6 +69,24 @@ def compile_graph(
         debug.show(report)
     notices.notify(report, options)
     return compiled
+
+
+# The last resort where Inductor fails on what we put into a graph: it gets the graph as it was.
+
+
+def _is_dynamos(error: Exception) -> bool:
+    """Whether an exception tells Dynamo something, as to break the graph or to start again."""
+    return isinstance(error, TorchDynamoException) and not isinstance(error, InductorError)
+
+
+def _unfuse(report: Report, error: Exception) -> None:
+    """Nothing in the report is fused, because of an error of Inductor's."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    debug.failure("Inductor", error)
+    for region in report.regions:
+        if region.fused:
+            region.fused, region.fix = False, "report this, with the region's code"
+            region.reason = f"internal error: Inductor failed on the graph with this region: {first}"
 
 
 # Where Inductor takes a graph from its cache our pass does not run: the report is remembered beside the plans.

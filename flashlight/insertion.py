@@ -114,7 +114,10 @@ def _describe(node: fx.Node, like: fx.Node, value: object) -> None:
 
 
 def _verify(nodes: Sequence[fx.Node]) -> None:
-    """Compute nodes as Inductor will: constants are real tensors, everything else is fake."""
+    """Compute nodes as Inductor will: constants are real tensors, everything else is fake.
+
+    What was computed becomes their value: it shares no memory with the values that it takes the place of.
+    """
     modes = [v.fake_mode for n in nodes for v in _values(n.meta["val"]) if isinstance(v, FakeTensor)]
     if not modes:
         return
@@ -132,6 +135,7 @@ def _verify(nodes: Sequence[fx.Node]) -> None:
             for got, said in zip(_values(computed[node]), _values(node.meta["val"]), strict=True):
                 if _layout(got) != _layout(said):
                     raise InternalError(f"{node.name} is {_layout(got)}, not {_layout(said)}")
+            node.meta["val"] = computed[node]
 
 
 def _values(value: Any) -> Iterator[torch.Tensor]:

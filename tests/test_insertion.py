@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, fx
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -84,7 +85,8 @@ def test_positions_in_a_list(tmp_path: Path):
 
 
 def test_inductor_takes_them():
-    """All spellings in one graph; frozen parameters become constants of the graph after our pass."""
+    """Numbers and tensors in one graph; frozen parameters become constants of the graph after our pass."""
+    changes = [NUMBERS["where"], NUMBERS["lengths"], *TENSORS.values()]
 
     class Module(torch.nn.Module):
         def __init__(self) -> None:
@@ -93,7 +95,7 @@ def test_inductor_takes_them():
             self.register_buffer("fill", torch.tensor(-1e9))
 
         def forward(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-            found = [attention(change, q, k, v) for change in SPELLINGS.values()]
+            found = [attention(change, q, k, v) for change in changes]
             return [*found, attention(lambda s: torch.where(BAND, s + self.bias, self.fill), q, k, v)]
 
     module, args = Module().eval(), draw()
@@ -102,7 +104,7 @@ def test_inductor_takes_them():
         with torch.no_grad():
             options = {"target": "evaluate", "freezing": freezing}
             found = torch.compile(module, backend="flashlight", options=options)(*args)
-            assert flashlight.reports()[-1].fused == len(SPELLINGS) + 1
+            assert flashlight.reports()[-1].fused == len(changes) + 1
             for x, y in zip(found, module(*args), strict=True):
                 torch.testing.assert_close(x, y)
 
@@ -181,3 +183,18 @@ def test_an_error_at_the_end_undoes_the_whole_pass(tmp_path: Path, monkeypatch: 
     assert [r.reason for r in compiled.report.regions] == ["internal error: ZeroDivisionError: oops"] * 2
     assert not inputs_of_ops(compiled)
     computed_again(compiled)
+
+
+def test_where_inductor_fails_it_gets_the_graph_as_it_was(monkeypatch: pytest.MonkeyPatch):
+    """With a call in the graph that cannot be computed, and nobody who notices."""
+    monkeypatch.setattr(Insertion, "_adapt", lambda self, node, *rest: node)
+    monkeypatch.setattr("flashlight.insertion._verify", lambda nodes: None)
+    with torch.no_grad():
+        fn = torch.compile(lambda *x: attention(TENSORS["slopes"], *x), backend="flashlight")
+        torch.testing.assert_close(fn(*draw()), attention(TENSORS["slopes"], *draw()))
+        (region,) = flashlight.reports()[-1].regions
+        assert not region.fused and "FakeTensors" in (region.reason or "")
+        torch._dynamo.reset()
+        with pytest.raises(BackendCompilerFailed, match="FakeTensors"):
+            options = {"strict": True}
+            torch.compile(lambda *x: attention(TENSORS["slopes"], *x), backend="flashlight", options=options)(*draw())
