@@ -61,9 +61,12 @@ class Usage:
 
 
 def default_root() -> Path:
-    """``$FLASHLIGHT_CACHE_DIR``, else ``$XDG_CACHE_HOME/flashlight``, else ``~/.cache/flashlight``."""
+    """``$FLASHLIGHT_CACHE_DIR``, else ``$XDG_CACHE_HOME/flashlight``, else ``~/.cache/flashlight``.
+
+    Raises :class:`CacheError` where the first begins with ``~`` and there is no such home.
+    """
     if chosen := os.environ.get("FLASHLIGHT_CACHE_DIR"):
-        return Path(chosen).expanduser().absolute()
+        return _expanded(chosen)
     base = os.environ.get("XDG_CACHE_HOME", "")
     if Path(base).is_absolute():  # the XDG specification has relative paths ignored
         return Path(base) / "flashlight"
@@ -71,6 +74,13 @@ def default_root() -> Path:
         return Path("~/.cache/flashlight").expanduser().absolute()
     except RuntimeError:  # a user without a home, as in some containers
         return Path(tempfile.gettempdir()) / f"flashlight-{os.geteuid() if hasattr(os, 'geteuid') else 'user'}"
+
+
+def _expanded(path: Path | str) -> Path:
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise CacheError(f"there is no cache directory {path}: {error}") from error
 
 
 class Cache:
@@ -81,10 +91,7 @@ class Cache:
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
-        try:
-            self.root = default_root() if root is None else Path(root).expanduser().absolute()
-        except RuntimeError as error:  # ~ of a user who has no home
-            raise CacheError(f"there is no cache directory {root or '$FLASHLIGHT_CACHE_DIR'}: {error}") from error
+        self.root = default_root() if root is None else _expanded(root)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             require_private(self.root)
 

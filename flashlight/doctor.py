@@ -99,8 +99,8 @@ def _entry_point() -> Finding:
 
 
 def _cache() -> Finding:
-    root = default_root()
     try:
+        root = default_root()
         usage = Cache(root).usage()
     except OSError as error:
         return Finding("cache", False, str(error), True)

@@ -262,6 +262,29 @@ def test_file_in_place_of_the_directory(tmp_path: Path):
         Cache(tmp_path / "file" / "below").put(KEY, DOCUMENT)
 
 
+def test_no_such_home(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLASHLIGHT_CACHE_DIR", "~nobody-of-this-name/cache")
+    with pytest.raises(CacheError, match="no cache directory ~nobody-of-this-name"):
+        Cache()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_regular_files_are_read(cache: Cache, kind: str):
+    cache.put(KEY, DOCUMENT)
+    path, elsewhere = entry_file(cache), cache.root / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere) if kind == "link" else os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    assert cache.get(KEY) is None
+
+
+def test_a_directory_that_became_public_is_not_read(cache: Cache):
+    cache.put(KEY, DOCUMENT)
+    cache.root.chmod(0o777)
+    assert cache.get(KEY) is None
+    cache.root.chmod(0o700)
+    assert cache.get(KEY) == DOCUMENT
+
+
 def test_failed_write_leaves_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch):
     cache.put(KEY, DOCUMENT)
 
