@@ -103,11 +103,19 @@ class Streamer:
         separator = self._separator(running)
         if not running or separator.parts(body) is not None:
             return None
-        terms = _expand(body)
-        if not 1 < len(terms) <= MAX_TERMS:
+        rest, terms = _expand(body)
+        if not 1 < len(terms) <= MAX_TERMS or not all(self._is_weight(t, separator) for t, _ in terms):
             return None
-        sums = [hoisted(Reduce("SUM", self.axis, term), self.facts)[0] for term, _ in terms]
-        return terms if all(separator.parts(s.args[0]) for s in sums) else None
+        every = [(t if rest.trivial else Map("MUL", t, rest.node()), sign) for t, sign in terms]
+        return every if all(separator.parts(self._inside(t)) for t, _ in every) else None
+
+    def _is_weight(self, term: Node, separator: Separator) -> bool:
+        """Whether a term is corrected by itself, not by what it is multiplied with."""
+        return bool(separator.parts(self._inside(term)))
+
+    def _inside(self, term: Node) -> Node:
+        """A term without the factors that leave its sum."""
+        return hoisted(Reduce("SUM", self.axis, term), self.facts)[0].args[0]
 
     def _separator(self, running: frozenset[Node]) -> Separator:
         return Separator(self.axis, running, self.steps, self.facts.intervals)
@@ -171,15 +179,14 @@ def _rescale(parts: Parts, running: frozenset[Node]) -> Node | None:
     return Map("EXP", difference(exponent, {}, {c: before(c) for c in running}))
 
 
-def _expand(body: Node) -> list[tuple[Node, int]]:
-    """Multiply one sum out, also inside a choice: (a - b) * v -> a*v, -(b*v)."""
+def _expand(body: Node) -> tuple[Factors, list[tuple[Node, int]]]:
+    """(other factors, signed terms) of one sum among the factors, also inside a choice: (a - b) * v -> v, a - b."""
     parts = factors(body)
     for factor, times in parts.above.items():
         terms = _terms(factor)
         if times == 1 and len(terms) > 1:
-            rest = Factors(parts.scale, parts.above - Counter([factor]), parts.below)
-            return [(_times(t, rest), sign) for t, sign in terms]
-    return [(body, 1)]
+            return Factors(parts.scale, parts.above - Counter([factor]), parts.below), terms
+    return Factors(), [(body, 1)]
 
 
 def _terms(factor: Node) -> list[tuple[Node, int]]:
@@ -187,7 +194,3 @@ def _terms(factor: Node) -> list[tuple[Node, int]]:
         condition, yes, no = factor.args
         return [(Map("WHERE", condition, t, no), sign) for t, sign in addends(yes)]
     return addends(factor)
-
-
-def _times(term: Node, rest: Factors) -> Node:
-    return term if rest.trivial else Map("MUL", term, rest.node())

@@ -139,7 +139,7 @@ class CarryPrinter:
         home = em.scopes[-2]
         in_runs = (c.op, kind) == ("SUM", "F")
         start = f"all<{kind}>({IDENTITY[c.op, c.node.dtype]})"
-        home.lines.append(f"Sum {total};" if in_runs else f"{kind} {total} = {start};")
+        home.lines.append(f"Sum<F> {total};" if in_runs else f"{kind} {total} = {start};")
         body = em.lift(self._fit(em, em.value(c.body), kind), kind)
         step = f"{total}.add({body})" if in_runs else f"{total} = {combine(c.op, total, body, c.node.dtype)}"
         em.line(f"{step};")

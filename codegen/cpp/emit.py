@@ -24,6 +24,8 @@ SCALARS = {"float": "real", "int": "long", "bool": "bool"}
 C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "f16",
            torch.bool: "bool", torch.int64: "int64_t", torch.int32: "int32_t", torch.int16: "int16_t",
            torch.int8: "int8_t", torch.uint8: "uint8_t"}  # fmt: skip
+RUN = 16
+"""How many terms of a sum of floats may be added one after the other, as in flashlight_contract.h."""
 _INT_LANES = {torch.int64: "J"}
 
 
@@ -148,22 +150,25 @@ class Emitter(Positions):
         return Value(real_literal(v, self.double), "real")
 
     def _reduce(self, n: Node, depth: int) -> Value:
-        """A loop of its own inside the scope of its free axes."""
+        """A loop of its own inside the scope of its free axes; a long sum of floats in runs, see Sum."""
         op, axis, _ = n.attr
         saved, self.scopes = self.scopes, self.scopes[: depth + 1]
         lanes = self._is_lanes(n)
         kind = ("J" if n.dtype == "int" else LANES[n.dtype]) if lanes else SCALARS[n.dtype]
         total = self.new("sum" if op == "SUM" else "acc")
-        start = IDENTITY[op, n.dtype]
+        start, in_runs = IDENTITY[op, n.dtype], op == "SUM" and n.dtype == "float" and axis.size > RUN
         a = self.places[axis]
         head = self.ranges.get(axis, f"for (long {a} = 0; {a} < {axis.size}; ++{a})")
         self.scopes.append(Scope(axis, head))
         body = self.lift(self.value(n.args[0]), kind)
-        self.line(f"{total} = {combine(op, total, body, n.dtype)};")
+        self.line(f"{total}.add({body});" if in_runs else f"{total} = {combine(op, total, body, n.dtype)};")
         loop = self.scopes.pop()
         home = self.scopes[-1]
-        home.lines.append(f"{kind} {total} = {f'all<{kind}>({start})' if lanes else start};")
-        home.lines += [f"{loop.head} {{", *[f"  {t}" for t in loop.lines], "}"]
+        first = f"Sum<{kind}> {total}" if in_runs else f"{kind} {total} = {f'all<{kind}>({start})' if lanes else start}"
+        home.lines += [f"{first};", f"{loop.head} {{", *[f"  {t}" for t in loop.lines], "}"]
+        if in_runs:
+            parts, total = total, self.new("sum")
+            home.lines.append(f"const {kind} {total} = {parts}.value();")
         self.scopes = saved
         return Value(total, kind)
 

@@ -54,14 +54,14 @@ FL_INLINE void contract(const real* s, const real* l, real* out, long rows, long
 
 // The same for a sum over a pointwise loop, as a row's sum of weights is: its error is a factor of the whole row.
 constexpr int RUN = 16;
-struct Sum {
-  F run = {}, total = {};
+template <class T> struct Sum {
+  T run = {}, total = {};
   int count = 0;
-  void add(F x) {
+  void add(T x) {
     run = run + x;
-    if (++count == RUN) total = total + run, run = F{}, count = 0;
+    if (++count == RUN) total = total + run, run = T{}, count = 0;
   }
-  F value() const { return total + run; }
+  T value() const { return total + run; }
 };
 
 #if defined(__AVX512BF16__) && FL_BITS >= 256 && !defined(FL_DOUBLE)

@@ -30,6 +30,9 @@ HINTS = {"SUM": "summed", "PROD": "multiplied", "MAX": "largest", "MIN": "smalle
 
 PAIRS = {"MAX": "_maximum", "MIN": "_minimum"}
 
+SHORT_SUM = 8
+"""Terms that are added one after the other."""
+
 
 def reduction(state: State, node: Node) -> Value:
     """A Reduce over an axis of the tile, as a variable."""
@@ -105,17 +108,41 @@ def collapsed(state: State, node: Node, exact: bool = True) -> str:
 
 
 def _serial(state: State, node: Node, dims: tuple[Axis, ...]) -> Value:
-    """Accumulate over the positions of an axis, one at a time."""
+    """Accumulate over the positions of an axis, one at a time; a long sum as a sum of partial sums."""
     op, axis, _ = node.attr
     name = state.names(HINTS[op])
     state.comment(node)
     state.line(f"{name} = {filled(state, op, node.dtype, dims)}")
+    length = partial_length(axis.size) if op == "SUM" and node.dtype == "float" else axis.size
+    if length >= axis.size:
+        _accumulate(state, node, dims, name, f"{axis.size}")
+        return Value(name, dims)
+    start, part = state.names(f"{axis.name}_start"), state.names("part")
+    stop = f"{start} + {length}"
+    stop = stop if axis.size % length == 0 else f"min({stop}, {axis.size})"
+    with state.nested(f"for {start} in range(0, {axis.size}, {length}):", Scope(state.scope)):
+        state.line(f"{part} = {filled(state, op, node.dtype, dims)}")
+        _accumulate(state, node, dims, part, f"{start}, {stop}")
+        state.line(f"{name} = {COMBINE[op].format(name, part)}")
+    return Value(name, dims)
+
+
+def _accumulate(state: State, node: Node, dims: tuple[Axis, ...], name: str, bounds: str) -> None:
+    """The loop over positions of a reduction's axis that adds its body to a variable."""
+    op, axis, _ = node.attr
     index = state.names(axis.name)
     loop = Scope(state.scope, frozenset({axis}), frozenset({axis}), values={("position", axis): Value(index)})
-    with state.nested(f"for {index} in range({axis.size}):", loop):
+    with state.nested(f"for {index} in range({bounds}):", loop):
         step = strip(render(state, node.args[0], dims))
         state.line(f"{name} = {COMBINE[op].format(name, step)}")
-    return Value(name, dims)
+
+
+def partial_length(size: int) -> int:
+    """How many terms of a sum are added up before they join the others: a chain of all rounds once a term.
+
+    Short sums are added in one go, longer ones in about as many parts as each has terms.
+    """
+    return size if size <= SHORT_SUM else max(SHORT_SUM, 1 << round(math.log2(size) / 2))
 
 
 def filled(state: State, op: str, kind: str, dims: tuple[Axis, ...]) -> str:

@@ -51,6 +51,16 @@ def test_normalised_rows_stream_in_one_sweep() -> None:
     assert [a.size for a in schedule.kernels[0].tile] == [M.size]
 
 
+def test_what_would_cancel_is_not_multiplied_out() -> None:
+    """sum(p * (s - lse)) is not sum(p * s) - lse * sum(p): entropies are small beside either."""
+    b = Builder()
+    s = scores(b)
+    m = largest(N, s)
+    shifted = sub(sub(s, m), Map("LOG", total(N, exp(sub(s, m)))))
+    b.store(total(N, mul(exp(shifted), shifted)), H, M)
+    assert [len(sweep.split()) for sweep in shape(compiled(b))[0]] == [2, 1]
+
+
 def test_two_maps_share_one_sweep() -> None:
     b = Builder()
     p = sub(normalised(scores(b, "1")), mul(number(0.3), normalised(scores(b, "2"))))
