@@ -312,6 +312,16 @@ def keys_first() -> Case:
     return Case(kernel, {N: 16, M: 16}, tolerance=1e-4)
 
 
+def long_sum() -> Case:
+    """A large term and 130 ones: in one chain of float32 no one would be seen."""
+    m, b = Axis("m", 20), Axis("b", 131)
+    a, o = tensor("a", 20, 131), tensor("o", 20)
+    value = sub(Reduce("SUM", b, at(a, m, b), None), Const(2.0**24))
+    kernel = Kernel("long", (a,), (o,), (), (m,), (b,), (), (put(o, value, m),))
+    rows = torch.ones(20, 131).index_fill_(1, torch.tensor([0]), 2.0**24)
+    return Case(kernel, {m: 16}, {"a": lambda: rows}, tolerance=0.2)
+
+
 def two_tiles() -> Case:
     """Two tile axes (rows and columns of a window) share the products."""
     R, C, X, D, E = Axis("i", 5), Axis("j", 6), Axis("n", 23), Axis("d", 16), Axis("e", 16)
@@ -398,6 +408,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "points": points,
     "head mean": head_mean,
     "keys first": keys_first,
+    "long sum": long_sum,
     "swept heads": swept_heads,
     "swept heads in blocks": lambda: swept_heads(2),
     "two tiles": two_tiles,

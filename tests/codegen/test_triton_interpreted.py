@@ -55,11 +55,20 @@ def test_functions(fn: str, dtype: torch.dtype):
     check(kernels.functions(fn, dtype))
 
 
-@pytest.mark.parametrize("name", ["talking heads", "points", "head mean", "gather bias", "two tiles"])
+@pytest.mark.parametrize("name", ["talking heads", "points", "head mean", "gather bias", "two tiles", "long sum"])
 def test_serial_loops(name: str, monkeypatch: pytest.MonkeyPatch):
     """Every reduction that no matrix product does runs over one position at a time."""
     monkeypatch.setattr(reductions, "LARGEST_TILE", 0)
     check(kernels.CASES[name]())
+
+
+def test_serial_loops_in_parts_compile(monkeypatch: pytest.MonkeyPatch):
+    """The last part of 131 terms is shorter than the others."""
+    monkeypatch.setattr(reductions, "LARGEST_TILE", 0)
+    case = kernels.long_sum()
+    tk = print_kernel(case.kernel, Tiling(case.blocks, 4, 2))
+    assert "min(" in tk.source
+    compile_source(tk.source, tk.name, tk.signature, tk.constants, "sm_90")
 
 
 @pytest.mark.parametrize("name", ["softmax", "causal", "softmax bf16", "points", "two tiles", "keys first"])
