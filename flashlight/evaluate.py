@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.kernel import GRANULE, Carry, Kernel, Sweep, Visit, before
+from flashlight.kernel import FAR, GRANULE, Carry, Kernel, Sweep, Visit, before
 from flashlight.ops import FNS, MONOIDS
 from flashlight.program import Node, Program, Store, Tensor, value_of
 
@@ -399,10 +399,13 @@ def _sweep(
 
 
 def _reference(node: Node, value: Value, sweep: Sweep) -> Value:
-    """The value other carries use while sweeping: infinite extrema are replaced by 0."""
+    """The value other carries use while sweeping, see kernel.py."""
     op = next(c.op for c in sweep.carries if c.node is node)
+    if op not in ("MAX", "MIN"):
+        return value
     axes, v = value
-    return (axes, torch.where(torch.isinf(v), 0.0, v)) if op in ("MAX", "MIN") else value
+    start = MONOIDS[op].identity
+    return axes, torch.where(v == start, math.copysign(FAR, start), torch.where(v == -start, 0.0, v))
 
 
 def _rescaled(c: Carry, value: Value, old: Mapping[Node, Value], ev: Evaluator) -> Value:

@@ -9,10 +9,11 @@ Each grid instance owns one position of every `grid` axis and one block of every
 small head groups) are held entirely.  Sweeps run in order.  Inside the sweep that owns a carry, its Carry node is the
 running value; in later sweeps and in the epilogue stores it is the final value.
 
-Inside its sweep an extremum is seen by others through its *reference*: its value, or 0 where that is infinite.  A sum
-whose body uses such references has a `rescale`: before a step is added, what was accumulated is multiplied by it, so
-that all of it refers to the references of this block.  A sum that is 0 stays 0.  After the sweep the sum refers to the
-references of the final extrema; where these are infinite the program that reads it corrects it (see passes/stream.py).
+Inside its sweep an extremum is seen by others through its *reference*: its value, where that is finite.  Where nothing
+was found yet it is -FAR for MAX and FAR for MIN (the larger of that and a sink is the sink), for the other infinity 0.
+A sum whose body uses such references has a `rescale`: before a step is added, what was accumulated is multiplied by it,
+so that all of it refers to the references of this block.  A sum that is 0 stays 0.  After the sweep the sum refers to
+the references of the final extrema; where these are infinite the program corrects it (see passes/stream.py).
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ def before(carry: Node) -> Node:
     name, axes = carry.attr
     return make("Carry", (f"{name}_before", axes), (), carry.dtype)
 
+
+FAR = 1e30
+"""The size of references where nothing was found yet: beyond all scores, and finite when it is scaled."""
 
 GRANULE = 64
 """Positions of a swept axis that are visited or passed over together; summaries hold one value for each so many."""

@@ -6,26 +6,28 @@
 A sum that uses an earlier extremum over the same axis joins its sweep when the exponentials in it can be corrected for
 a moved reference (see separate.py); any other dependent reduction goes to the next sweep, recomputing what it needs.
 
-While a sweep runs, infinite extrema count as 0.  What a sum lacks by that is a factor of its final value,
-exp(finite(c0) - c0): 1 where c0 is finite, and the NaN that eager gives where it is not.  It applies where a term uses
-the exponential: a sum of where(c, exp(s - c0), 0) is 0 if c is false throughout.
+While a sweep runs, infinite extrema count as their references (see kernel.py), here finite(c0).  What a sum lacks by
+that is a factor of its final value, exp(finite(c0) - c0): 1 where c0 is finite, and the NaN that eager gives where it
+is not.  It applies where a term uses the exponential: a sum of where(c, exp(s - c0), 0) is 0 if c is false throughout.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Sweep, before, carry_nodes
+from flashlight.kernel import FAR, Carry, Sweep, before, carry_nodes
+from flashlight.ops import MONOIDS
 from flashlight.passes.facts import SumFacts
 from flashlight.passes.hoist import hoisted, is_sum, scaled
 from flashlight.passes.product import ONE, ZERO, Factors, addends, factors, total
 from flashlight.passes.separate import TRUE, Exponent, Parts, Separator, collected, difference
 from flashlight.program import Carry as CarryNode
-from flashlight.program import Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
+from flashlight.program import Const, Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
 
 MAX_TERMS = 4
 
@@ -137,8 +139,11 @@ class Streamer:
     def _corrected(self, carry: Node, parts: Parts) -> Node:
         """The sum with its true references, of the sum with the final ones of the sweep."""
         for condition, exponent in parts:
-            finite = {c: _finite(c) for leaf, _ in exponent for c in carry_nodes(leaf)}
-            differing = tuple((leaf, k) for leaf, k in exponent if leaf not in finite.values())
+            used = {c for leaf, _ in exponent for c in carry_nodes(leaf)}
+            # where a program takes 0 for an infinite extremum, the sums are 0 or infinite whatever is taken
+            safe = {Map("WHERE", Map("ISINF", c), ZERO, c) for c in used}
+            finite = {c: _finite(c, self.steps[c].attr[0]) for c in used}
+            differing = tuple((leaf, k) for leaf, k in exponent if leaf not in safe)
             if not differing:
                 continue
             factor = Map("EXP", difference(differing, {}, finite))
@@ -166,9 +171,11 @@ class Streamer:
         return transform([value], rule)[0] if self.facts.ones else value
 
 
-def _finite(extremum: Node) -> Node:
+def _finite(extremum: Node, op: str) -> Node:
     """What an extremum counts as while a sweep runs."""
-    return Map("WHERE", Map("ISINF", extremum), ZERO, extremum)
+    start = MONOIDS[op].identity
+    nothing, other = (Map("EQ", extremum, Const(x)) for x in (start, -start))
+    return Map("WHERE", nothing, Const(math.copysign(FAR, start)), Map("WHERE", other, ZERO, extremum))
 
 
 def _rescale(parts: Parts, running: frozenset[Node]) -> Node | None:

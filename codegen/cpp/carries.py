@@ -160,14 +160,14 @@ class CarryPrinter:
         flat.line(f"put<{kind}>({self.memory.pointer(b)}, {after});")
         ref = self.references.get(c.node)
         if ref is not None:
-            flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}));")
+            flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}, {IDENTITY[c.op, c.node.dtype]}));")
         return ["{", *[f"  {x}" for x in flat.close()], "}"]
 
     def _save_old(self, em: Emitter, c: Carry, value: str) -> None:
         old = self.olds.get(c.node)
         if old is not None:
             kind = LANE_TYPES[old.kind]
-            text = f"finite({value})" if c.node in self.references else value
+            text = f"finite({value}, {IDENTITY[c.op, c.node.dtype]})" if c.node in self.references else value
             em.line(f"put<{kind}>({self.memory.pointer(old)}, {text});")
 
     def _moved(self, em: Emitter, s: Stage, total: str) -> str:

@@ -31,6 +31,11 @@ def starts_at_zero(c: Carry, sweep: Sweep) -> bool:
     return any(f is wanted for f in _numerator(c.body))
 
 
+def refers_to_one(c: Carry) -> bool:
+    """Whether a carry that starts at zero is scaled by one extremum and nothing else."""
+    return c.rescale is not None and c.rescale.args[0].args[1].kind == "Carry"
+
+
 def _maxima(node: Node) -> tuple[list[Node], list[Node]]:
     """Carries, and other nodes, whose maximum the node is."""
     if node.kind == "Carry":

@@ -21,15 +21,18 @@ from flashlight.codegen.triton.addressing import all_inside, store
 from flashlight.codegen.triton.expressions import render
 from flashlight.codegen.triton.phase import Phase, phases
 from flashlight.codegen.triton.reductions import COMBINE, PAIRS, collapsed, dot, filled, repeated
-from flashlight.codegen.triton.rescale import moving, nan_shows, starts_at_zero
+from flashlight.codegen.triton.rescale import moving, nan_shows, refers_to_one, starts_at_zero
 from flashlight.codegen.triton.state import Scope, State, Value, block_name, broken, spread, strip
 from flashlight.codegen.triton.unmasked import without_conditions
 from flashlight.codegen.triton.visits import Visits, visits_blocks
 from flashlight.index import Axis
-from flashlight.kernel import Carry, Sweep, before, carry_nodes
+from flashlight.kernel import FAR, Carry, Sweep, before, carry_nodes
 from flashlight.program import Node, Store
 
-INFINITE = 'tl.abs({0}) == float("inf")'
+REFERENCES = {
+    op: f'tl.where({{0}} == float("{nothing}"), {far}, tl.where({{0}} == float("{other}"), 0.0, {{0}}))'
+    for op, nothing, far, other in (("MAX", "-inf", -FAR, "inf"), ("MIN", "inf", FAR, "-inf"))
+}
 
 
 class SweepPrinter:
@@ -138,7 +141,7 @@ class SweepPrinter:
         if c.node in self.used:
             value = Value(target, dims)
             if c.op in PAIRS:
-                value = Value(state.define(f"{name}_ref", f"tl.where({INFINITE.format(target)}, 0.0, {target})"), dims)
+                value = Value(state.define(f"{name}_ref", REFERENCES[c.op].format(target)), dims)
             self._bind(c.node, value)
         return f"{name} = {target}" if later else ""
 
@@ -179,7 +182,14 @@ class SweepPrinter:
         for n in moving(c, self.sweep):
             self._bind_old(n, raw=cheap)
         state.hints[c.rescale] = "scale"
-        scale = spread(state.value(c.rescale), dims)
+        value = state.value(c.rescale)
+        if cheap and not refers_to_one(c):  # an infinite sink: what is summed up is 0
+            key = ("scale", c.rescale)
+            if key not in state.scope.values:
+                text = f"tl.where({value.text} == {value.text}, {value.text}, 0.0)"
+                state.scope.values[key] = Value(state.define("scale", text), value.dims)
+            value = state.scope.values[key]
+        scale = spread(value, dims)
         # 0.0 and not the carry itself, which Triton's search for accumulators in tensor memory does not survive
         return f"{name} * {scale}" if cheap else f"tl.where({name} == 0, 0.0, {name} * {scale})"
 
@@ -190,7 +200,7 @@ class SweepPrinter:
         if not raw and self.nodes[n].op in PAIRS:
             key = ("reference", old)
             if key not in state.scope.values:
-                text = f"tl.where({INFINITE.format(value.text)}, 0.0, {value.text})"
+                text = REFERENCES[self.nodes[n].op].format(value.text)
                 state.scope.values[key] = Value(state.define(f"{value.text}_old", text), value.dims)
             value = state.scope.values[key]
         if state.scope.carries.get(old) != value:

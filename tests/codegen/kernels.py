@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -168,7 +168,7 @@ def lengths() -> Case:
     return softmax(score, [length, mask], make)
 
 
-def sink() -> Case:
+def sink(logits: Sequence[float] = (0.3, -0.8)) -> Case:
     """A learned logit per head joins the denominator: reference max(top, sink)."""
     p = parts()
     logit = tensor("logit", 2)
@@ -179,18 +179,8 @@ def sink() -> Case:
     total = carry("total", "SUM", p.x, weight, rescale)
     acc = carry("acc", "SUM", p.x, mul(weight, p.value), rescale)
     norm = Map("ADD", total.node, exp(sub(at(logit, p.h), reference)))
-    return finish(p, [top, total, acc], [put(p.o, Map("DIV", acc.node, norm), p.b, p.h, p.m, p.e)], [logit])
-
-
-def guarded() -> Case:
-    """Weights of the unmasked score, scaled by the maximum of the masked one: no carry is provably zero."""
-    p = parts()
-    top = carry("top", "MAX", p.x, causal(p, -20))
-    weight = exp(sub(p.score, top.node))
-    rescale = rescaled_by(top.node)
-    total = carry("total", "SUM", p.x, weight, rescale)
-    acc = carry("acc", "SUM", p.x, mul(weight, p.value), rescale)
-    return finish(p, [top, total, acc], [put(p.o, Map("DIV", acc.node, total.node), p.b, p.h, p.m, p.e)])
+    out = put(p.o, Map("DIV", acc.node, norm), p.b, p.h, p.m, p.e)
+    return finish(p, [top, total, acc], [out], [logit], make={"logit": lambda: torch.tensor(logits)})
 
 
 def from_below() -> Case:
@@ -400,7 +390,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "documents": documents,
     "lengths": lengths,
     "sink": sink,
-    "guarded": guarded,
+    "far sinks": lambda: sink((-200.0, 200.0)),
     "shifted extremum": from_below,
     "any and product": any_and_product,
     "returned weights": returned_weights,

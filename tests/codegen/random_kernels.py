@@ -7,9 +7,10 @@ c3 sum= exp(where(keep, s, -inf) - r) * v       rescaled by exp(-r)
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,6 +28,15 @@ FILLS = {"MAX": -INF, "MIN": INF, "SUM": 0.0}
 
 def where(condition: Node, value: Node, other: float) -> Node:
     return Map("WHERE", condition, value, Const(other))
+
+
+@dataclass
+class Top:
+    """An extremum of the scores of the first or second keys, where a condition holds."""
+
+    carry: Carry
+    which: int
+    keep: Node
 
 
 class Draw:
@@ -101,21 +111,16 @@ class Draw:
 
     def kernel(self) -> Kernel:
         """One or two sweeps; every carry is an output."""
-        r, name, carries, sweeps = self.r, 0, list[Carry](), list[Sweep]()
+        r, number, carries, sweeps = self.r, itertools.count(1), list[Carry](), list[Sweep]()
         for _ in range(r.choice([1, 1, 2])):
-            mine: list[Carry] = []
-            for _ in range(r.randint(1, 3)):
-                which = r.randrange(2)
-                masked = where(self.condition(which), self.score(which), FILLS[op := r.choice(["MAX", "MAX", "MIN"])])
-                mine.append(carry(f"c{(name := name + 1)}", op, self.x, masked))
-            references = [self.reference(mine) for _ in range(r.randint(1, 2))]
+            tops = [self.extremum(f"c{next(number)}") for _ in range(r.randint(1, 3))]
+            mine, references = [t.carry for t in tops], [self.reference(tops) for _ in range(r.randint(1, 2))]
             if r.random() < 0.3:
-                weight = where(self.condition(0), Map("TANH", self.score(0)), 0.0)
-                mine.append(carry(f"c{(name := name + 1)}", "SUM", self.x, mul(weight, Const(0.05))))
-                references.append(mine[-1].node)
-            names = [f"c{name + i}" for i in range(1, r.randint(3, 6))]
-            name += len(names)
-            mine += [self.dependent(n, r.choice(references), carries) for n in names]
+                mass = mul(where(self.condition(0), Map("TANH", self.score(0)), 0.0), Const(0.05))
+                mine.append(carry(f"c{next(number)}", "SUM", self.x, mass))
+                references.append((mine[-1].node, tops))
+            for _ in range(r.randint(2, 5)):
+                mine.append(self.dependent(f"c{next(number)}", *r.choice(references), carries))  # noqa: PERF401
             sweeps.append(Sweep(self.x, tuple(mine)))
             carries += mine
         outputs, stores = [], list[Store]()
@@ -129,45 +134,55 @@ class Draw:
         inputs = tuple(self.inputs.values())
         return Kernel("random", inputs, tuple(outputs), (self.h,), (self.m,), whole, tuple(sweeps), tuple(stores))
 
-    def reference(self, tops: list[Carry]) -> Node:
-        """What weights are scaled by: an extremum, the larger of two, of one and a sink, or a whole row's."""
+    def extremum(self, name: str) -> Top:
+        op, which = self.r.choice(["MAX", "MAX", "MIN"]), self.r.randrange(2)
+        keep = self.condition(which)
+        return Top(carry(name, op, self.x, where(keep, self.score(which), FILLS[op])), which, keep)
+
+    def reference(self, tops: list[Top]) -> tuple[Node, list[Top]]:
+        """What weights are scaled by: one or two extrema, a sink, or a whole row's; and those extrema."""
         r = self.r
-        first, second = r.choice(tops).node, r.choice(tops).node
+        largest = [t for t in tops if t.carry.op == "MAX"]
+        if not largest:
+            return tops[0].carry.node, tops[:1]
+        first, second = r.choice(largest), r.choice(largest)
+        both = Map("MAXIMUM", first.carry.node, second.carry.node)
         match r.choice(["one", "two", "two", "sink", "whole", "far"]):
             case "one":
-                return first
+                return first.carry.node, [first]
             case "two":
-                return Map("MAXIMUM", first, second)
+                return both, [first, second]
             case "sink":
-                return Map("MAXIMUM", first, at(self.input("sink", 2), self.h))
+                return Map("MAXIMUM", first.carry.node, at(self.input("sink", 2), self.h)), [first]
             case "whole":
-                return Map("MAXIMUM", Reduce("MAX", self.b, self.score(1, self.b)), first)
+                row = Reduce("MAX", self.b, self.score(1, self.b))
+                return Map("MAXIMUM", row, first.carry.node), [first]
             case _:
-                return Map("ADD", Map("MAXIMUM", first, second), at(self.input("far", 2, self.m.size), self.h, self.m))
+                return Map("ADD", both, at(self.input("far", 2, self.m.size), self.h, self.m)), [first, second]
 
-    def dependent(self, name: str, reference: Node, finished: list[Carry]) -> Carry:
-        """A carry that moves when the reference does."""
-        r, which = self.r, self.r.randrange(2)
-        keep, score = self.condition(which), self.score(which)
-        rescale = rescaled_by(reference)
+    def dependent(self, name: str, reference: Node, tops: list[Top], finished: list[Carry]) -> Carry:
+        """A sum that moves when the reference does, of scores that the reference bounds."""
+        r, top = self.r, self.r.choice(tops)
+        keep, score = top.keep, self.score(top.which)
+        if r.random() < 0.3:
+            keep = Map("AND", keep, self.condition(0))
         if r.random() < 0.1:
             return carry(name, "ANY", self.x, Map("AND", keep, Map("GT", score, Const(0.1))))
         weight = exp(sub(score, reference))
-        masked = exp(sub(where(keep, score, -INF), reference))
-        if finished and r.random() < 0.5:
-            weight = mul(
-                weight, Map("TANH", r.choice([c.node for c in finished if self.e not in c.axes] or [Const(1.0)]))
-            )
-        value = self.value(which)
+        earlier = [c.node for c in finished if self.e not in c.axes and c.node.dtype == "float"]
+        if earlier and r.random() < 0.5:
+            weight = mul(weight, Map("TANH", r.choice(earlier)))
+        value = self.value(top.which)
         body = {
-            "weight": masked,
             "guarded": where(keep, weight, 0.0),
-            "product": mul(masked, value),
             "guarded product": where(keep, mul(weight, value), 0.0),
-            "range": where(self.inside, mul(masked, self.value(1)), 0.0),
             "both": where(keep, mul(weight, Map("SIGMOID", self.score(0))), 0.0),
         }
-        return carry(name, "SUM", self.x, body[r.choice(list(body))], rescale)
+        if top.carry.op == "MAX":
+            masked = exp(sub(where(keep, score, -INF), reference))
+            later = where(self.inside, mul(masked, self.value(1)), 0.0)
+            body |= {"weight": masked, "product": mul(masked, value), "range": later}
+        return carry(name, "SUM", self.x, body[r.choice(list(body))], rescaled_by(reference))
 
 
 def random_case(seed: int) -> tuple[Case, Program]:
