@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,12 +22,17 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
-    """A cache of its own, nothing compiled before, and a fallback is an error."""
+    """A cache of its own, nothing compiled before, and a fallback is an error.
+
+    Inductor keeps no graphs: our pass does not see those that it has, and an empty cache of ours cannot report them.
+    """
     monkeypatch.setenv("FLASHLIGHT_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     flashlight.reset()
     runtime.forget()
-    with warnings.catch_warnings():
+    inductor, functorch = torch._inductor.config, torch._functorch.config
+    without = inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False)
+    with warnings.catch_warnings(), without[0], without[1]:
         warnings.filterwarnings("error", message="Flashlight:")
         yield
 
@@ -45,17 +51,37 @@ def check(fn: Callable[..., Tensor], *inputs: Tensor, **options: object) -> Call
     """Compile, run, and compare with float64: no worse than twice eager's own error."""
     with torch.no_grad():
         compiled = torch.compile(fn, backend=backend, dynamic=False, **options)  # type: ignore[call-overload]
-        got, eager = compiled(*inputs), fn(*inputs)
-        exact = fn(*(x.double() if x.is_floating_point() else x for x in inputs))
+        got = compiled(*inputs)
     assert [r.fused for report in flashlight.reports() for r in report.regions] == [True]
-    floor = exact.abs().max() * torch.finfo(got.dtype).eps / 2
-    assert (got - exact).abs().max() <= 2 * torch.maximum((eager - exact).abs().max(), floor)
+    no_worse(got, fn, *inputs)
     return compiled
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def no_worse(got: Tensor, fn: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """The error against float64 is at most twice that of eager."""
+    with torch.no_grad():
+        eager, exact = fn(*inputs), fn(*(x.double() if x.is_floating_point() else x for x in inputs))
+    floor = exact.abs().max() * torch.finfo(got.dtype).eps / 2
+    assert (got - exact).abs().max() <= 2 * torch.maximum((eager - exact).abs().max(), floor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_every_dtype(dtype: torch.dtype) -> None:
     check(attention, *draw(2, 3, 301, 64, dtype=dtype))
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps == np.finfo(np.float64).eps, reason="the host has nothing wider")
+def test_float64() -> None:
+    """Against what the host computes in more digits."""
+    inputs = draw(1, 2, 301, 64, dtype=torch.float64)
+    with torch.no_grad():
+        got = torch.compile(attention, backend=backend, dynamic=False)(*inputs)
+    q, k, v = (x.cpu().numpy().astype(np.longdouble) for x in inputs)
+    weights = np.tril(np.exp(q @ k.swapaxes(-1, -2) / 8))
+    exact = weights @ v / weights.sum(-1, keepdims=True)
+    ours, theirs = (np.abs(x.cpu().numpy() - exact).max() for x in (got, attention(*inputs)))
+    assert ours <= 2 * max(theirs, np.abs(exact).max() * np.finfo(np.float64).eps / 2)
+    assert [r.fused for report in flashlight.reports() for r in report.regions] == [True]
 
 
 @pytest.mark.parametrize("dim", [16, 80, 128, 256])
@@ -95,17 +121,16 @@ def test_the_current_stream_is_used() -> None:
         late = [x + 1 for x in inputs]
         got = compiled(*late)
     stream.synchronize()
-    torch.testing.assert_close(got, attention(*late), rtol=2e-2, atol=2e-2)
+    no_worse(got, attention, *late)
 
 
 def test_cuda_graphs() -> None:
     inputs = draw(1, 2, 301, 64)
     compiled = check(attention, *inputs, mode="reduce-overhead")
     with torch.no_grad():
-        want = attention(*inputs)
         for _ in range(4):
             torch.compiler.cudagraph_mark_step_begin()
-            torch.testing.assert_close(compiled(*inputs).clone(), want, rtol=2e-2, atol=2e-2)
+            no_worse(compiled(*inputs).clone(), attention, *inputs)
 
 
 def test_capture_by_hand() -> None:
@@ -116,7 +141,7 @@ def test_capture_by_hand() -> None:
         with torch.cuda.graph(graph):
             got = compiled(*inputs)
         graph.replay()
-        torch.testing.assert_close(got, attention(*inputs), rtol=2e-2, atol=2e-2)
+        no_worse(got, attention, *inputs)
 
 
 def test_numbers_on_the_cpu_go_with_tensors_on_the_device() -> None:
@@ -127,16 +152,15 @@ def test_numbers_on_the_cpu_go_with_tensors_on_the_device() -> None:
 
 
 def test_offsets_beyond_two_to_the_31() -> None:
-    """The tensors have more elements than 32 bits count; only the last batch is compared."""
+    """The tensors have more elements than 32 bits count; only the first and the last batch are compared."""
     if torch.cuda.mem_get_info()[0] < 40 * 2**30:
         pytest.skip("needs 40 GiB")
     batch = 2**31 // (64 * 256 * 64) + 2
     inputs = [x.expand(batch, -1, -1, -1).contiguous() for x in draw(1, 64, 256, 64)]
     with torch.no_grad():
         got = torch.compile(attention, backend=backend, dynamic=False)(*inputs)
-        want = attention(*(x[-1:] for x in inputs))
-    torch.testing.assert_close(got[-1:], want, rtol=2e-2, atol=2e-2)
-    torch.testing.assert_close(got[:1], want, rtol=2e-2, atol=2e-2)
+    for part in (slice(0, 1), slice(-1, None)):
+        no_worse(got[part], attention, *(x[part] for x in inputs))
 
 
 def test_more_programs_than_a_grid_has_in_its_second_dimension() -> None:
