@@ -8,7 +8,9 @@ from tests.fuzz.builder import Builder, Dims, Value
 def source(b: Builder, prefix: str, length: str, feature: str) -> Value:
     """A tensor [*lead, length, feature], from an input or computed."""
     dims = _source_dims(b, prefix, length, feature)
-    kind = b.draw.weighted({"input": 60, "merged": 8, "linear": 10, "slice": 6, "joined": 4, "looked up": 3})
+    kind = b.draw.weighted(
+        {"input": 60, "merged": 8, "linear": 10, "slice": 6, "joined": 4, "looked up": 3, "repeated": 6}
+    )
     if kind == "merged" and len(b.lead) == 2 and dims[:-2] == b.lead:
         value = _merged(b, prefix, length, feature)
     elif kind == "linear":
@@ -17,8 +19,10 @@ def source(b: Builder, prefix: str, length: str, feature: str) -> Value:
         value = _slice(b, prefix, dims)
     elif kind == "joined":
         value = _joined(b, prefix, dims)
-    elif kind == "looked up" and len(dims) >= 2:
+    elif kind == "looked up":
         value = _looked_up(b, prefix, dims)
+    elif kind == "repeated" and prefix != "q" and len(dims) > 2 and dims[-3] != "1":
+        value = _repeated(b, prefix, dims)
     else:
         value = b.input(prefix, dims)
     for _ in range(b.draw.weighted({0: 70, 1: 22, 2: 8})):
@@ -80,6 +84,21 @@ def _joined(b: Builder, prefix: str, dims: Dims) -> Value:
     old = b.input(f"{prefix}_old", (*dims[:-2], f"{length} // 3", dims[-1]))
     now = b.input(f"{prefix}_now", (*dims[:-2], f"{length} - {length} // 3", dims[-1]))
     return b.new(prefix, "torch.cat([{0}, {1}], -2)", old, now, dims=dims, like=old)
+
+
+def _repeated(b: Builder, prefix: str, dims: Dims) -> Value:
+    """One head for all, or each of half as many for two, as grouped-query models spell it."""
+    heads, rest = dims[-3], ", ".join(dims[-2:])
+    lead, axis = "".join(f"{d}, " for d in dims[:-3]), len(dims) - 3
+    if b.sizes[heads] % 2 == 0 and b.draw.maybe(0.6):
+        x = b.made_input(f"{prefix}_x", f"torch.randn({lead}{heads} // 2, {rest}).to(DTYPE)", ("_",))
+        expanded = f"{{0}}.unsqueeze({axis + 1}).expand({lead}{heads} // 2, 2, {rest}).reshape({lead}{heads}, {rest})"
+        text = b.draw.pick(f"{{0}}.repeat_interleave(2, {axis})", f"torch.cat([{{0}}, {{0}}], {axis})", expanded)
+    else:
+        x = b.input(f"{prefix}_x", (*dims[:-3], "1", *dims[-2:]))
+        ones = ", ".join(heads if n == axis else "1" for n in range(len(dims)))
+        text = b.draw.pick(f"{{0}}.repeat({ones})", f"{{0}}.expand({lead}{heads}, {rest})")
+    return b.new(prefix, text, x, dims=dims, like=x)
 
 
 def _looked_up(b: Builder, prefix: str, dims: Dims) -> Value:

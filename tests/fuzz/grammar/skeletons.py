@@ -22,7 +22,16 @@ LEADS = {
 }
 """Leading dimensions; "1" is one of size 1."""
 DTYPES = {"float32": 82.0, "float64": 5.0, "bfloat16": 7.0, "float16": 6.0}
-SKELETONS = {"single": 46.0, "joint": 10.0, "apart": 10.0, "layers": 6.0, "masks": 6.0, "chunks": 4.0, "free": 18.0}
+SKELETONS = {
+    "single": 46.0,
+    "joint": 10.0,
+    "apart": 10.0,
+    "layers": 6.0,
+    "masks": 6.0,
+    "chunks": 4.0,
+    "free": 18.0,
+    "sdpa": 4.0,
+}
 
 
 def program(seed: int, small: bool = False) -> Program:
@@ -39,6 +48,7 @@ def program(seed: int, small: bool = False) -> Program:
         "masks": _masks,
         "chunks": chunks.outputs,
         "free": free.outputs,
+        "sdpa": _sdpa,
     }
     return b.program(make.get(kind, _single)(b), seed)
 
@@ -138,6 +148,40 @@ def _masks(b: Builder) -> list[Value]:
         mixed = b.map("p", b.draw.pick("{0} + {1}", "{0} - 0.5 * {1}", "{0} * {1}", "torch.maximum({0}, {1})"), p, r)
         return _results(b, mixed, [v], [p, r, mixed])
     return _results(b, p, [v], [p]) + _results(b, r, [v], [r])
+
+
+def _sdpa(b: Builder) -> list[Value]:
+    """PyTorch's own function, with masks, biases and scales of all kinds."""
+    q, k, v = _sources(b)
+    kind = b.draw.weighted({"mask": 4, "bias": 4, "causal": 2, "plain": 2})
+    scale = b.draw.pick("", ", scale=0.3", ", scale=1.0")
+    if kind == "mask":
+        o = b.new(
+            "o",
+            f"F.scaled_dot_product_attention({{0}}, {{1}}, {{2}}, {{3}}{scale})",
+            q,
+            k,
+            v,
+            masks.condition(b),
+            dims=("_",),
+        )
+    elif kind == "bias":
+        bias = b.input("bias", (*(("1",) * len(b.lead)), "M", "N"))
+        if b.draw.maybe(0.5):
+            bias = masks.before(b, bias, masks.condition(b))
+        o = b.new(
+            "o",
+            f"F.scaled_dot_product_attention({{0}}, {{1}}, {{2}}, attn_mask={{3}}{scale})",
+            q,
+            k,
+            v,
+            bias,
+            dims=("_",),
+        )
+    else:
+        causal = ", is_causal=True" if kind == "causal" else ""
+        o = b.new("o", f"F.scaled_dot_product_attention({{0}}, {{1}}, {{2}}{causal}{scale})", q, k, v, dims=("_",))
+    return [finished(b, o) if b.draw.maybe(0.4) else o]
 
 
 def _apart(b: Builder) -> list[Value]:
