@@ -199,7 +199,7 @@ def _work(connection: Connection, gear: str, shrink_s: float) -> None:
             one = program(seed, small=gear == "triton")
             verdict = judged(one, gear, folder)
             seconds = time.process_time() - start
-            fresh = [f for f in verdict.faults[:1] if f.signature not in known and f.kind != "memory"]
+            fresh = [f for f in verdict.faults[:1] if f.signature not in known and f.kind not in ("memory", "silent")]
             if fresh and shrink_s:
                 one = smallest(one, gear, folder, fresh[0], shrink_s)
             connection.send(Result(seed, gear, verdict, seconds, one.script() if verdict.faults else ""))
