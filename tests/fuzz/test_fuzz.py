@@ -79,7 +79,6 @@ def test_a_crash_of_the_process_is_a_result(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="faults are known", strict=False)
 @pytest.mark.parametrize("seed", range(40))
 def test_evaluated(seed: int, folder: str) -> None:
     verdict = runner.judged(program(seed), "evaluate", folder)
