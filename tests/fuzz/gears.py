@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import unittest.mock
 from collections.abc import Callable, Iterator, Sequence
@@ -62,9 +63,6 @@ def _whole(fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
 @contextlib.contextmanager
 def session() -> Iterator[str]:
     """A folder for what is compiled; native code is built quickly rather than to be quick."""
-    flags = tuple("-O1" if f == "-O3" else f for f in toolchain.COMMON_FLAGS)
-    with (
-        tempfile.TemporaryDirectory(prefix="flashlight-fuzz-") as folder,
-        unittest.mock.patch.object(toolchain, "COMMON_FLAGS", flags),
-    ):
+    quickly = {toolchain.MORE_FLAGS: "-O1"}
+    with tempfile.TemporaryDirectory(prefix="flashlight-fuzz-") as folder, unittest.mock.patch.dict(os.environ, quickly):
         yield folder
