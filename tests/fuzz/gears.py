@@ -64,5 +64,6 @@ def _whole(fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
 def session() -> Iterator[str]:
     """A folder for what is compiled; native code is built quickly rather than to be quick."""
     quickly = {toolchain.MORE_FLAGS: "-O1"}
-    with tempfile.TemporaryDirectory(prefix="flashlight-fuzz-") as folder, unittest.mock.patch.dict(os.environ, quickly):
+    compiled = tempfile.TemporaryDirectory(prefix="flashlight-fuzz-")
+    with compiled as folder, unittest.mock.patch.dict(os.environ, quickly):
         yield folder
