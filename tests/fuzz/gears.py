@@ -63,7 +63,7 @@ def _whole(fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
 @contextlib.contextmanager
 def session() -> Iterator[str]:
     """A folder for what is compiled; native code is built quickly rather than to be quick."""
-    quickly = {toolchain.MORE_FLAGS: "-O1"}
+    quick = {toolchain.MORE_FLAGS: "-O1"}
     compiled = tempfile.TemporaryDirectory(prefix="flashlight-fuzz-")
-    with compiled as folder, unittest.mock.patch.dict(os.environ, quickly):
+    with compiled as folder, unittest.mock.patch.dict(os.environ, quick):
         yield folder

@@ -24,7 +24,7 @@ def attend(x, bias, wq, wk, wv, wg):
 
 def fn(msa, pair, *weights):
     w = list(weights)
-    for _ in range(2):
+    for _ in range(1):
         bias = (F.layer_norm(pair, (C,)) @ w[0])[..., :4].permute(2, 0, 1)
         msa = msa + attend(F.layer_norm(msa, (C,)), bias, *w[1:5])
         columns = F.layer_norm(msa, (C,)).transpose(0, 1)
