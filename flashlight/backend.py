@@ -12,13 +12,14 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
 from flashlight import debug, notices, runtime
+from flashlight.allocations import Allocations
 from flashlight.cache import Cache, CacheError
 from flashlight.capture import Capture
 from flashlight.compilation import report_from_document, report_to_document
 from flashlight.options import Options, debug_level, parse, progress_wanted, warnings_wanted
 from flashlight.progress import compiling
 from flashlight.report import Report, record
-from flashlight.versions import joint_pass
+from flashlight.versions import joint_pass, post_grad_pass
 
 
 def flashlight(
@@ -52,6 +53,9 @@ def compile_graph(
     patches = dict(options.inductor)
     theirs = patches.get("joint_custom_pre_pass", config.joint_custom_pre_pass)
     patches["joint_custom_pre_pass"] = joint_pass(capture, theirs)
+    allocations = Allocations(capture.report)
+    theirs = patches.get("post_grad_custom_post_pass", config.post_grad_custom_post_pass)
+    patches["post_grad_custom_post_pass"] = post_grad_pass(theirs, allocations)
     keys = _graph_keys(gm, example_inputs, capture)
     try:
         with compiling("Inductor"):
@@ -62,9 +66,11 @@ def compile_graph(
         _unfuse(capture.report, error)
         compiled = compile_fx(gm, example_inputs, config_patches=dict(options.inductor))
     finally:
-        if capture.runs:
-            _remember(cache, keys, capture.report)
         report = capture.report if capture.runs else _recall(cache, keys)
+        if capture.runs and not allocations.runs:
+            report.score_sized += _recall(cache, keys).score_sized
+        elif capture.runs:
+            _remember(cache, keys, report)
         report_to(report)
         debug.show(report)
     notices.notify(report, options)

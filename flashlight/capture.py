@@ -14,10 +14,10 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from flashlight import debug, runtime, targets
+from flashlight import allocations, debug, layouts, runtime, targets
 from flashlight.compilation import Compilation, flops
 from flashlight.errors import Decline, FlashlightError
-from flashlight.extract import extract
+from flashlight.extract import Extract, extract
 from flashlight.insertion import Insertion
 from flashlight.kernel import Schedule
 from flashlight.lowering import can_lower, lower_with_inputs
@@ -27,8 +27,7 @@ from flashlight.passes.share import share
 from flashlight.plan import Plan, plan_key, sources_hash
 from flashlight.program import Program
 from flashlight.progress import stage
-from flashlight.regions import Refusal, Region, find_regions
-from flashlight.regions.find import source_of
+from flashlight.regions import Found, Refusal, Region, find_regions, source_of
 from flashlight.regions.graph import is_symbolic
 from flashlight.report import RegionReport, Report
 from flashlight.sdpa import Attention, decompose, restore
@@ -72,6 +71,10 @@ class _GraphCapture:
         """How many regions other graphs had."""
         self.training = any(n.name.startswith("tangents") for n in _placeholders(graph))
         self.insertion = Insertion(graph)
+        self.maps: dict[fx.Node, Decline] = {}
+        """Values of the scores' size that stay in the graph, and why."""
+        self.views: dict[fx.Node, object] = {}
+        """Views of outputs of the op, and what they were as views of what these replaced."""
         self.summaries: dict[tuple, list[fx.Node]] = {}
         """Outputs of ops that summarise conditions, by key and inputs."""
 
@@ -95,6 +98,8 @@ class _GraphCapture:
         """After an internal error the graph computes what it did before; nothing in it is fused."""
         failed = self._internal(error, "")
         self.insertion.undo()
+        for view, value in self.views.items():
+            view.meta["val"] = value
         restore(self.graph, attentions)
         self.insertion.sort()
         for report in self.report.regions[self.first :]:
@@ -113,8 +118,13 @@ class _GraphCapture:
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
         self._number([report for _, report in outcomes])
+        self._mark(found)
         self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
         restore(self.graph, attentions)
+
+    def _mark(self, found: Found) -> None:
+        """Say on the nodes why values of the scores' size stay in the graph, for `Allocations`."""
+        allocations.mark(found.maps | self.maps, found.least)
 
     def _number(self, reports: list[RegionReport]) -> None:
         for report in reports:
@@ -133,9 +143,11 @@ class _GraphCapture:
                 raise Decline(TRAINING, TRAINING_FIX)
             return self._fuse(region, place)
         except Decline as decline:
-            return _declined(decline, region.source)
+            report = _declined(decline, region.source)
         except Exception as error:
-            return self._internal(error, region.source)
+            report = self._internal(error, region.source)
+        self.maps |= dict.fromkeys(region.quadratic, Decline(report.reason or "", report.fix))
+        return report
 
     def _internal(self, error: Exception, source: str) -> RegionReport:
         """A bug of ours."""
@@ -152,6 +164,8 @@ class _GraphCapture:
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
         with stage(f"{place}: lowering"):
             copy = extract(region)
+            for node, copied in zip(region.outputs, copy.outputs, strict=True):
+                copied.meta["val"] = layouts.preferred(node, copied.meta["val"])
             program, used = lower_with_inputs(copy.outputs, copy.inputs)
             if not program.inputs:
                 raise Decline("it reads no tensor: its values are known when compiling")
@@ -171,7 +185,7 @@ class _GraphCapture:
             if shared:
                 inputs |= self._shared(shared, inputs, region)
             plan = self._register(program, schedule, report, region.source)
-            self._insert(region, [inputs[t.name] for t in program.inputs], plan)
+            self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
         return report
 
     def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> Plan:
@@ -197,9 +211,15 @@ class _GraphCapture:
             self.summaries[(plan.key, *given)] = known
         return {t.name: node for t, node in zip(program.outputs, known, strict=True)}
 
-    def _insert(self, region: Region, inputs: Sequence[fx.Node], plan: Plan) -> None:
-        values = [o.meta["val"] for o in region.outputs]
-        self.insertion.replace(region.outputs, self.insertion.call(inputs, plan, values, region.outputs))
+    def _insert(self, region: Region, copy: Extract, inputs: Sequence[fx.Node], plan: Plan) -> None:
+        values = [node.meta["val"] for node in copy.outputs]
+        outputs = self.insertion.call(inputs, plan, values, region.outputs)
+        self.insertion.replace(region.outputs, outputs)
+        self.views = layouts.refresh(outputs) | self.views
+        calls = [n for n in (*outputs, *outputs[0].all_input_nodes) if allocations.is_fused(n)]
+        self.maps |= dict.fromkeys(calls, allocations.RESULT)
+        for before, node in zip(region.outputs, outputs, strict=True):
+            self.maps[node] = region.maps.get(before) or allocations.why_written(node)
 
     def _enforce(self) -> None:
         """strict: every region must have been fused."""

@@ -13,11 +13,11 @@ import threading
 import warnings
 
 import torch
-from torch._guards import CompileContext
 
 from flashlight.errors import FlashlightWarning
 from flashlight.options import Options, warnings_wanted
 from flashlight.report import Report
+from flashlight.versions import compilations
 
 _MORE = "(flashlight.explain(fn, *args) says more; FLASHLIGHT_WARN=0 or options={'warn': False} silences this)"
 
@@ -59,6 +59,5 @@ def _once(text: str) -> None:
 
 def _last_compilation() -> bool:
     """Whether Dynamo will not compile again the function that it is compiling now."""
-    current = CompileContext.current_compile_id()
-    count = getattr(current, "frame_compile_id", None)
-    return count is not None and count + 1 >= torch._dynamo.config.recompile_limit
+    count = compilations()
+    return count is not None and count >= torch._dynamo.config.recompile_limit

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -138,15 +139,43 @@ class RegionReport(_Plain):
 
 
 @dataclass
+class ScoreSized:
+    """A tensor as large as a score map that the compiled graph allocates: the result of ``op`` at ``source``.
+
+    ``bytes`` is the memory it takes, ``reason`` why it is not computed inside a fused kernel, ``fix`` the change of the
+    user's code that would avoid it. Inductor may store a tensor over another one that nobody needs any more.
+    """
+
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    source: str
+    reason: str
+    fix: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """This tensor as JSON-compatible data."""
+        return dataclasses.asdict(self) | {"shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
+        return _build(cls, data, shape=tuple)
+
+
+@dataclass
 class Report(_Plain):
     """Everything Flashlight has to say about one compiled graph.
 
     ``untouched`` lists ``(source, what)`` for what has the name or the shape of attention but nothing to fuse, such as
-    a softmax over classes or a squeeze-and-excite gate.
+    a softmax over classes or a squeeze-and-excite gate. ``score_sized`` lists every tensor as large as a score map that
+    the graph still allocates.
     """
 
     regions: list[RegionReport] = field(default_factory=list)
     untouched: list[tuple[str, str]] = field(default_factory=list)
+    score_sized: list[ScoreSized] = field(default_factory=list)
 
     @property
     def fused(self) -> int:
@@ -167,6 +196,8 @@ class Report(_Plain):
             parts.append("\n".join(f"  {_names(regions)}: {finding}" for finding, regions in findings.items()))
         reasons = _grouped(((r.fused, r.reason, r.fix), r) for r in self.regions if r.reason or r.fix)
         parts += [_explanation(regions) for regions in reasons.values()]
+        if self.score_sized:
+            parts.append("\n".join(["as large as the scores, and stored:", *_stored(self.score_sized)]))
         if self.untouched:
             rows = [f"  {source}  {what}" for source, what in self.untouched]
             parts.append("\n".join(["untouched, left to Inductor:", *rows]))
@@ -192,12 +223,16 @@ class Report(_Plain):
 
     def facts(self) -> dict[str, Any]:
         """All but the regions, as JSON-compatible data."""
-        return {"untouched": [list(entry) for entry in self.untouched]}
+        return {
+            "untouched": [list(entry) for entry in self.untouched],
+            "score_sized": [tensor.to_dict() for tensor in self.score_sized],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
-        return _build(cls, data, regions=_each(RegionReport.from_dict), untouched=_each(_pair))
+        parts = {"regions": RegionReport.from_dict, "untouched": _pair, "score_sized": ScoreSized.from_dict}
+        return _build(cls, data, **{name: _each(convert) for name, convert in parts.items()})
 
     def to_json(self) -> str:
         """This report as JSON text."""
@@ -278,6 +313,17 @@ def _explanation(regions: Sequence[RegionReport]) -> str:
     if first.fix:
         lines.append(f"  fix: {first.fix}")
     return "\n".join(lines)
+
+
+def _stored(tensors: list[ScoreSized]) -> list[str]:
+    """One paragraph for tensors that differ in nothing, such as those of all layers."""
+    alike = Counter((t.source, t.op, t.dtype, t.shape, t.bytes, t.reason, t.fix) for t in tensors)
+    lines = []
+    for (source, op, dtype, shape, size, reason, fix), count in alike.items():
+        times = f"{count} times " if count > 1 else ""
+        lines.append(f"  {source or '?'}  {times}{op}: {dtype}{list(shape)}, {size / 2**20:.3g} MiB: {reason}")
+        lines += [f"    fix: {fix}"] if fix else []
+    return lines
 
 
 def _build(cls: Any, data: Mapping[str, Any], **convert: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._inductor import custom_graph_pass
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 
@@ -22,8 +23,32 @@ def joint_pass(ours: CustomGraphPass, theirs: Any) -> CustomGraphPass:
 
     Inductor takes sequences since 2.13 only, so they are run in a pass of ours.
     """
-    rest = () if theirs is None else tuple(theirs) if isinstance(theirs, Sequence) else (theirs,)
+    rest = _each(theirs)
     return _Chain((ours, *rest)) if rest else ours
+
+
+def post_grad_pass(theirs: Any, ours: CustomGraphPass) -> Any:
+    """The user's `post_grad_custom_post_pass` and then ours.
+
+    Since 2.13 some passes are told whether the graph is for inference; the same versions take sequences.
+    """
+    if hasattr(custom_graph_pass, "get_custom_graph_passes"):
+        return (*_each(theirs), ours)
+    return _Chain((*_each(theirs), ours)) if theirs is not None else ours
+
+
+def _each(passes: Any) -> tuple[Any, ...]:
+    return () if passes is None else tuple(passes) if isinstance(passes, Sequence) else (passes,)
+
+
+def compilations() -> int | None:
+    """How often Dynamo has compiled the function that it is compiling now, this time included; None if not known."""
+    try:
+        from torch._guards import CompileContext
+
+        return CompileContext.current_compile_id().frame_compile_id + 1  # type: ignore[union-attr,operator]
+    except (ImportError, AttributeError, TypeError):
+        return None
 
 
 class _Chain(CustomGraphPass):

@@ -10,7 +10,7 @@ Producers are duplicated, so a mask that all layers share glues nothing together
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from torch import fx
 
@@ -24,28 +24,37 @@ SMALL_INNER = 32
 Reason = Callable[[fx.Node], Decline | None]
 """Why a node cannot be lowered."""
 
+Again = Callable[[fx.Node], tuple[set[fx.Node], list[tuple[fx.Node, bool]]]]
+"""What of another region is copied to compute a node again, and what the copy reads: nodes, whether as an operand."""
+
 _ASSEMBLED = g.WRITES | {"cat", "constant_pad_nd", "copy"}
 
 _RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
 
 
 def producers(
-    core: set[fx.Node], trees: set[fx.Node], foreign: set[fx.Node], score: int, reason: Reason
+    core: set[fx.Node], trees: set[fx.Node], foreign: Container[fx.Node], score: int, reason: Reason, again: Again
 ) -> tuple[set[fx.Node], list[fx.Node]]:
     """(what is absorbed before the core, inputs that remain).  score: rows times keys of the smallest seed.
 
-    trees: pointwise nodes below sums of products; their leaves are operands.  foreign: what other regions compute.
+    trees: pointwise nodes below sums of products; their leaves are operands.  foreign: what other regions compute;
+    it is read, but for what is computed again.
     """
     absorbed: set[fx.Node] = set(trees)
     sides: set[fx.Node] = set()
     inputs: set[fx.Node] = set()
-    stack = [(a, _is_operand(a, u, trees)) for u in core | trees for a in u.all_input_nodes]
+    stack = [(a, is_operand(a, u, trees)) for u in sorted(core | trees) for a in u.all_input_nodes]
     while stack:
         node, operand = stack.pop()
         if node in core or node in trees or node in sides or (operand and node in absorbed):
             continue
         if g.value(node) is None:  # a symbolic size
             continue
+        if node in foreign:
+            copied, read = again(node)
+            absorbed |= copied
+            sides |= copied
+            stack += read
         if node in foreign or not _absorbs(node, operand, score, reason):
             inputs.add(node)
             continue
@@ -57,7 +66,8 @@ def producers(
     return absorbed, [n for n in inputs if n not in absorbed]
 
 
-def _is_operand(node: fx.Node, user: fx.Node, trees: set[fx.Node]) -> bool:
+def is_operand(node: fx.Node, user: fx.Node, trees: set[fx.Node]) -> bool:
+    """Whether a node is a factor of the product that its user computes."""
     if user in trees:
         return True
     return g.name_of(user) in g.CONTRACTIONS | g.DISTANCES and node in operands(user)

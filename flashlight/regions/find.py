@@ -4,6 +4,7 @@
     found.regions     to be fused, each convex, with its outputs and inputs
     found.declined    what looks like attention and cannot be fused, with the reason
     found.untouched   notes on what merely resembles it
+    found.maps        values of the scores' size that no region computes, and why
 
 A component of the growth is attention-like when a contraction with values removes m or n from its quadratic values,
 with something between the two contractions that is not linear, and its seeds are not linear layers.
@@ -17,9 +18,10 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from flashlight.errors import Decline
-from flashlight.lowering.source import source_line
 from flashlight.regions import graph as g
-from flashlight.regions.absorb import Reason, epilogue, outputs, producers, statistics
+from flashlight.regions.absorb import Reason, epilogue, statistics
+from flashlight.regions.assemble import Assembly, Refusal, Region, source_of
+from flashlight.regions.core import Core
 from flashlight.regions.grow import Component, Growth
 from flashlight.regions.notes import Note, notes
 from flashlight.regions.seeds import Sources, is_linear
@@ -27,36 +29,7 @@ from flashlight.regions.seeds import Sources, is_linear
 _EXPONENTIALS = frozenset({"exp", "exp2", *g.SOFTMAXES})
 _WIDE_INNER = 512
 """Features per score from which scores smaller than their operands are not worth fusing."""
-
-
-@dataclass
-class Region:
-    """Part of a graph: everything between inputs and outputs, both in graph order.
-
-    nodes: what it computes, the producers that it computes again for itself included.
-    """
-
-    seeds: list[fx.Node]
-    outputs: list[fx.Node]
-    inputs: list[fx.Node]
-    nodes: set[fx.Node]
-    ends: list[fx.Node]
-
-    @property
-    def first(self) -> fx.Node:
-        return self.seeds[0]
-
-    @property
-    def source(self) -> str:
-        return source_of(self.seeds)
-
-
-@dataclass
-class Refusal:
-    """A component that looks like attention, and why it is not fused."""
-
-    seeds: list[fx.Node]
-    decline: Decline
+_NO_VALUES = "no product with values follows: nothing of it is fused"
 
 
 @dataclass
@@ -64,16 +37,14 @@ class Found:
     regions: list[Region] = field(default_factory=list)
     declined: list[Refusal] = field(default_factory=list)
     untouched: list[Note] = field(default_factory=list)
+    maps: dict[fx.Node, Decline] = field(default_factory=dict)
+    least: int = 0
+    """Elements of the smallest map of a region or refusal; 0 where there is none."""
 
 
 def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reason) -> Found:
     """All regions of a functional graph.  parameters: placeholders that hold parameters of a module."""
     return _Finder(graph, Sources(set(parameters)), reason).run()
-
-
-def source_of(nodes: list[fx.Node]) -> str:
-    """The first source line that any of the nodes knows."""
-    return next((line for line in map(source_line, nodes) if line), "")
 
 
 class _Finder:
@@ -87,7 +58,8 @@ class _Finder:
         self.claimed_ends: set[fx.Node] = set()
         self.claimed_seeds: set[fx.Node] = set()
         self.rejected: list[tuple[Component, str]] = []
-        self.cores: list[tuple[Component, set[fx.Node]]] = []
+        self.cores: list[Core] = []
+        self.refused: list[Refusal] = []
 
     def reason(self, node: fx.Node) -> Decline | None:
         if node not in self._reasons:
@@ -99,14 +71,27 @@ class _Finder:
         ranked = sorted(candidates, key=lambda c: (not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]))
         for component in ranked:
             self._judge(component)
-        for component, core in self.cores:
-            self._decide(component, core)
-        self.found.regions.sort(key=lambda r: self.order[r.first])
-        self.found.declined.sort(key=lambda r: self.order[r.seeds[0]])
+        assembly = Assembly(self.order, self.reason, self.growth)
+        assembly.run(self.cores)
+        self.found.regions = sorted(assembly.regions, key=lambda r: self.order[r.first])
+        self.found.declined = sorted(self.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
         taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
         busy = bool(self.found.regions or self.found.declined)
         self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy)
+        self._name_maps()
         return self.found
+
+    def _name_maps(self) -> None:
+        """Fill maps and least, where something is attention-like."""
+        found = self.found
+        parts = [*found.regions, *found.declined]
+        found.least = min((part.least for part in parts), default=0)
+        for component, text in self.rejected if parts else ():
+            if not _suspect(component):
+                why = Decline(text or _NO_VALUES, source=source_of([s.node for s in component.seeds]) or None)
+                found.maps.update(dict.fromkeys(component.quadratic, why))
+        for part in parts:
+            found.maps.update(part.maps)
 
     # one component
 
@@ -123,23 +108,14 @@ class _Finder:
         try:
             kept = _without_tainted(component, ends)
         except Decline as decline:
-            self._refuse(component, decline)
+            self.refused.append(Refusal.of(component, decline))
             return
         quadratic = set(kept.quadratic)
         core = quadratic | set(kept.ends) | statistics(quadratic, set(kept.ends))
         core |= set(g.results(core))
         trees = {n for s in kept.seeds for n in s.interior}
         core |= epilogue(core, quadratic, trees, self.reason)
-        self.cores.append((kept, core))
-
-    def _decide(self, component: Component, core: set[fx.Node]) -> None:
-        try:
-            self.found.regions.append(self._build(component, core))
-        except Decline as decline:
-            self._refuse(component, decline)
-
-    def _refuse(self, component: Component, decline: Decline) -> None:
-        self.found.declined.append(Refusal([s.node for s in component.seeds], decline))
+        self.cores.append(Core(kept, core, component))
 
     def _contracts(self, end: fx.Node, component: Component) -> bool:
         if end in self.claimed_seeds or end in self.claimed_ends or not self.growth.removes(end, component):
@@ -169,44 +145,6 @@ class _Finder:
         """Whether what a barrier made of the scores goes on into a contraction or leaves the graph."""
         return any(s.batched for s in component.seeds)
 
-    def _build(self, component: Component, core: set[fx.Node]) -> Region:
-        score = min((s.size[0] * s.size[1] for s in component.seeds), default=1)
-        trees = {n for s in component.seeds for n in s.interior} - core
-        foreign = set().union(*(other for _, other in self.cores)) - core
-        absorbed, inputs = producers(core, trees, foreign, score, self.reason)
-        _check_inputs(inputs)
-        inside = core | trees
-        region = Region(
-            seeds=[s.node for s in component.seeds],
-            outputs=self._sorted(outputs(core, inside)),
-            inputs=self._sorted(inputs),
-            nodes=core | absorbed,
-            ends=component.ends,
-        )
-        self._check_convex(region, inside)
-        return region
-
-    def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
-        return sorted(nodes, key=self.order.__getitem__)
-
-    def _check_convex(self, region: Region, inside: set[fx.Node]) -> None:
-        """No path from an output through the rest of the graph back to an input."""
-        last = max((self.order[n] for n in region.inputs), default=-1)
-        goal = set(region.inputs)
-        stack = [u for n in region.outputs for u in n.users if u not in inside]
-        seen: set[fx.Node] = set()
-        while stack:
-            node = stack.pop()
-            if node in seen or self.order[node] > last:
-                continue
-            seen.add(node)
-            if node in goal:
-                raise Decline(
-                    f"{g.name_of(node) or node.name} outside the region needs one of its results and feeds another",
-                    source=source_line(node) or None,
-                )
-            stack += node.users
-
 
 def _without_tainted(component: Component, ends: list[fx.Node]) -> Component:
     """The component without what depends on a barrier.  Raises Decline where no contraction with values is left."""
@@ -228,19 +166,6 @@ def _require_values(ends: list[fx.Node]) -> None:
             "the normalised scores leave the graph before they meet the values",
             fix="compute the weights and their product with the values in one compiled function, without a graph break",
         )
-
-
-def _check_inputs(inputs: list[fx.Node]) -> None:
-    """What is kept in a type that kernels do not read is no input, even behind a cast."""
-    for node in inputs:
-        for seen in (node, *(g.tensors(node) if g.name_of(node) in g.CASTS else ())):
-            name = str(g.dtype(seen)).removeprefix("torch.")
-            if "float8" in name or "float4" in name:
-                raise Decline(
-                    f"{name} operands: the smallest type of fused attention is 16 bits wide",
-                    fix="keep them in bfloat16 or float16",
-                    source=source_line(node) or None,
-                )
 
 
 def _suspect(component: Component) -> bool:
