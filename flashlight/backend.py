@@ -98,12 +98,19 @@ def _unfuse(report: Report, error: Exception) -> None:
 # Where Inductor takes a graph from its cache our pass does not run: the report is remembered beside the plans.
 
 
-def _graph_keys(gm: fx.GraphModule, example_inputs: Sequence[Any], capture: Capture) -> tuple[str, str]:
-    """Hashes of the graph with the user's lines, and without: Inductor's cache knows no lines."""
-    inputs = [_describe(x) for x in example_inputs]
-    rest = f"{inputs} {torch.is_grad_enabled()} {capture.uuid()}"
-    texts = (gm.print_readable(print_output=False), gm.code)
-    return tuple(hashlib.sha256(f"{text} {rest}".encode()).hexdigest() for text in texts)  # type: ignore[return-value]
+def _graph_keys(gm: fx.GraphModule, example_inputs: Sequence[Any], capture: Capture) -> list[str]:
+    """Hashes of the graph with the user's lines, and without: Inductor's cache knows no lines.
+
+    None where the graph cannot be printed: its report is not remembered.
+    """
+    try:
+        inputs = [_describe(x) for x in example_inputs]
+        rest = f"{inputs} {torch.is_grad_enabled()} {capture.uuid()}"
+        texts = (gm.print_readable(print_output=False), gm.code)
+    except Exception as error:
+        debug.failure("the graph", error)
+        return []
+    return [hashlib.sha256(f"{text} {rest}".encode()).hexdigest() for text in texts]
 
 
 def _describe(x: Any) -> object:
@@ -112,21 +119,24 @@ def _describe(x: Any) -> object:
     return type(x).__name__, x.requires_grad, tuple(x.shape), x.stride(), x.dtype, x.device.type
 
 
-def _remember(cache: Cache | None, keys: tuple[str, str], report: Report) -> None:
+def _remember(cache: Cache | None, keys: Sequence[str], report: Report) -> None:
     if cache is not None and (report.regions or report.untouched):
         try:
             document = report_to_document(report)
             for key in keys:
                 cache.remember(key, "report", document)
-        except (CacheError, TypeError, ValueError):
+        except CacheError:
             return
+        except Exception as error:  # a report is no reason for a compilation to fail
+            debug.failure("the report", error)
 
 
-def _recall(cache: Cache | None, keys: tuple[str, str]) -> Report:
+def _recall(cache: Cache | None, keys: Sequence[str]) -> Report:
     found = [cache.recall(key, "report") for key in keys] if cache is not None else []
     try:
         report = next((report_from_document(document) for document in found if document), Report())
-    except (ValueError, KeyError, TypeError):
+    except Exception as error:
+        debug.failure("the report", error)
         return Report()
     for region in report.regions:
         if region.fused:

@@ -184,7 +184,8 @@ def _planned(plan: Plan, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     if len(inputs) != len(plan.program.inputs):
         raise FlashlightError(f"region at {plan.source} takes {len(plan.program.inputs)} tensors, got {len(inputs)}")
     device = device_of(inputs)
-    return [_with_strides(x.to(device), t) for x, t in zip(inputs, plan.program.inputs, strict=True)]
+    near = (x if x.device == device else x.to(device) for x in inputs)
+    return [_with_strides(x, t) for x, t in zip(near, plan.program.inputs, strict=True)]
 
 
 def device_of(inputs: Sequence[torch.Tensor]) -> torch.device:
