@@ -1,23 +1,40 @@
-"""Workers share the processor and one precompiled header; the Must-fuse table is printed at the end of a run."""
+"""Workers share the processor and one precompiled header, and have caches of their own; the Must-fuse table is printed
+at the end of a run."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import unittest.mock
 from collections.abc import Iterator
-
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 import pytest
 
 from tests import table
 
+NATIVE = ("flashlight.targets", "flashlight.codegen.cpp")
+"""Modules of which tests that compile native kernels have imported one."""
+
+
+def _be_a_worker(workers: int) -> None:
+    """Take a share of the processor, and caches that no other worker writes to.  Before torch is imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    folder = tempfile.mkdtemp(prefix="flashlight-worker-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in ("FLASHLIGHT_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        os.environ[name] = f"{folder}/{name.lower()}"
+
+
+if count := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    _be_a_worker(int(count))
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Native kernels compile faster where some may be compiled."""
-    if "flashlight.codegen.cpp" in sys.modules and "FLASHLIGHT_CXXFLAGS" not in os.environ and session.items:
+    """Native kernels compile faster, where tests may compile some."""
+    if session.items and not sys.modules.keys().isdisjoint(NATIVE) and "FLASHLIGHT_CXXFLAGS" not in os.environ:
         from tests import precompiled
 
         os.environ["FLASHLIGHT_CXXFLAGS"] = precompiled.flags()
