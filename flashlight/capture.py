@@ -82,7 +82,7 @@ class _GraphCapture:
         attentions: list[Attention] = []
         try:
             if not self.training:
-                decompose(self.graph, self.options.sdpa == "fuse", attentions)
+                decompose(self.graph, self.options.sdpa, self.options.target, attentions)
             self._capture(attentions)
             if self.insertion.changed or attentions:
                 self.insertion.sort()

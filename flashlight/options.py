@@ -7,7 +7,7 @@
 | `target`    | auto, or one of targets.TARGETS                     | what runs a fused region                         |
 | `strict`    | True, False                                         | raise where something is declined                |
 | `warn`      | True, False                                         | one line where nothing was fused                 |
-| `sdpa`      | keep, fuse                                          | maskless `F.scaled_dot_product_attention`        |
+| `sdpa`      | auto, keep, fuse                                    | maskless `F.scaled_dot_product_attention`        |
 | `cache_dir` | a path                                              | where compiled regions are kept                  |
 | `mode`      | as of torch.compile                                 | which takes no `options` beside its own `mode`   |
 """
@@ -30,7 +30,7 @@ LEGAL: dict[str, tuple[Any, ...]] = {
     "target": TARGETS,
     "strict": (False, True),
     "warn": (True, False),
-    "sdpa": ("keep", "fuse"),
+    "sdpa": ("auto", "keep", "fuse"),
 }
 """The values of every option of ours that has a list of them, the default first."""
 
@@ -49,7 +49,7 @@ class Options:
     target: str = "auto"
     strict: bool = False
     warn: bool = True
-    sdpa: str = "keep"
+    sdpa: str = "auto"
     cache_dir: str | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,9 +1,12 @@
-"""`F.scaled_dot_product_attention` with a mask, as plain mathematics.
+"""`F.scaled_dot_product_attention` as plain mathematics.
 
-In the joint graph it is one call of a kernel of PyTorch's.  Each such call is rewritten to contractions and a softmax,
-so that region finding sees it; what is not fused afterwards gets PyTorch's kernel back.
+In the joint graph it is one call of a kernel of PyTorch's.  Such a call is rewritten to contractions and a softmax, so
+that region finding sees it; what is not fused afterwards gets PyTorch's kernel back.
 
     o = softmax(scale q k^T + mask) v,   0 in the rows where every score is -inf (as all of PyTorch's kernels have it)
+
+With a mask every call is rewritten.  Without one, `sdpa="fuse"` rewrites all, `"keep"` none, and `"auto"` those for
+which our kernel is the faster one.  NaN and inf in q, k or v reach the rows that they reach in the formula.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch
 from torch import fx
 
 from flashlight.regions import graph as g
+from flashlight.targets import language
 
 _KERNELS = frozenset(
     {
@@ -29,6 +33,10 @@ _KERNELS = frozenset(
 )
 
 
+LEAST_ROWS = 16
+MOST_FEATURES = 256
+
+
 @dataclass
 class Attention:
     """A call of PyTorch's kernel, its result, and the node that computes the same."""
@@ -38,17 +46,19 @@ class Attention:
     plain: fx.Node
 
 
-def decompose(graph: fx.Graph, maskless: bool, found: list[Attention]) -> None:
-    """Rewrite the calls with a mask (maskless: all calls) whose output alone is used and that drop nothing out.
+def decompose(graph: fx.Graph, sdpa: str, target: str, found: list[Attention]) -> None:
+    """Rewrite calls whose output alone is used and that drop nothing out, and add them to `found`.
 
-    What was rewritten is added to `found`.
+    sdpa, target: the options; the first one decides on the calls without a mask.
     """
     for node in list(graph.nodes):
         if g.name_of(node) not in _KERNELS:
             continue
         result = _only_output(node)
         mask = _mask(node)
-        if result is None or (mask is None and not maskless) or not _is_plain(node):
+        if result is None or not _is_plain(node):
+            continue
+        if mask is None and (sdpa == "keep" or (sdpa == "auto" and not is_faster(node, target))):
             continue
         with graph.inserting_before(result.next):
             plain = _inline(graph, node, result, mask)
@@ -60,6 +70,23 @@ def restore(graph: fx.Graph, attentions: Sequence[Attention]) -> None:
     """Give back PyTorch's kernel where the plain form is still in use."""
     for attention in attentions:
         attention.plain.replace_all_uses_with(attention.result)
+
+
+_MEASURED: dict[str, tuple[torch.dtype, ...]] = {
+    "avx512bf16": (torch.float32, torch.bfloat16),
+}
+"""The types in which our kernel was faster, by the instruction set that it is printed for."""
+
+
+def is_faster(node: fx.Node, target: str) -> bool:
+    """Whether our kernel is faster than PyTorch's for a call without a mask."""
+    query, key = (g.value(g.argument(node, name)) for name in ("query", "key"))
+    if query is None or key is None or query.device.type != "cpu" or language(target, query.device) != "cpp":
+        return False
+    from flashlight.codegen.cpp import detect_isa
+
+    rows, features = g.shape(g.argument(node, "query"))[-2:]
+    return query.dtype in _MEASURED.get(detect_isa(), ()) and rows >= LEAST_ROWS and features <= MOST_FEATURES
 
 
 def _only_output(node: fx.Node) -> fx.Node | None:

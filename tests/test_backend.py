@@ -70,7 +70,7 @@ def test_defaults_and_what_goes_on_to_inductor():
         ({"targt": "auto"}, None, ["'targt'", "did you mean 'target'", "'strict'", "Inductor"]),
         ({"target": "tritn"}, None, ["did you mean 'triton'", "'evaluate'"]),
         ({"strict": 1}, None, ["'strict' cannot be 1", "False, True"]),
-        ({"sdpa": None}, None, ["'keep', 'fuse'"]),
+        ({"sdpa": None}, None, ["'auto', 'keep', 'fuse'"]),
         ({"cache_dir": 3}, None, ["a path"]),
         ({"max_autotune": "yes"}, None, ["bool, not str"]),
         (None, "max-autotuned", ["did you mean 'max-autotune'", "'reduce-overhead'"]),
