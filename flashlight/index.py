@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from flashlight.budget import spend
+
 if TYPE_CHECKING:
     from flashlight.program import Node
 
@@ -223,6 +225,7 @@ def divmod_expr(e: Expr, c: int) -> tuple[Expr, Expr]:
     """(e // c, e % c) for c > 0, simplified under the known ranges."""
     if c == 1:
         return e, ZERO
+    spend()
     quotient, remainder = _split_multiples(recombine(e), c)
     lo, hi = remainder.range
     if lo // c == hi // c:

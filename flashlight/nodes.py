@@ -23,12 +23,15 @@ from itertools import count
 
 import torch
 
+from flashlight.budget import spend
 from flashlight.index import Axis, Expr, Gather, const, rewrite
-from flashlight.ops import FNS, Kind
+from flashlight.ops import FNS, Kind, value_at
 
 _LOCK = threading.Lock()
 _INTERNED: weakref.WeakValueDictionary[tuple, Node] = weakref.WeakValueDictionary()
 _IDS = count()
+_WALKED = 32
+"""Nodes that are walked over in the time it takes to make one."""
 
 
 class Node:
@@ -61,6 +64,7 @@ def _digest(*parts: object) -> bytes:
 
 def make(kind: str, attr: tuple, args: tuple[Node, ...], dtype: Kind) -> Node:
     """The one node with this structure."""
+    spend()
     key = (kind, attr, tuple(a.id for a in args), dtype)
     with _LOCK:
         found = _INTERNED.get(key)
@@ -133,6 +137,14 @@ def value_of(node: Node) -> float | int | bool | None:
         return None
     kind, text = node.attr
     return text == "True" if kind == "bool" else int(text) if kind == "int" else float(text)
+
+
+def number_of(node: Node) -> float | int | bool:
+    """The number that a Const holds."""
+    value = value_of(node)
+    if value is None:
+        raise ValueError(f"{node.kind} is no constant")
+    return value
 
 
 def is_const(node: Node, value: float) -> bool:
@@ -275,8 +287,7 @@ def _fold_choice(condition: Node, yes: Node, no: Node) -> Node | None:
 def _fold_neutral(fn: str, args: tuple[Node, ...]) -> Node | None:
     """x*1, x/1, x+0, x-0, and arithmetic on float constants."""
     if fn in ("MUL", "ADD", "SUB", "DIV", "NEG") and all(a.kind == "Const" and a.dtype == "float" for a in args):
-        with torch.no_grad():
-            return Const(float(FNS[fn].torch(*[torch.tensor(value_of(a), dtype=torch.float64) for a in args])))
+        return Const(float(value_at(fn, *map(number_of, args))))
     if fn == "MUL":
         for x, y in (args, args[::-1]):
             if is_const(x, 1) and x.dtype == y.dtype:
@@ -316,6 +327,7 @@ def postorder(roots: Iterable[Node], enter: Callable[[Node], bool] | None = None
                 stack.extend(node.args[::-1])
             else:
                 out.append(node)
+    spend(len(out) // _WALKED)
     return out
 
 

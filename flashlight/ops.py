@@ -6,9 +6,12 @@ not here.  Texts use `{0}`, `{1}`, ... for the arguments.
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -125,6 +128,48 @@ FNS: dict[str, Fn] = {
         Fn("SHR", 2, torch.bitwise_right_shift, "({0} >> {1})", "int"),
     )
 }
+
+
+def _divided(a: float, b: float) -> float:
+    if b:
+        return a / b
+    return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
+
+
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "ADD": operator.add,
+    "SUB": operator.sub,
+    "MUL": operator.mul,
+    "DIV": _divided,
+    "NEG": operator.neg,
+    "ABS": abs,
+    "LT": operator.lt,
+    "LE": operator.le,
+    "GT": operator.gt,
+    "GE": operator.ge,
+    "EQ": operator.eq,
+    "NE": operator.ne,
+}
+"""Functions of float64 that Python has too: a call of torch takes a thousand times as long where tensors are fake."""
+
+
+def value_at(fn: str, *values: float) -> float | bool:
+    """A function of numbers, in float64."""
+    plain = _PLAIN.get(fn)
+    return plain(*values) if plain else _tensor_value(fn, tuple(v.hex() for v in values))
+
+
+@functools.lru_cache(4096)
+def _tensor_value(fn: str, values: tuple[str, ...]) -> float | bool:
+    """By the text of the numbers, which tells 0 from -0."""
+    args = [torch.tensor(float.fromhex(v), dtype=torch.float64) for v in values]
+    return FNS[fn].torch(*args).item()
+
+
+@functools.lru_cache(4096)
+def rounded(dtype: torch.dtype, value: str) -> float:
+    """A number, given by its text, rounded to a dtype."""
+    return torch.tensor(float.fromhex(value), dtype=torch.float64).to(dtype).item()
 
 
 @dataclass(frozen=True)

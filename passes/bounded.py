@@ -16,19 +16,21 @@ from flashlight.program import Node, value_of
 LIMIT = 1024.0
 
 
-def bounded(node: Node, axis: Axis, steps: Steps | None = None) -> bool:
+def bounded(node: Node, axis: Axis, steps: Steps | None = None, intervals: Intervals | None = None) -> bool:
     """|node| <= LIMIT at every position of axis, unless an input element (given in the narrow type) is larger."""
+    intervals = intervals or Intervals()
     if node.kind == "Load" or node.dtype == "bool":
         return True
     v = value_of(node)
     if v is not None:
         return abs(v) <= LIMIT
     if node.kind == "Cast":
-        return node.args[0].dtype == "bool" or (node.args[0].dtype == "float" and bounded(node.args[0], axis, steps))
+        return node.args[0].dtype == "bool" or (
+            node.args[0].dtype == "float" and bounded(node.args[0], axis, steps, intervals)
+        )
     if node.kind != "Map":
         return False
     fn = node.attr[0]
-    intervals = Intervals()
     if max(map(abs, intervals(node))) <= LIMIT:
         return True
     if fn == "EXP":
@@ -36,7 +38,7 @@ def bounded(node: Node, axis: Axis, steps: Steps | None = None) -> bool:
         return over is not None and over[1] <= math.log(LIMIT)
     if fn in ("MUL", "NEG"):
         f = factors(node)
-        return not f.below and abs(f.scale) <= 1 and all(bounded(n, axis, steps) for n in f.above)
+        return not f.below and abs(f.scale) <= 1 and all(bounded(n, axis, steps, intervals) for n in f.above)
     if fn == "WHERE":
-        return all(bounded(a, axis, steps) for a in node.args[1:])
+        return all(bounded(a, axis, steps, intervals) for a in node.args[1:])
     return False

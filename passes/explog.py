@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from flashlight.index import Axis
 from flashlight.passes.facts import SumFacts
-from flashlight.passes.product import addends, total
+from flashlight.passes.product import MOST_TERMS, addends, total, written_out
 from flashlight.program import Map, Node, Program
 
 
@@ -51,6 +51,8 @@ def _exponential(node: Node, facts: SumFacts) -> Node:
 
 def _terms(node: Node) -> list[tuple[Node, int]]:
     """Addends, but a sum with a logarithm that others do not depend on stays one: it was rounded before."""
+    if written_out(node)[node] > MOST_TERMS:
+        return [(node, 1)]
     whole = node.free
     out: list[tuple[Node, int]] = []
     stack = [(node, 1)]

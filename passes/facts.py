@@ -37,6 +37,7 @@ class SumFacts:
     temporaries:  what an earlier store computed
     bytes:        of the numbers that are computed with
     ones:         factors that are 1 but for rows that are NaN
+    family:       the same over other axes, and what is known whatever the axis
     """
 
     axis: Axis
@@ -44,6 +45,7 @@ class SumFacts:
     temporaries: Definitions = field(default_factory=dict)
     bytes: int = 4
     ones: set[Node] = field(default_factory=set)
+    family: Family = field(default_factory=lambda: Family())
 
     @staticmethod
     def of_program(axis: Axis, program: Program, steps: Steps) -> SumFacts:
@@ -52,8 +54,18 @@ class SumFacts:
         return SumFacts(axis, steps, ours, program.compute.itemsize)
 
     def __post_init__(self) -> None:
-        self.intervals = Intervals()
-        self.magnitudes = Magnitudes(self.intervals, self._known)
+        self.intervals = self.family.intervals
+        self.magnitudes = Magnitudes(self.intervals, self._known, self._is_elsewhere)
+        self.family.members[self.axis] = self
+
+    def over(self, axis: Axis) -> SumFacts:
+        """The same for sums over another axis."""
+        found = self.family.members.get(axis)
+        return found or SumFacts(axis, self.steps, self.temporaries, self.bytes, self.ones, self.family)
+
+    def _is_elsewhere(self, n: Node) -> bool:
+        """Whether a node is a sum over another axis: what is in it is not asked here."""
+        return n.kind == "Reduce" and n.attr[0] == "SUM" and n.attr[1] != self.axis
 
     def _known(self, n: Node) -> Interval | None:
         n = self.meaning(n)
@@ -65,8 +77,8 @@ class SumFacts:
             return None if over is None else (over[0] / LN2, over[1] / LN2)
         if n.dtype == "float" and self.at_least_one(n):
             return 0.0, FREE
-        if n.kind == "Reduce" and n.attr[0] == "SUM" and n.attr[1] != self.axis:
-            return SumFacts(n.attr[1], self.steps, self.temporaries, self.bytes, self.ones).magnitudes(n)
+        if self._is_elsewhere(n):
+            return self.over(n.attr[1]).magnitudes(n)
         if n.kind in ("Load", "Carry") and (n.kind == "Carry" or n.attr[0] in self.temporaries):
             return -INF, INF
         return None
@@ -78,11 +90,15 @@ class SumFacts:
         a, total = n.args[0], self.meaning(n.args[1])
         if total.kind != "Reduce" or total.attr[0] != "SUM" or total.attr[1].size != self.axis.size:
             return False
+        if total.args[0].order != a.order:
+            return False
         return substitute(total.args[0], {total.attr[1]: of(self.axis)}) is a and self.intervals(a)[0] >= 0
 
     def at_least_one(self, n: Node) -> bool:
         """Whether n adds up the exponentials of all values that a maximum is taken over, less that maximum: that of the
         maximum itself is 1."""
+        if not self._adds_exponentials(n):
+            return False
         terms = addends(n)
         exponents = [_exponent(self.meaning(t)) for t, sign in terms if sign > 0]
         if len(exponents) != len(terms) or None in exponents:
@@ -90,12 +106,23 @@ class SumFacts:
         seen = [e for e in exponents if e is not None]
         return any(_covered(leaf, seen, self.steps) for leaf, sign in seen[0] if sign < 0)
 
+    def _adds_exponentials(self, root: Node) -> bool:
+        """Whether a node is an exponential, a sum of them over an axis, or adds up such."""
+        known = self.family.exponentials
+        for n in postorder([root], lambda n: n not in known and _is_addition(n)):
+            if n not in known:
+                known[n] = all(known[a] for a in n.args) if _is_addition(n) else _is_exponential(self.meaning(n))
+        return known[root]
+
     def meaning(self, n: Node) -> Node:
         """What a carry or a temporary stands for."""
-        if n.kind == "Load" and n.attr[0] in self.temporaries:
+        if n.kind != "Load" or n.attr[0] not in self.temporaries:
+            return self.steps.get(n, n)
+        if n not in self.family.meanings:
             axes, value = self.temporaries[n.attr[0]]
-            return substitute(value, {a: e for a, e in zip(axes, n.attr[1], strict=True) if a is not None})
-        return self.steps.get(n, n)
+            to = {a: e for a, e in zip(axes, n.attr[1], strict=True) if a is not None}
+            self.family.meanings[n] = substitute(value, to)
+        return self.family.meanings[n]
 
     def moderate(self, n: Node) -> bool:
         lo, hi = self.magnitudes(n)
@@ -151,6 +178,28 @@ class SumFacts:
             return True
         power = factor.kind == "Map" and factor.attr[0] == "POW" and (value_of(factor.args[1]) or 0) > 0
         return (power and factor.args[0] in terms.above) or factor.kind == "Load"
+
+
+@dataclass
+class Family:
+    """What the facts of one program share.
+
+    members: by axis    meanings: what loads of temporaries stand for    exponentials: whether a node adds up such
+    """
+
+    intervals: Intervals = field(default_factory=Intervals)
+    members: dict[Axis, SumFacts] = field(default_factory=dict)
+    meanings: dict[Node, Node] = field(default_factory=dict)
+    exponentials: dict[Node, bool] = field(default_factory=dict)
+
+
+def _is_addition(n: Node) -> bool:
+    return n.kind == "Map" and n.attr[0] == "ADD" and n.dtype == "float"
+
+
+def _is_exponential(n: Node) -> bool:
+    body = n.args[0] if n.kind == "Reduce" and n.attr[0] == "SUM" else n
+    return body.kind == "Map" and body.attr[0] in ("EXP", "EXP2")
 
 
 def _exponent(n: Node) -> Counter[tuple[Node, int]] | None:

@@ -156,8 +156,10 @@ def scaled(node: Node, outside: Factors) -> Node:
 def hoist(program: Program) -> Program:
     """Every sum, the inner ones first."""
 
+    facts = SumFacts.of_program(Axis("", 0), program, {})
+
     def rule(node: Node) -> Node:
-        return scaled(*hoisted(node, SumFacts.of_program(node.attr[1], program, {}))) if is_sum(node) else node
+        return scaled(*hoisted(node, facts.over(node.attr[1]))) if is_sum(node) else node
 
     return program.rewrite(rule)
 

@@ -137,14 +137,17 @@ class Magnitudes:
     """Magnitudes of nodes, remembered.
 
     known:  the magnitude of a node that is decided elsewhere, such as an exponential below its maximum; or None
+    whole:  whether a node is decided elsewhere whatever its arguments are
     """
 
-    def __init__(self, intervals: Intervals, known: Callable[[Node], Interval | None]):
-        self.intervals, self.known = intervals, known
+    def __init__(
+        self, intervals: Intervals, known: Callable[[Node], Interval | None], whole: Callable[[Node], bool]
+    ):  # fmt: skip
+        self.intervals, self.known, self.whole = intervals, known, whole
         self._memo: dict[Node, Interval] = {}
 
     def __call__(self, node: Node) -> Interval:
-        for n in postorder([node], lambda n: n not in self._memo):
+        for n in postorder([node], lambda n: n not in self._memo and not self.whole(n)):
             if n not in self._memo:
                 self._memo[n] = self._one(n)
         return self._memo[node]

@@ -12,19 +12,22 @@ refer to hold is finite: infinite extrema count as 0 until the final correction 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeVar
 
 import torch
 
+from flashlight.budget import spend
 from flashlight.index import Axis
 from flashlight.kernel import Carry
-from flashlight.ops import FNS
+from flashlight.ops import FNS, rounded, value_at
 from flashlight.passes.ranges import FALSE, Range, apply
 from flashlight.passes.summaries import Summaries
-from flashlight.program import Cast, Const, Map, Node, is_const, postorder, transform, value_of
+from flashlight.program import Cast, Const, Map, Node, is_const, number_of, postorder, rebuild, value_of
 
+Answer = TypeVar("Answer")
 INF = float("inf")
 ZERO, MINUS_INF = Const(0.0), Const(-INF)
 SMALL = Const(-9e3)
@@ -32,6 +35,8 @@ SMALL = Const(-9e3)
 SHARED = 4
 """Scores that each number of a tensor must serve to be taken for a mask: a bias for each head is none."""
 LARGEST_BODY = 400
+DEEPEST_BODY = 60
+"""Bodies of more nodes, or with more functions in each other, are not looked into."""
 
 
 @dataclass
@@ -50,7 +55,7 @@ def neutral(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> l
 
     own: the carries of the sweep by node.
     """
-    if len(postorder([carry.body])) > LARGEST_BODY:
+    if len(postorder([carry.body])) > LARGEST_BODY or _depth(carry.body) > DEEPEST_BODY:
         return []
     out = []
     for condition, masks, assumed in _candidates(carry.body, x, s):
@@ -58,6 +63,13 @@ def neutral(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> l
         if _Assuming(assumed, carry, own, x, s, found).holds():
             out.append(found)
     return out
+
+
+def _depth(body: Node) -> int:
+    depths: dict[Node, int] = {}
+    for n in postorder([body]):
+        depths[n] = 1 + max((depths[a] for a in n.args), default=0)
+    return depths[body]
 
 
 Candidate = tuple[Node, bool, dict[Node, Range]]
@@ -111,7 +123,21 @@ class _Assuming:
         for n in postorder([carry.body]):
             if not self.affected.isdisjoint(n.args):
                 self.affected.add(n)
-        self._ranges: dict[Node, Range | None] = {}
+        self._ordinary: dict[Node, Node] = {}
+        self._answers: dict[tuple[str, Node], object] = {}
+        self._positive: list[tuple[str, Node]] = []
+        """Answers that may rest on needs, in the order in which they were found."""
+
+    def _remembered(self, question: str, n: Node, find: Callable[[Node], Answer]) -> Answer:
+        """An answer is found once.  A refusal rests on nothing; what else may rest on needs, and is forgotten with
+        them."""
+        key = question, n
+        if key not in self._answers:
+            spend()
+            answer = self._answers[key] = find(n)
+            if answer is not None and answer is not False:
+                self._positive.append(key)
+        return self._answers[key]  # type: ignore[return-value]
 
     def holds(self) -> bool:
         """Whether the body is the identity of the carry."""
@@ -134,7 +160,7 @@ class _Assuming:
         v = value_of(_decided(condition))
         if v is not None:
             return bool(v)
-        if self.x in condition.free or not _plausible(condition):
+        if self.x in condition.free or not _plausible(condition, self._ordinary):
             return False
         known = not condition.free & self.inner and all(n.kind != "Carry" for n in postorder([condition]))
         (self.found.before if known else self.found.after).append(condition)
@@ -143,17 +169,22 @@ class _Assuming:
     def _either(self, *ways: tuple[Node, Node]) -> bool:
         """Whether one of two values is zero and the other finite; what a failed attempt rested on is dropped."""
         for nothing, other in ways:
-            marks = len(self.found.before), len(self.found.after)
+            marks = len(self.found.before), len(self.found.after), len(self._positive)
             if self.zero(nothing) and self.finite(other):
                 return True
             del self.found.before[marks[0] :], self.found.after[marks[1] :]
-            self._ranges.clear()  # what they rest on must be found again
+            for key in self._positive[marks[2] :]:  # what they rest on must be found again
+                del self._answers[key]
+            del self._positive[marks[2] :]
         return False
 
     # ------------------------------------------------------------ zero and finite
 
     def zero(self, n: Node) -> bool:
         """Whether n is 0, because of what is assumed."""
+        return self._remembered("zero", n, self._zero)
+
+    def _zero(self, n: Node) -> bool:
         if n not in self.affected:
             return is_const(n, 0)
         if n.kind == "Cast" and n.args[0].dtype == "float":
@@ -179,6 +210,9 @@ class _Assuming:
 
     def finite(self, n: Node) -> bool:
         """Whether n is neither infinite nor NaN."""
+        return self._remembered("finite", n, self._finite)
+
+    def _finite(self, n: Node) -> bool:
         if n in self.own and self.own[n].op in ("MAX", "MIN"):
             return True
         size = self.magnitude(n)
@@ -186,6 +220,9 @@ class _Assuming:
 
     def magnitude(self, n: Node) -> Node | None:
         """A value that |n| does not exceed, infinite or NaN if n may be."""
+        return self._remembered("magnitude", n, self._magnitude)
+
+    def _magnitude(self, n: Node) -> Node | None:
         if n in self.assumed:
             return None
         if self.x not in n.free or n.kind == "Const":
@@ -235,9 +272,7 @@ class _Assuming:
     # ------------------------------------------------------------ ranges
 
     def range(self, n: Node) -> Range | None:
-        if n not in self._ranges:
-            self._ranges[n] = self._range(n)
-        return self._ranges[n]
+        return self._remembered("range", n, self._range)
 
     def _range(self, n: Node) -> Range | None:
         if n in self.assumed:
@@ -293,24 +328,33 @@ class _Assuming:
         return self._need(_decided(Map("LT", _decided(Map("ABS", size)), Const(INF))))
 
 
-def _plausible(condition: Node) -> bool:
-    """Whether a need is met by ordinary data: values of 4, maxima of 0.  What never holds would cost a second sweep."""
+def _plausible(condition: Node, ordinary: dict[Node, Node]) -> bool:
+    """Whether a need is met by ordinary data: values of 4, maxima of 0.  What never holds would cost a second sweep.
 
-    def ordinary(n: Node) -> Node:
-        if n.kind == "Carry" and n.dtype == "float":
-            return ZERO
-        if n.kind == "Load" and n.dtype == "float":
-            return Const(4.0)
-        return n.args[0] if n.kind == "Reduce" and n.args[0].kind == "Const" else _decided(n)
+    ordinary: what nodes are for such data, as far as it is known.
+    """
+    for n in postorder([condition], lambda n: n not in ordinary):
+        if n not in ordinary:
+            ordinary[n] = _ordinary(rebuild(n, [ordinary[a] for a in n.args]))
+    return value_of(ordinary[condition]) is not False
 
-    return value_of(transform([condition], ordinary)[0]) is not False
+
+def _ordinary(n: Node) -> Node:
+    if n.kind == "Carry" and n.dtype == "float":
+        return ZERO
+    if n.kind == "Load" and n.dtype == "float":
+        return Const(4.0)
+    return n.args[0] if n.kind == "Reduce" and n.args[0].kind == "Const" else _decided(n)
 
 
 def _decided(n: Node) -> Node:
     """A function of numbers is a number."""
-    floats = n.kind in ("Map", "Cast") and all(a.dtype == "float" and value_of(a) is not None for a in n.args)
+    floats = n.kind in ("Map", "Cast") and all(a.dtype == "float" and a.kind == "Const" for a in n.args)
     if not floats or n.dtype == "int" or n.attr[0] == "int":
         return n
-    args = [torch.tensor(value_of(a), dtype=torch.float64) for a in n.args]
-    out = FNS[n.attr[0]].torch(*args) if n.kind == "Map" else args[0].to(n.attr[0])
-    return Const(out.item())
+    numbers = [float(number_of(a)) for a in n.args]
+    if n.kind == "Map":
+        return Const(value_at(n.attr[0], *numbers))
+    if isinstance(n.attr[0], torch.dtype):
+        return Const(rounded(n.attr[0], numbers[0].hex()))
+    return Const(bool(numbers[0])) if n.attr[0] == "bool" else Const(numbers[0])

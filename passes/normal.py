@@ -10,11 +10,9 @@ Comparisons point one way, negations move inwards to where a comparison absorbs 
 
 from __future__ import annotations
 
-import torch
-
 from flashlight.index import Expr
-from flashlight.ops import FNS
-from flashlight.program import Index, Map, Node, Program, index_expr, value_of
+from flashlight.ops import FNS, value_at
+from flashlight.program import Index, Map, Node, Program, index_expr, number_of, value_of
 
 _FLIPPED = {"GT": "LT", "GE": "LE"}
 
@@ -49,7 +47,7 @@ def _truth(fn: str, a: Node, b: Node) -> Node | None:
 
 def _decided(fn: str, a: Node, b: Node) -> bool:
     """A comparison of constants."""
-    return bool(FNS[fn].torch(torch.tensor(value_of(a)), torch.tensor(value_of(b))))
+    return bool(value_at(fn, number_of(a), number_of(b)))
 
 
 def compare(fn: str, a: Node, b: Node) -> Node:

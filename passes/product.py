@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flashlight.index import Axis
-from flashlight.program import Const, Map, Node, order_key, value_of
+from flashlight.program import Const, Map, Node, order_key, postorder, value_of
 
 ONE = Const(1.0)
 ZERO = Const(0.0)
@@ -67,27 +68,67 @@ def _quotient(above: list[Node], below: list[Node]) -> Node:
     return Map("DIV", top, multiply(sorted(below, key=order_key))) if below else top
 
 
+MOST_TIMES = 64
+"""A factor that occurs more often is not taken apart further."""
+MOST_TERMS = 256
+"""A sum of more terms, written out, is a term of its own."""
+
+
 def factors(node: Node) -> Factors:
-    """Flatten MUL, DIV by anything, NEG, RECIP of a float node."""
+    """Flatten MUL, DIV by anything, NEG, RECIP of a float node.  Each node is looked at once, however often it occurs:
+    ten squarings are one factor to the power of 1024."""
     out = Factors()
-    stack: list[tuple[Node, int, int]] = [(node, 1, 1)]
-    while stack:
-        n, sign, times = stack.pop()
+    times: dict[Node, tuple[int, int]] = {node: (1, 0)}
+    for n in reversed(postorder([node], _is_quotient)):
+        up, down = times.get(n, (0, 0))
+        if not up and not down:
+            continue
+        parts = _quotient_parts(n) if max(up, down) <= MOST_TIMES else None
         v = value_of(n)
-        if n.dtype == "float" and v is not None and (sign > 0 or _exact_inverse(v)) and abs(v) < float("inf"):
-            out.scale *= float(v) ** (sign * times)
-        elif n.kind == "Map" and n.attr[0] == "MUL" and n.dtype == "float":
-            stack += [(a, sign, times) for a in n.args]
-        elif n.kind == "Map" and n.attr[0] == "DIV" and n.args[0].dtype == n.args[1].dtype == "float":
-            stack += [(n.args[0], sign, times), (n.args[1], -sign, times)]
-        elif n.kind == "Map" and n.attr[0] == "NEG" and n.dtype == "float":
-            out.scale *= -1.0
-            stack.append((n.args[0], sign, times))
-        elif n.kind == "Map" and n.attr[0] == "RECIP":
-            stack.append((n.args[0], -sign, times))
+        if v is not None and _is_scale(n, v, down):
+            out.scale *= _power(float(v), up - down)
+        elif parts is None:
+            out.above[n] += up
+            out.below[n] += down
         else:
-            (out.above if sign > 0 else out.below)[n] += times
+            above, below, sign = parts
+            out.scale *= sign ** (up + down)
+            for a in above:
+                x, y = times.get(a, (0, 0))
+                times[a] = x + up, y + down
+            for a in below:
+                x, y = times.get(a, (0, 0))
+                times[a] = x + down, y + up
+    out.above, out.below = +out.above, +out.below
     return out
+
+
+def _power(v: float, times: int) -> float:
+    try:
+        return v**times
+    except OverflowError:
+        return math.copysign(math.inf, v) if times % 2 else math.inf
+
+
+def _is_quotient(n: Node) -> bool:
+    return _quotient_parts(n) is not None
+
+
+def _quotient_parts(n: Node) -> tuple[tuple[Node, ...], tuple[Node, ...], float] | None:
+    """(factors, divisors, sign) of a float product, quotient or negation."""
+    if n.kind != "Map":
+        return None
+    if n.attr[0] == "MUL" and n.dtype == "float":
+        return n.args, (), 1.0
+    if n.attr[0] == "DIV" and n.args[0].dtype == n.args[1].dtype == "float":
+        return n.args[:1], n.args[1:], 1.0
+    if n.attr[0] == "NEG" and n.dtype == "float":
+        return n.args, (), -1.0
+    return ((), n.args, 1.0) if n.attr[0] == "RECIP" else None
+
+
+def _is_scale(n: Node, v: float, down: int) -> bool:
+    return n.dtype == "float" and abs(v) < float("inf") and (not down or _exact_inverse(v))
 
 
 def _exact_inverse(v: float) -> bool:
@@ -105,18 +146,31 @@ def multiply(nodes: Iterable[Node]) -> Node:
 
 def addends(node: Node) -> list[tuple[Node, int]]:
     """Flatten ADD, SUB and NEG into (term, +1 | -1)."""
+    sizes = written_out(node)
     out: list[tuple[Node, int]] = []
     stack = [(node, 1)]
     while stack:
         n, sign = stack.pop()
-        if n.kind == "Map" and n.attr[0] in ("ADD", "SUB") and n.dtype == "float":
-            stack.append((n.args[1], sign if n.attr[0] == "ADD" else -sign))
-            stack.append((n.args[0], sign))
-        elif n.kind == "Map" and n.attr[0] == "NEG" and n.dtype == "float":
+        if sizes.get(n, 1) > MOST_TERMS or not is_sum_of_terms(n):
+            out.append((n, sign))
+        elif n.attr[0] == "NEG":
             stack.append((n.args[0], -sign))
         else:
-            out.append((n, sign))
+            stack.append((n.args[1], sign if n.attr[0] == "ADD" else -sign))
+            stack.append((n.args[0], sign))
     return out
+
+
+def is_sum_of_terms(n: Node) -> bool:
+    return n.kind == "Map" and n.attr[0] in ("ADD", "SUB", "NEG") and n.dtype == "float"
+
+
+def written_out(node: Node) -> dict[Node, int]:
+    """How many terms each sum in a sum has when it is flattened; those that are shared count each time."""
+    sizes: dict[Node, int] = {}
+    for n in postorder([node], is_sum_of_terms):
+        sizes[n] = sum(sizes[a] for a in n.args) if is_sum_of_terms(n) else 1
+    return sizes
 
 
 def total(terms: Iterable[tuple[Node, int]]) -> Node:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEAVES = {
-    "cache", "checks", "deferred", "errors", "evaluate", "files", "index", "kernel", "naming", "nodes", "ops",
+    "budget", "cache", "checks", "deferred", "errors", "evaluate", "files", "index", "kernel", "naming", "nodes", "ops",
     "program", "report", "serialize", "text", "versions",
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ import torch
 from torch import fx
 
 from flashlight import index as ix
+from flashlight.budget import spend
 from flashlight.errors import Decline, InternalError
 from flashlight.index import Axis, Expr, FloorDiv
 from flashlight.lowering.assume import use_conditions
@@ -110,6 +111,7 @@ class Lowering:
             if cuts and self.frames:
                 self.frames[-1].cuts |= cuts
             return value
+        spend()
         steps = self._steps(node, index)
         if isinstance(steps, Node):
             return self._finish(_Frame(node, index, _nothing()), steps)
