@@ -99,7 +99,8 @@ class Streamer:
     def _distributed(self, body: Node) -> list[tuple[Node, int]] | None:
         """Terms of a body that is separable term by term but not as a whole, when each is an exponential.
 
-        Distribution loses accuracy where terms cancel (moments), so it is not used for anything else.
+        Distribution loses accuracy where terms cancel (moments), so it is not used for anything else.  Where what they
+        are multiplied with is infinite, their sum may be NaN and not infinite.
         """
         _, running = self._running(body)
         separator = self._separator(running)

@@ -12,8 +12,13 @@ import unittest.mock
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import table
+
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 NATIVE = ("flashlight.targets", "flashlight.codegen.cpp")
 """Modules of which tests that compile native kernels have imported one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from flashlight.evaluate import evaluate_program
@@ -169,13 +169,12 @@ def assert_as_good(program: Program, inputs: dict[str, torch.Tensor]) -> None:
     plain = evaluate_program(program, inputs)
     exact = evaluate_program(widened(program), {n: x.double() for n, x in inputs.items()})
     schedule, _ = compile_program(program)
-    # another order of products shows an infinite factor elsewhere, see reassociate.py
-    assume(not schedule.temporaries or not any(x.isinf().any() for x in inputs.values()))
+    infinite = any(bool(x.isinf().any()) for x in inputs.values())
     note(f"{program}\n\n{schedule}")
     for block in (3, 64):
         got = run_schedule(schedule, program, inputs, block)
         for t in program.outputs:
-            compare(got[t.name], plain[t.name], exact[t.name].to(torch.float64))
+            compare(got[t.name], plain[t.name], exact[t.name].to(torch.float64), infinite)
 
 
 def widened(program: Program) -> Program:
@@ -183,12 +182,16 @@ def widened(program: Program) -> Program:
     return Program(tuple(wide[0]), tuple(wide[1]), program.stores)
 
 
-def compare(got: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor) -> None:
+def compare(got: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, infinite: bool) -> None:
+    """infinite: whether inputs are: then another order of products may give NaN for inf, not a number for either."""
     # where float32 itself is not what it should be, or nearly overflows, nothing is asked
     sound = (plain.isnan() == exact.isnan()) & (plain.isinf() == exact.float().isinf())
     sound &= ~torch.isfinite(exact) | (exact.abs() < 1e37)
-    assert torch.equal(got.isnan() & sound, plain.isnan() & sound)
-    assert torch.equal(got.isinf() & sound, plain.isinf() & sound)
+    if infinite:
+        assert torch.equal(torch.isfinite(got) & sound, torch.isfinite(plain) & sound)
+    else:
+        assert torch.equal(got.isnan() & sound, plain.isnan() & sound)
+        assert torch.equal(got.isinf() & sound, plain.isinf() & sound)
     finite = sound & torch.isfinite(plain) & torch.isfinite(got)
     if finite.any():
         mine, theirs = (got.double() - exact)[finite].abs(), (plain.double() - exact)[finite].abs()
@@ -208,8 +211,7 @@ def test_pass_is_as_good(name: str, step, program: Program, regime: str) -> None
     after = step(before)
     gen = torch.Generator().manual_seed(0)
     inputs = {t.name: data(t, regime, gen) for t in program.inputs}
-    assume(not after.temporaries or regime != "inf in v")
     got, plain = evaluate_program(after, inputs), evaluate_program(program, inputs)
     exact = evaluate_program(widened(program), {n: x.double() for n, x in inputs.items()})
     for t in program.outputs:
-        compare(got[t.name], plain[t.name], exact[t.name].double())
+        compare(got[t.name], plain[t.name], exact[t.name].double(), regime == "inf in v")
