@@ -129,11 +129,17 @@ class SumFacts:
         return lo >= -FREE and hi <= FREE
 
     def in_range(self, parts: Factors) -> bool:
-        """Whether a product, and what is multiplied on the way to it, neither overflows nor vanishes."""
+        """Whether a product, and what is multiplied on the way to it, neither overflows nor vanishes.
+
+        Only exponentials vanish all at once; what else is small is so at some positions, or in all of the program.
+        """
         room = ROOM[self.bytes]
         every = postorder([parts.node()], lambda n: n not in parts.above and n not in parts.below)
-        # what has no lower bound dies out slowly, and is as imprecise before it is multiplied as after
-        return all(hi <= room and (lo >= -room or lo == -INF) for lo, hi in map(self.magnitudes, every))
+        if any(self.magnitudes(n)[1] > room for n in every):
+            return False
+        exponentials = [(n, k) for n, k in parts.above.items() if n.kind == "Map" and n.attr[0] in ("EXP", "EXP2")]
+        least = sum(k * lo for n, k in exponentials if (lo := self.magnitudes(n)[0]) > -INF)
+        return least >= -room
 
     def positive(self, n: Node) -> bool:
         """Whether a number is above 0 by more than a rounding."""
@@ -160,7 +166,13 @@ class SumFacts:
         if n.kind != "Reduce" or n.attr[0] not in ("SUM", "MAX"):
             return False
         body = substitute(n.args[0], {n.attr[1]: of(self.axis)}) if n.attr[1].size == self.axis.size else n.args[0]
-        return self.intervals(body)[0] >= 0 and all(self._vanishes_with(f, terms) for f in factors(body).above)
+        return self._is_not_negative(body) and all(self._vanishes_with(f, terms) for f in factors(body).above)
+
+    def _is_not_negative(self, body: Node) -> bool:
+        parts = factors(body)
+        every = [*parts.above.items(), *parts.below.items()]
+        by_factors = parts.scale >= 0 and all(k % 2 == 0 or self.intervals(f)[0] >= 0 for f, k in every)
+        return by_factors or self.intervals(body)[0] >= 0
 
     def _divides_by_map(self, n: Node, lo: float, terms: Factors) -> bool:
         if n.attr[0] in ("SQRT", "ABS", "NEG"):

@@ -39,6 +39,19 @@ class Intervals:
                 self._memo[n] = self._one(n)
         return self._memo[node]
 
+    def branch(self, n: Node, which: int) -> Interval:
+        """Of a branch of a WHERE, 1 or 2, where it is taken: where(x > 0, x, expm1(x)) is at least 0, and at most 0."""
+        value, (lo, hi) = n.args[which], self(n.args[which])
+        limits = _compared(n.args[0], which == 1)
+        if limits is None:
+            return lo, hi
+        x, least, most = limits
+        if value is x:
+            return max(lo, least), min(hi, most)
+        if value.kind == "Map" and value.attr[0] in _SCALAR and value.args[0] is x:
+            return max(lo, _SCALAR[value.attr[0]](least)), min(hi, _SCALAR[value.attr[0]](most))
+        return lo, hi
+
     def _one(self, n: Node) -> Interval:
         value = value_of(n)
         if value is not None:
@@ -53,7 +66,23 @@ class Intervals:
             return args[0]
         if n.kind == "Reduce":
             return _reduced(n.attr[0], n.attr[1].size, args[0])
+        if n.kind == "Map" and n.attr[0] == "WHERE":
+            args[1:] = self.branch(n, 1), self.branch(n, 2)
         return _mapped(n, args) if n.kind == "Map" else ANY
+
+
+def _compared(condition: Node, holds: bool) -> tuple[Node, float, float] | None:
+    """(x, least, most) where a comparison of x with a number holds, or does not."""
+    while condition.kind == "Map" and condition.attr[0] == "NOT":
+        condition, holds = condition.args[0], not holds
+    if condition.kind != "Map" or condition.attr[0] not in ("LT", "LE", "GT", "GE"):
+        return None
+    a, b = condition.args if condition.attr[0] in ("LT", "LE") else condition.args[::-1]
+    a, b = (a, b) if holds else (b, a)  # a is at most b
+    low, high = value_of(a), value_of(b)
+    if low is not None:
+        return b, float(low), INF
+    return None if high is None else (a, -INF, float(high))
 
 
 def _reduced(op: str, size: int, body: Interval) -> Interval:
@@ -124,6 +153,7 @@ def _exp(x: float) -> float:
 _SCALAR: dict[str, Callable[[float], float]] = {
     "EXP": _exp,
     "EXP2": lambda x: 2.0 ** min(x, 1000.0) if x < 1000 else INF,
+    "EXPM1": lambda x: _exp(x) - 1,
     "TANH": math.tanh,
     "SIGMOID": lambda x: 1 / (1 + _exp(-x)),
     "RELU": lambda x: max(x, 0.0),
@@ -192,13 +222,24 @@ class Magnitudes:
             case "SQRT":
                 return args[0][0] / 2, args[0][1] / 2
             case "WHERE":
-                return min(args[1][0], args[2][0]), max(args[1][1], args[2][1])
+                first, second = self._branch(n, 1, args[1]), self._branch(n, 2, args[2])
+                return min(first[0], second[0]), max(first[1], second[1])
+            case "POW" if isinstance(value_of(n.args[1]), int | float):
+                ends = [end * float(value_of(n.args[1]) or 0) for end in args[0]]
+                # what is small to a high power dies out slowly
+                return (min(ends) if min(ends) > -4 * MODERATE else -INF), max(ends)
             case "ADD" | "SUB" | "MAXIMUM" | "MINIMUM":
                 return min(args[0][0], args[1][0]) - MODERATE, max(args[0][1], args[1][1]) + 1
         lo, hi = self.intervals(n)
+        if n.attr[0] in ("EXP", "EXP2", "POW") and n.level == 0 and hi == INF:
+            return -4 * MODERATE, 4 * MODERATE  # of data and positions, as moderate as they are
         if n.attr[0] in ("EXP", "EXP2"):
             return _log2(lo), _log2(hi)
         return -MODERATE, max(_log2(abs(lo)), _log2(abs(hi)))
+
+    def _branch(self, n: Node, which: int, known: Interval) -> Interval:
+        lo, hi = self.intervals.branch(n, which)
+        return (-MODERATE, max(_log2(abs(lo)), _log2(abs(hi)))) if lo > -INF and hi < INF else known
 
 
 def _log2(x: float) -> float:
