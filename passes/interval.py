@@ -23,7 +23,6 @@ INF = math.inf
 ANY: Interval = (-INF, INF)
 MODERATE = 10.0
 """Binary digits by which data is larger or smaller than 1, and which a sum may lose to cancellation."""
-NEGLIGIBLE: Interval = (0.0, 0.0)
 
 
 class Intervals:

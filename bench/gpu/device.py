@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import triton
 
+from flashlight.codegen.triton.tuning import clocked
+
 FATAL = (
     "illegal memory access", "misaligned address", "device-side assert", "unspecified launch failure",
     "illegal instruction", "CUDA_ERROR_LAUNCH", "an illegal",
@@ -76,13 +78,7 @@ def samples(run: Callable[[], Any], device: str, seconds: float = 0.3, most: int
     count = max(3, min(most, int(seconds / max(once, 1e-6))))
     if device != "cuda":
         return [_wall(run) for _ in range(count)]
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
-    for start, end in events:
-        start.record()
-        run()
-        end.record()
-    torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in events]
+    return clocked(run, count)
 
 
 def _wall(run: Callable[[], Any]) -> float:

@@ -164,14 +164,14 @@ def _once(run: Callable[[], None]) -> float:
 def milliseconds(run: Callable[[], None], best: float | None = None) -> float:
     """Median time of a launch, by the device's clock; of one launch where that takes HOPELESS times `best`."""
     run()
-    estimate = _clocked(run, 1)[0]
+    estimate = clocked(run, 1)[0]
     if best is not None and estimate > HOPELESS * best:
         return estimate
     count = max(1, min(SAMPLES, round(SAMPLE_SECONDS * 1e3 / max(estimate, 1e-3))))
-    return statistics.median(_clocked(run, count))
+    return statistics.median(clocked(run, count))
 
 
-def _clocked(run: Callable[[], None], count: int) -> list[float]:
+def clocked(run: Callable[[], None], count: int) -> list[float]:
     """Milliseconds of each of so many launches."""
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
     for start, end in events:
