@@ -35,7 +35,10 @@ FIXED = "head_dim_"
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel on one architecture.  tries: each tiling with what came of it; problem: why nothing compiled."""
+    """One kernel on one architecture.
+
+    tries: each tiling with what came of it; problem: why nothing compiled; assembler: which ptxas, "" for AMD.
+    """
 
     program: str
     kernel: str
@@ -50,6 +53,7 @@ class Row:
     seconds: float
     tries: list[str]
     problem: str = ""
+    assembler: str = ""
 
     @property
     def state(self) -> str:
@@ -87,7 +91,8 @@ def measure(program: str, kernel: Kernel, head_dim: int, dtype: str, arch: str, 
     costs = (best.registers, best.spills, best.shared, best.fits) if best else (None, None, None, False)
     tries = [str(attempt) for attempt in choice.attempts]
     seconds = round(time.perf_counter() - began, 2)
-    return Row(program, kernel.name, head_dim, dtype, arch, str(choice.tiling), *costs, seconds, tries, problem)
+    tool = best.assembler if best else ""
+    return Row(program, kernel.name, head_dim, dtype, arch, str(choice.tiling), *costs, seconds, tries, problem, tool)
 
 
 def survey(
@@ -134,6 +139,7 @@ def summary(rows: Sequence[Row]) -> str:
         for group in groups
     ]
     lines = [tabulate(counts, ["arch", "dim", *states])]
+    lines += [f"{arch}: {tool}" for arch, tool in dict.fromkeys((r.arch, r.assembler) for r in rows) if tool]
     for r in (r for r in rows if r.state != "compiled"):
         lines.append(f"\n{r.program} {r.kernel} {r.head_dim} {r.arch}: {r.state}")
         lines += [f"    {line}" for line in r.tries]

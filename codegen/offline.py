@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flashlight.codegen.assembler import assembler, assembling
+
 KIB = 1024
 
 
@@ -75,6 +77,7 @@ class Compiled:
 
     ``registers`` and ``spills`` (bytes written to scratch memory by register spilling) and ``stack`` (bytes of scratch)
     are per thread, ``shared`` is bytes per block. ``tensor_memory`` counts columns, of 512 where there is any.
+    ``assembler`` says which ptxas made it, nothing for AMD.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Compiled:
     shared: int
     stack: int
     tensor_memory: int = 0
+    assembler: str = ""
 
     @property
     def fits(self) -> bool:
@@ -124,7 +128,8 @@ def compile_source(
     measure = _nvidia_resources if target.backend == "cuda" else _amd_resources
     registers, spills, stack = measure(asm, target, name)
     columns = getattr(compiled.metadata, "tmem_size", None) or 0
-    return Compiled(name, arch, asm, registers, spills, int(compiled.metadata.shared), stack, int(columns))
+    tool = str(assembler(int(target.arch))) if target.backend == "cuda" else ""
+    return Compiled(name, arch, asm, registers, spills, int(compiled.metadata.shared), stack, int(columns), tool)
 
 
 def load_function(source: str, name: str) -> Any:
@@ -171,11 +176,12 @@ def _compile(
     aligned = {
         (position,): [["tt.divisibility", 16]] for position, kind in enumerate(ordered.values()) if kind.startswith("*")
     }
-    return triton.compile(
-        ASTSource(function, ordered, constexprs=dict(constants), attrs=aligned),
-        target=GPUTarget(target.backend, target.arch, target.warp_size),
-        options={"num_warps": num_warps, "num_stages": num_stages},
-    )
+    with assembling(target.backend, target.arch) as options:
+        return triton.compile(
+            ASTSource(function, ordered, constexprs=dict(constants), attrs=aligned),
+            target=GPUTarget(target.backend, target.arch, target.warp_size),
+            options={"num_warps": num_warps, "num_stages": num_stages, **options},
+        )
 
 
 def _nvidia_resources(asm: Assembly, target: Architecture, name: str) -> tuple[int, int, int]:
@@ -196,8 +202,8 @@ def _nvidia_spills(ptx: str, target: Architecture) -> int:
         path = Path(folder, "kernel.ptx")
         path.write_text(ptx)
         options = ["-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={target.name}{suffix}"]
-        tool = "ptxas_blackwell" if int(target.arch) >= 100 else "ptxas"
-        log = _run_tool(tool, [*options, str(path), "-o", str(path.with_suffix(".cubin"))])
+        tool = assembler(int(target.arch)).path
+        log = _run(tool, [*options, str(path), "-o", str(path.with_suffix(".cubin"))]).stderr
     return sum(int(count) for count in re.findall(r"(\d+) bytes spill stores", log))
 
 
@@ -213,23 +219,25 @@ def _amd_resources(asm: Assembly, target: Architecture, name: str) -> tuple[int,
 
 
 def _run_on_cubin(tool: str, options: list[str], cubin: bytes) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(cubin)
-        return _run_tool(tool, [*options, str(path)])
-
-
-def _run_tool(tool: str, arguments: list[str]) -> str:
-    """What one of the wheel's NVIDIA tools prints; ptxas writes its statistics to the error stream."""
+    """What one of the wheel's NVIDIA tools prints."""
     from triton import knobs
 
     try:
-        command = [getattr(knobs.nvidia, tool).path, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        command = getattr(knobs.nvidia, tool).path
+    except RuntimeError as error:
+        raise OfflineError(str(error)) from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        return _run(command, [*options, str(path)]).stdout
+
+
+def _run(tool: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
         output = getattr(error, "stderr", None) or str(error)
-        raise OfflineError(f"{tool} failed: {_shorten(output)}") from error
-    return done.stderr if tool.startswith("ptxas") else done.stdout
+        raise OfflineError(f"{Path(tool).name} failed: {_shorten(output)}") from error
 
 
 def _first_lines(error: BaseException) -> str:

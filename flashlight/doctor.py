@@ -164,4 +164,5 @@ def _interpreter() -> str:
 def _offline(arch: str) -> str:
     compiled = compile_source(PROBE, "probe", {"a_ptr": "*fp16", "out_ptr": "*fp32"}, {"BLOCK": 16}, arch)
     last = "sass" if "cubin" in compiled.asm else "hsaco"
-    return f"compiles to {last if compiled.asm[last] else 'nothing'} without a GPU"
+    tool = f", with {compiled.assembler}" if compiled.assembler else ""
+    return f"compiles to {last if compiled.asm[last] else 'nothing'} without a GPU{tool}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from flashlight.codegen.assembler import assembling
 from flashlight.codegen.triton import interpreter
 from flashlight.codegen.triton.device import on_device
 from flashlight.codegen.triton.printer import TritonKernel
@@ -37,11 +38,37 @@ def same_strides(shape: Sequence[int], wanted: Sequence[int], given: Sequence[in
     return wanted == given or 0 in shape or all(w == g for n, w, g in zip(shape, wanted, given, strict=True) if n > 1)
 
 
-@functools.lru_cache(maxsize=256)
-def _loaded(source: str, name: str) -> Any:
-    from flashlight.codegen.offline import load_function
+class _Loaded:
+    """A kernel's Triton function.
 
-    return load_function(source, name)
+    Triton compiles it at its first launch with these constants, this device and this alignment of its tensors; only
+    that launch is made under the assembler for the device.
+    """
+
+    def __init__(self, source: str, name: str):
+        from flashlight.codegen.offline import load_function
+
+        self._function = load_function(source, name)
+        self._options: dict[tuple[object, ...], Mapping[str, Any]] = {}
+
+    def __call__(self, tk: TritonKernel, arguments: Sequence[Any]) -> None:
+        from triton.runtime import driver
+
+        aligned = (a.data_ptr() % 16 == 0 if isinstance(a, torch.Tensor) else a for a in arguments)
+        device: Any = driver.active
+        key = (device.get_current_device(), tk.num_warps, tk.num_stages, *aligned)
+        if (options := self._options.get(key)) is not None:
+            self._function[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages, **options)
+            return
+        target = device.get_current_target()
+        with assembling(target.backend, target.arch) as options:
+            self._function[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages, **options)
+        self._options[key] = options
+
+
+@functools.lru_cache(maxsize=256)
+def _loaded(source: str, name: str) -> _Loaded:
+    return _Loaded(source, name)
 
 
 def launch(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors) -> None:
@@ -49,4 +76,4 @@ def launch(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors)
     if all(tk.grid):
         arguments = _arguments(tk, kernel, tensors, outputs)
         with on_device(outputs):
-            _loaded(tk.source, tk.name)[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages)
+            _loaded(tk.source, tk.name)(tk, arguments)
