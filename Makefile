@@ -1,6 +1,6 @@
 # make demo | make test        both set up .venv on their first run; repeating costs nothing
 # make fuzz MINUTES=60         random programs against eager; FUZZ="--gear native" and other arguments
-# make test TORCH=torch==2.12.0 TRITON=triton==3.6.0      against other versions
+# make test TORCH=torch==2.12.1      against another version; make compat: a few tests against each supported one
 
 TORCH ?= torch==2.13.0
 TRITON ?= triton==3.7.1
@@ -13,13 +13,18 @@ STAMP := $(VENV)/.installed-$(subst /,_,$(subst =,,$(TORCH)-$(TRITON)))
 MINUTES ?= 60
 FUZZ ?= --workers 2
 
-.PHONY: demo test fuzz bench lint format clean
+COMPAT ?=
+
+.PHONY: demo test compat fuzz bench lint format clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+compat:
+	$(PYTHON) tests/compat.py $(COMPAT)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(FUZZ)

@@ -1,8 +1,8 @@
 """What differs between versions of PyTorch and Triton, decided by looking at what is there.
 
-The whole suite runs with PyTorch 2.13.0 and Triton 3.7.1; with 2.11.0 and 3.6.0 the device tests on a GPU and parts of
-the suite have run.  Other versions are as yet untried.  Where a version lacks something, the function here does without
-it or does the same in another way.
+The whole suite runs with PyTorch 2.13.0 and Triton 3.7.1; `make compat` runs a part of it with each version that is
+promised: 2.11.0 with Triton 3.6.0, 2.12.1 with 3.7.1, 2.14.1 with 3.8.0.  Where a version lacks something, the function
+here does without it or does the same in another way.
 """
 
 from __future__ import annotations

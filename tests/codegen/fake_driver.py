@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,9 @@ class FakeDriver:
         assert isinstance(kernel, bytes) and len(kernel) > 100
         return "module", name, 128, 0, 1024
 
+    def unload_module(self, module: str) -> None:
+        """Triton 3.8 asks for it when a kernel is dropped."""
+
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
         def run(
             x: int, y: int, z: int, stream: int, function: str, packed: Any, launch: Any, enter: Any, leave: Any,
@@ -73,8 +77,9 @@ def fake_driver(shared: int = 227 * 1024) -> Iterator[FakeDriver]:
     try:
         yield found
     finally:
-        triton.runtime.driver._active = active
         _forget()
+        gc.collect()
+        triton.runtime.driver._active = active
 
 
 def _forget() -> None:
