@@ -28,12 +28,14 @@ class Assembler:
     """A ptxas.  options: what a compilation or launch is given besides, nothing where it is Triton's own choice.
 
     reason: why it is not the newer one; empty where it is, or where none is needed.
+    wanted: whether the user set it.
     """
 
     path: str
     version: str
     options: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    wanted: bool = False
 
     def __str__(self) -> str:
         return f"ptxas {self.version}{f' ({self.reason})' if self.reason else ''}"
@@ -59,6 +61,17 @@ def assembling(backend: str, arch: int | str) -> Iterator[Mapping[str, Any]]:
         chosen = assembler(HOPPER)
         with _set(chosen.path) if chosen.options else contextlib.nullcontext():
             yield chosen.options
+
+
+def doubt(backend: str, arch: int | str) -> str:
+    """What the user should know of kernels that are launched on this target; nothing where all is well."""
+    chosen = assembler(HOPPER) if (backend, arch) == ("cuda", HOPPER) else None
+    if chosen is None or chosen.wanted or not chosen.reason:
+        return ""
+    return (
+        f"kernels for Hopper are assembled with ptxas {chosen.version}, which was seen to build one wrongly, because "
+        f"{chosen.reason}; fix: update the driver, or set TRITON_PTXAS_PATH to a ptxas from 12.9 on that it supports"
+    )
 
 
 @contextlib.contextmanager
@@ -94,7 +107,7 @@ def _hopper() -> Assembler:
     if _version(own.version) >= SOUND:
         return own
     if "TRITON_PTXAS_PATH" in os.environ or "ptxas" in vars(knobs.nvidia):
-        return replace(own, reason="as chosen by the user")
+        return replace(own, reason="as chosen by the user", wanted=True)
     reason = _obstacle()
     return replace(own, reason=reason) if reason else _blackwell()
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import triton
 
+from flashlight.codegen.assembler import assembler
 from flashlight.codegen.triton.tuning import clocked
 
 FATAL = (
@@ -44,6 +45,9 @@ def describe(device: str) -> dict[str, Any]:
             "shared_memory": getattr(properties, "shared_memory_per_block_optin", None),
             "driver": _driver(),
         }
+        if torch.version.hip is None:
+            major, minor = torch.cuda.get_device_capability(0)
+            found["assembler"] = str(assembler(10 * major + minor))
     return found
 
 
