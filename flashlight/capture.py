@@ -2,19 +2,22 @@
 
     q, k, v -> bmm -> softmax -> bmm -> o      becomes      q, k, v -> flashlight::fused(key) -> getitem -> o
 
-Whatever a region cannot be fused for is recorded with its reason and leaves the graph as it was.
+Whatever a region cannot be fused for is recorded with its reason and leaves the graph as it was.  A region that is too
+much is tried again in smaller parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from flashlight import allocations, debug, layouts, runtime, targets
+from flashlight import allocations, debug, layouts, runtime, targets, worth
+from flashlight.budget import Allowance, TooMuch
 from flashlight.compilation import Compilation, flops
 from flashlight.errors import Decline, FlashlightError
 from flashlight.extract import Extract, extract
@@ -27,14 +30,22 @@ from flashlight.passes.share import share
 from flashlight.plan import Plan, plan_key, sources_hash
 from flashlight.program import Program
 from flashlight.progress import stage
-from flashlight.regions import Found, Refusal, Region, find_regions, source_of
-from flashlight.regions.graph import is_symbolic
+from flashlight.regions import Found, Refusal, Region, find_regions, seed_by_seed, source_of, without_producers
+from flashlight.regions.absorb import Reason
+from flashlight.regions.graph import is_symbolic, name_of
 from flashlight.report import RegionReport, Report
 from flashlight.sdpa import Attention, decompose, restore
 
 TRAINING = "needs gradients: the backward pass is not fused yet"
 TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
 FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explicit target fuses them all the same"
+
+
+Dear = tuple[Region, TooMuch]
+"""A region that is too much, and why."""
+Smaller = Callable[[fx.Graph, Found, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
+"""Smaller regions in the place of others, see regions/smaller.py."""
+Planned = tuple[Program, Sequence[fx.Node], Schedule, list[tuple[str, Program]]]
 
 
 class StrictError(FlashlightError):
@@ -53,7 +64,9 @@ class Capture(CustomGraphPass):
     def uuid(self) -> str:
         """What Inductor's caches must know of us: sources and options."""
         precision = torch.get_float32_matmul_precision()
-        return f"flashlight-{sources_hash()}-{self.options.fingerprint()}-{precision}-{self.options.cache_dir}"
+        options = self.options
+        ours = f"{options.fingerprint()}-{options.budgets}-{options.cache_dir}"
+        return f"flashlight-{sources_hash()}-{precision}-{ours}"
 
     def __call__(self, graph: fx.Graph) -> None:
         self.runs += 1
@@ -77,6 +90,13 @@ class _GraphCapture:
         """Views of outputs of the op, and what they were as views of what these replaced."""
         self.summaries: dict[tuple, list[fx.Node]] = {}
         """Outputs of ops that summarise conditions, by key and inputs."""
+        self.allowance = Allowance(self.options.budget_nodes, self.options.budget_seconds)
+        self.outcomes: list[tuple[fx.Node, RegionReport]] = []
+        self.fused: list[Region] = []
+        self.thrifty = True
+        """Whether kernels must not compute much again."""
+        self.compiled: dict[object, tuple[Schedule, list[tuple[str, Program]]]] = {}
+        """What programs were compiled to, with their lines: layers of a model often have the same."""
 
     def run(self) -> None:
         attentions: list[Attention] = []
@@ -110,17 +130,68 @@ class _GraphCapture:
 
     def _capture(self, attentions: list[Attention]) -> None:
         found = find_regions(self.graph, self.parameters, _reason)
-        outcomes: list[tuple[fx.Node, RegionReport]] = [(r.seeds[0], self._refused(r)) for r in found.declined]
-        for number, region in enumerate(found.regions, 1):
-            report = self._region(region, f"region {number} of {len(found.regions)}, {region.source}")
-            if report is not None:
-                outcomes.append((region.first, report))
+        self.outcomes += [(r.seeds[0], self._refused(r)) for r in found.declined]
+        tried = left = self._all(found.regions)
+        for smaller in (without_producers, seed_by_seed):
+            left = self._again(smaller, found, left) if left else []
+        for region, why in left:
+            self._left(region, why)
+        self._note_parts(tried)
         order = {node: i for i, node in enumerate(self.graph.nodes)}
-        outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
-        self._number([report for _, report in outcomes])
+        self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
+        self._number([report for _, report in self.outcomes])
         self._mark(found)
         self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
         restore(self.graph, attentions)
+
+    def _all(self, regions: Sequence[Region]) -> list[Dear]:
+        """Fuse regions or say why not; gives those that are too much, and those like them that are no smaller."""
+        dear: list[Dear] = []
+        known: dict[object, Dear] = {}
+        for number, region in enumerate(regions, 1):
+            try:
+                alike, why = known.get(_kind(region), (None, None))
+                if alike and why and len(region.nodes) >= len(alike.nodes):
+                    raise TooMuch(why.reason, why.fix)
+                report = self._region(region, f"region {number} of {len(regions)}, {region.source}")
+            except TooMuch as too_much:
+                known.setdefault(_kind(region), (region, too_much))
+                dear.append((region, too_much))
+            else:
+                self.outcomes += [(region.first, report)] if report is not None else []
+        return dear
+
+    def _again(self, smaller: Smaller, found: Found, dear: list[Dear]) -> list[Dear]:
+        """Try regions that are too much in smaller parts; gives those of which no part is fused."""
+        self.insertion.retire({n for r in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in dear]))
+        self.insertion.sort()
+        parts = smaller(self.graph, found, [region for region, _ in dear], self.parameters, _reason)
+        before = len(self.outcomes)
+        failed = self._all(parts)
+        left = [(region, why) for region, why in dear if not any(_within(part, region) for part in self.fused)]
+        for part, why in failed:
+            self.outcomes.append((part.first, self._not_fused(part, _declined(why, part.source))))
+        for first, report in self.outcomes[before:]:
+            if not report.fused and any(first in region.core.inside for region, _ in left):
+                self.outcomes.remove((first, report))
+        return left
+
+    def _left(self, region: Region, why: TooMuch) -> None:
+        """What no smaller part is fused of: all of it, if it can be planned, or nothing."""
+        if isinstance(why, worth.TooDear):
+            self.thrifty = False
+            report = self._region(region, region.source)
+            self.thrifty = True
+        else:
+            report = self._not_fused(region, _declined(why, region.source))
+        self.outcomes += [(region.first, report)] if report is not None else []
+
+    def _note_parts(self, dear: list[Dear]) -> None:
+        """Say of which regions only parts are fused."""
+        for region, why in dear:
+            parts = [part for part in self.fused if _within(part, region)]
+            if parts and all(part.core is not region.core for part in parts):
+                self.report.untouched.append((region.source, f"fused in smaller parts: for the whole, {why.reason}"))
 
     def _mark(self, found: Found) -> None:
         """Say on the nodes why values of the scores' size stay in the graph, for `Allocations`."""
@@ -142,10 +213,15 @@ class _GraphCapture:
             if self.training:
                 raise Decline(TRAINING, TRAINING_FIX)
             return self._fuse(region, place)
+        except TooMuch:
+            raise
         except Decline as decline:
             report = _declined(decline, region.source)
         except Exception as error:
             report = self._internal(error, region.source)
+        return self._not_fused(region, report)
+
+    def _not_fused(self, region: Region, report: RegionReport) -> RegionReport:
         self.maps |= dict.fromkeys(region.quadratic, Decline(report.reason or "", report.fix))
         return report
 
@@ -162,16 +238,9 @@ class _GraphCapture:
         device = region.outputs[0].meta["val"].device
         targets.require(self.options.target, device)
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
-        with stage(f"{place}: lowering"):
-            copy = extract(region)
-            for node, copied in zip(region.outputs, copy.outputs, strict=True):
-                copied.meta["val"] = layouts.preferred(node, copied.meta["val"])
-            program, used = lower_with_inputs(copy.outputs, copy.inputs)
-            if not program.inputs:
-                raise Decline("it reads no tensor: its values are known when compiling")
-            _check_strides(program, copy.outputs)
-        with stage(f"{place}: passes"):
-            schedule, trace = compile_program(program)
+        copy = extract(region)
+        with self.allowance.attempt():
+            program, used, schedule, trace = self._plan(region, copy, place)
         if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
             return None
@@ -186,7 +255,27 @@ class _GraphCapture:
                 inputs |= self._shared(shared, inputs, region)
             plan = self._register(program, schedule, report, region.source)
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
+        self.fused.append(region)
         return report
+
+    def _plan(self, region: Region, copy: Extract, place: str) -> Planned:
+        """The program, the nodes that are its inputs, the kernels and what each pass made of the program.
+
+        Raises TooMuch where that takes more than may be, or where the kernels are not worth it.
+        """
+        with stage(f"{place}: lowering"):
+            for node, copied in zip(region.outputs, copy.outputs, strict=True):
+                copied.meta["val"] = layouts.preferred(node, copied.meta["val"])
+            program, used = lower_with_inputs(copy.outputs, copy.inputs)
+            if not program.inputs:
+                raise Decline("it reads no tensor: its values are known when compiling")
+            _check_strides(program, copy.outputs)
+        with stage(f"{place}: passes"):
+            key = program, frozenset(program.origins.items())
+            schedule, trace = self.compiled.get(key) or compile_program(program)
+            self.compiled[key] = schedule, trace
+            worth.require(schedule.kernels, region.nodes if self.thrifty else ())
+        return program, used, schedule, trace
 
     def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> Plan:
         """The plan that the op runs."""
@@ -234,6 +323,17 @@ class _GraphCapture:
 def _reason(node: fx.Node) -> Decline | None:
     """Why a node cannot be lowered.  Asking about symbolic sizes would guard them: then lowering the copy tells."""
     return None if any(map(is_symbolic, (node, *node.all_input_nodes))) else can_lower(node)
+
+
+def _within(part: Region, region: Region) -> bool:
+    """Whether a region is what became of a larger one."""
+    return region.core.inside.issuperset(part.seeds)
+
+
+def _kind(region: Region) -> object:
+    """Equal for regions around equal cores, as in the layers of a model."""
+    names = Counter(name_of(n) for n in region.core.inside)
+    return frozenset(names.items()), tuple(s.size for s in region.core.component.seeds)
 
 
 def _placeholders(graph: fx.Graph) -> list[fx.Node]:

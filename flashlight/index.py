@@ -101,6 +101,9 @@ class Gather:
 
 Atom = Axis | FloorDiv | Mod | Gather
 
+_WRITTEN = 16
+"""Atoms that are written in the time it takes to make an expression."""
+
 
 class Expr:
     """sum(coefficient * atom) + const, immutable, with terms in a fixed order."""
@@ -156,6 +159,11 @@ class Expr:
             elif not isinstance(atom, Axis):
                 found.update(dict.fromkeys(atom.arg.gathers))
         return tuple(found)
+
+    @cached_property
+    def length(self) -> int:
+        """Atoms that are written when it is printed: nested divisions of sums may have very many."""
+        return sum(1 + (a.arg.length if isinstance(a, FloorDiv | Mod) else 0) for a, _ in self.terms)
 
     @property
     def is_const(self) -> bool:
@@ -225,7 +233,7 @@ def divmod_expr(e: Expr, c: int) -> tuple[Expr, Expr]:
     """(e // c, e % c) for c > 0, simplified under the known ranges."""
     if c == 1:
         return e, ZERO
-    spend()
+    spend(1 + e.length // _WRITTEN)
     quotient, remainder = _split_multiples(recombine(e), c)
     lo, hi = remainder.range
     if lo // c == hi // c:

@@ -12,7 +12,7 @@ Inductor's C++ wrapper takes a list of one tensor for a tensor; there a region w
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +35,13 @@ class Insertion:
     """The calls that were put into one graph.
 
     replaced: a region's output -> what stands in its place.    changed: whether there are new nodes.
+    retired: nodes that nothing uses any more, with what they read.
     """
 
     graph: fx.Graph
     replaced: dict[fx.Node, fx.Node] = field(default_factory=dict)
     changed: bool = False
+    retired: dict[fx.Node, tuple[Any, Any]] = field(default_factory=dict)
 
     def call(
         self, inputs: Sequence[fx.Node], plan: Plan, values: Sequence[torch.Tensor], like: Sequence[fx.Node]
@@ -93,6 +95,13 @@ class Insertion:
             before.replace_all_uses_with(after)
             self.replaced[before] = after
 
+    def retire(self, nodes: Iterable[fx.Node]) -> None:
+        """Of these nodes, let those that nothing uses any more read nothing: they are no users of others then."""
+        for node in sorted(nodes, reverse=True):
+            if not node.users and node not in self.retired:
+                self.retired[node] = node.args, node.kwargs
+                node.args, node.kwargs = (), {}
+
     def sort(self) -> None:
         """Order the nodes so that arguments come first, otherwise as they are.  Raises where there is a cycle."""
         from torch._inductor.pattern_matcher import stable_topological_sort
@@ -102,6 +111,9 @@ class Insertion:
 
     def undo(self) -> None:
         """Give the users of all regions' outputs back what they used; what was put in is dead code then."""
+        for node, (args, kwargs) in self.retired.items():
+            node.args, node.kwargs = args, kwargs
+        self.retired.clear()
         for before, after in self.replaced.items():
             after.replace_all_uses_with(before)
         self.replaced.clear()

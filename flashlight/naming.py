@@ -17,7 +17,8 @@ def _dimension(e: Expr, free: frozenset[Axis]) -> tuple[tuple[str, ...], ...]:
         if isinstance(atom, Axis):
             found.append(("o", atom.name, str(c)) if atom in free else ("b", str(atom.size), str(c)))
         elif isinstance(atom, FloorDiv | Mod):
-            found.append((type(atom).__name__, str(atom.by), str(_dimension(atom.arg, free))))
+            inner = " ".join(",".join(part) for part in _dimension(atom.arg, free))
+            found.append((type(atom).__name__, str(atom.by), f"({inner})"))
         else:
             assert isinstance(atom, Gather)
             found.append(("gather",))

@@ -10,6 +10,13 @@
 | `sdpa`      | auto, keep, fuse                                    | maskless `F.scaled_dot_product_attention`        |
 | `cache_dir` | a path                                              | where compiled regions are kept                  |
 | `mode`      | as of torch.compile                                 | which takes no `options` beside its own `mode`   |
+
+Two more bound what planning may cost; a region that takes more is cut into smaller ones, see budget.py:
+
+| option           | values             | meaning                                                                |
+|------------------|--------------------|------------------------------------------------------------------------|
+| `budget_nodes`   | a positive number  | expressions that attempts to plan regions of a graph may take in vain   |
+| `budget_seconds` | a positive number  | and seconds of processor time                                          |
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from flashlight import budget
 from flashlight.errors import FlashlightError
 from flashlight.targets import TARGETS
 
@@ -34,7 +42,8 @@ LEGAL: dict[str, tuple[Any, ...]] = {
 }
 """The values of every option of ours that has a list of them, the default first."""
 
-NAMES = (*LEGAL, "cache_dir", "mode")
+BUDGETS = ("budget_nodes", "budget_seconds")
+NAMES = (*LEGAL, *BUDGETS, "cache_dir", "mode")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -50,12 +59,19 @@ class Options:
     strict: bool = False
     warn: bool = True
     sdpa: str = "auto"
+    budget_nodes: float = budget.NODES
+    budget_seconds: float = budget.SECONDS
     cache_dir: str | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """Ours as text: what a compiled region depends on besides the graph."""
         return json.dumps([self.target, self.strict, self.sdpa])
+
+    @property
+    def budgets(self) -> str:
+        """Ours as text that decide besides which regions are compiled."""
+        return f"{self.budget_nodes}-{self.budget_seconds}"
 
 
 def parse(options: Mapping[str, Any] | None = None, mode: str | None = None) -> Options:
@@ -101,6 +117,10 @@ def _switch(name: str) -> bool:
 
 
 def _check(name: str, value: Any) -> Any:
+    if name in BUDGETS:
+        if type(value) not in (int, float) or not value > 0:
+            raise OptionError(f"option {name!r} cannot be {value!r}: it is a positive number, math.inf for no limit")
+        return value
     if name == "cache_dir":
         if value is not None and not isinstance(value, str | os.PathLike):
             raise OptionError(f"option 'cache_dir' is a path or None, not {value!r}")

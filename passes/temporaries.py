@@ -7,7 +7,7 @@ from itertools import count
 
 import torch
 
-from flashlight.errors import Decline
+from flashlight.budget import TooMuch
 from flashlight.index import Axis, of
 from flashlight.passes.align import abstract
 from flashlight.passes.canonical import canonical_nodes
@@ -45,7 +45,7 @@ class Temporaries:
         name = self.names.get(shape)
         if name is None:
             if len(self.names) == MAX_TEMPORARIES:
-                raise Decline(f"needs more than {MAX_TEMPORARIES} statistics from kernels of their own before it")
+                raise TooMuch(f"needs more than {MAX_TEMPORARIES} statistics from kernels of their own before it")
             name = self.names[shape] = f"t{next(self.numbers)}"
             axes = [Axis(f"a{i}", a.size) for i, a in enumerate(order)]
             dtype = {"float": self.compute, "int": torch.int64, "bool": torch.bool}[shape.dtype]

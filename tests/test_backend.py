@@ -72,6 +72,8 @@ def test_defaults_and_what_goes_on_to_inductor():
         ({"strict": 1}, None, ["'strict' cannot be 1", "False, True"]),
         ({"sdpa": None}, None, ["'auto', 'keep', 'fuse'"]),
         ({"cache_dir": 3}, None, ["a path"]),
+        ({"budget_nodes": 0}, None, ["'budget_nodes' cannot be 0", "positive number"]),
+        ({"budget_seconds": "5"}, None, ["'budget_seconds' cannot be '5'", "math.inf"]),
         ({"max_autotune": "yes"}, None, ["bool, not str"]),
         (None, "max-autotuned", ["did you mean 'max-autotune'", "'reduce-overhead'"]),
     ],

@@ -21,6 +21,15 @@ from flashlight.regions.propagate import operands
 SMALL_INNER = 32
 """A contraction over at most so many features is recomputed when its result is as large as the scores."""
 
+SHORT = 24
+"""Operations of a program of positions, such as a causal mask, that belongs to the barest region."""
+
+LONG = 256
+"""Operations of a mask or of a program of positions that are looked through at most."""
+
+EPILOGUE = 128
+"""Operations behind the core at most."""
+
 Reason = Callable[[fx.Node], Decline | None]
 """Why a node cannot be lowered."""
 
@@ -30,6 +39,29 @@ Again = Callable[[fx.Node], tuple[set[fx.Node], list[tuple[fx.Node, bool]]]]
 _ASSEMBLED = g.WRITES | {"cat", "constant_pad_nd", "copy"}
 
 _RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
+
+
+def bare_producers(core: set[fx.Node], trees: set[fx.Node], reason: Reason) -> tuple[set[fx.Node], list[fx.Node]]:
+    """The same where a core with all its producers is too much: views, constants and short programs of positions."""
+    absorbed, inputs = set(trees), set[fx.Node]()
+    stack = [a for u in sorted(core | trees) for a in u.all_input_nodes]
+    while stack:
+        node = stack.pop()
+        if node in core or node in absorbed or g.value(node) is None:
+            continue
+        if _is_placement(node) and (g.name_of(node) == "getitem" or reason(node) is None):
+            absorbed.add(node)
+            stack += node.all_input_nodes
+        else:
+            inputs.add(node)
+    return absorbed, list(inputs)
+
+
+def _is_placement(node: fx.Node) -> bool:
+    name = g.name_of(node)
+    if name == "getitem":
+        return g.name_of(node.args[0]) in g.PIECES  # type: ignore[arg-type]
+    return name in g.VIEWS or name in g.CREATORS or _is_position(node, SHORT)
 
 
 def producers(
@@ -107,11 +139,19 @@ def _large_gather(node: fx.Node, score: int) -> bool:
     return g.numel(node) >= max(score, 2 * g.numel(source))
 
 
-def _is_position(node: fx.Node) -> bool:
-    """An integer program of positions alone."""
-    if _is_float(node) or node.op != "call_function":
-        return False
-    return g.name_of(node) in g.CREATORS or all(_is_position(a) for a in g.tensors(node))
+def _is_position(node: fx.Node, most: int = LONG) -> bool:
+    """An integer program of positions alone, of so many operations at most."""
+    seen = {node}
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if _is_float(one) or one.op != "call_function" or len(seen) > most:
+            return False
+        if g.name_of(one) not in g.CREATORS:
+            new = [a for a in dict.fromkeys(g.tensors(one)) if a not in seen]
+            seen.update(new)
+            stack += new
+    return True
 
 
 def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
@@ -134,8 +174,19 @@ def _from_mask(node: fx.Node) -> bool:
 
 
 def is_mask_number(node: fx.Node) -> bool:
-    source = g.through_views(node)
-    return not _is_float(source) or (g.name_of(source) in g.LOGIC | g.ARITHMETIC and _from_mask(source))
+    """Whether floats in it are made of truth values, positions and constants only."""
+    seen = {g.through_views(node)}
+    stack = list(seen)
+    while stack:
+        one = stack.pop()
+        if not _is_float(one):
+            continue
+        if g.name_of(one) not in g.LOGIC | g.ARITHMETIC or len(seen) > LONG:
+            return False
+        new = {g.through_views(a) for a in g.tensors(one) if _is_float(a) and g.numel(a) > 1} - seen
+        seen |= new
+        stack += new
+    return True
 
 
 def _small_contraction(node: fx.Node, name: str, score: int) -> bool:
@@ -181,14 +232,17 @@ def _leads_into(candidates: set[fx.Node], goal: set[fx.Node]) -> set[fx.Node]:
 
 
 def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node], reason: Reason) -> set[fx.Node]:
-    """Pointwise consumers all of whose tensors the region computes, and views right behind; quadratic values stay."""
+    """Pointwise consumers all of whose tensors the region computes, and views right behind; quadratic values stay.
+
+    At most EPILOGUE of them; those that come first.
+    """
     inside = set(core)
     waiting = dict.fromkeys(u for n in core - quadratic for u in n.users)
     grown = True
     while grown:
         grown = False
         for node in [w for w in waiting if w not in inside and w not in absorbed]:
-            if _ends_inside(node, inside, quadratic) and reason(node) is None:
+            if len(inside) - len(core) < EPILOGUE and _ends_inside(node, inside, quadratic) and reason(node) is None:
                 inside.add(node)
                 waiting.update(dict.fromkeys(node.users))
                 grown = True

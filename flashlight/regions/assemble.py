@@ -18,7 +18,7 @@ from torch import fx
 from flashlight.errors import Decline
 from flashlight.lowering.source import source_line
 from flashlight.regions import graph as g
-from flashlight.regions.absorb import Reason, outputs, producers
+from flashlight.regions.absorb import Reason, bare_producers, outputs, producers
 from flashlight.regions.again import MAX_PRODUCTS, Recomputation
 from flashlight.regions.core import Core, is_returned, least_map
 from flashlight.regions.grow import Component, Growth
@@ -36,6 +36,7 @@ class Region:
 
     nodes: what it computes, the producers that it computes again for itself included.  quadratic: its values of the
     scores' size.  maps: values of that size that are computed elsewhere, and why.  least: elements of the smallest map.
+    core: what it was assembled around.
     """
 
     seeds: list[fx.Node]
@@ -46,6 +47,7 @@ class Region:
     quadratic: list[fx.Node]
     maps: dict[fx.Node, Decline]
     least: int
+    core: Core
 
     @property
     def first(self) -> fx.Node:
@@ -78,10 +80,10 @@ def source_of(nodes: Iterable[fx.Node]) -> str:
 
 
 class Assembly:
-    """All regions of a graph.  order: of its nodes."""
+    """All regions of a graph.  order: of its nodes.  bare: whether they take in only what costs nothing."""
 
-    def __init__(self, order: Mapping[fx.Node, int], reason: Reason, growth: Growth):
-        self.order, self.reason = order, reason
+    def __init__(self, order: Mapping[fx.Node, int], reason: Reason, growth: Growth, bare: bool = False):
+        self.order, self.reason, self.bare = order, reason, bare
         self.growth = growth
         self.regions: list[Region] = []
         self.refusals: list[Refusal] = []
@@ -105,7 +107,10 @@ class Assembly:
         score = min((s.size[0] * s.size[1] for s in core.component.seeds), default=1)
         foreign = set().union(*(other.nodes for other in self.cores)) - core.nodes
         again = functools.partial(self.recomputation, core=core)
-        core.absorbed, core.inputs = producers(core.nodes, core.trees, foreign, score, self.reason, again)
+        if self.bare:
+            core.absorbed, core.inputs = bare_producers(core.nodes, core.trees, self.reason)
+        else:
+            core.absorbed, core.inputs = producers(core.nodes, core.trees, foreign, score, self.reason, again)
         _check_inputs(core.inputs)
 
     # outputs
@@ -129,6 +134,7 @@ class Assembly:
             quadratic=core.component.quadratic,
             maps=self._maps(core, needed, beside),
             least=core.least,
+            core=core,
         )
         self._check_convex(region, core.inside)
         self.regions.append(region)

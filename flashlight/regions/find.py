@@ -12,7 +12,7 @@ with something between the two contractions that is not linear, and its seeds ar
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -40,6 +40,7 @@ class Found:
     maps: dict[fx.Node, Decline] = field(default_factory=dict)
     least: int = 0
     """Elements of the smallest map of a region or refusal; 0 where there is none."""
+    growth: Growth | None = None
 
 
 def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reason) -> Found:
@@ -53,13 +54,7 @@ class _Finder:
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self._reasons: dict[fx.Node, Decline | None] = {}
         self._can_lower = reason
-        self.growth = Growth(graph.nodes, sources, self.reason)
         self.found = Found()
-        self.claimed_ends: set[fx.Node] = set()
-        self.claimed_seeds: set[fx.Node] = set()
-        self.rejected: list[tuple[Component, str]] = []
-        self.cores: list[Core] = []
-        self.refused: list[Refusal] = []
 
     def reason(self, node: fx.Node) -> Decline | None:
         if node not in self._reasons:
@@ -67,14 +62,13 @@ class _Finder:
         return self._reasons[node]
 
     def run(self) -> Found:
-        candidates = self.growth.components()
-        ranked = sorted(candidates, key=lambda c: (not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]))
-        for component in ranked:
-            self._judge(component)
-        assembly = Assembly(self.order, self.reason, self.growth)
-        assembly.run(self.cores)
+        candidates = Candidates(self.graph.nodes, self.order, self.sources, self.reason)
+        candidates.judge()
+        self.found.growth, self.rejected = candidates.growth, candidates.rejected
+        assembly = Assembly(self.order, self.reason, candidates.growth)
+        assembly.run(candidates.cores)
         self.found.regions = sorted(assembly.regions, key=lambda r: self.order[r.first])
-        self.found.declined = sorted(self.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
+        self.found.declined = sorted(candidates.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
         taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
         busy = bool(self.found.regions or self.found.declined)
         self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy)
@@ -93,7 +87,29 @@ class _Finder:
         for part in parts:
             found.maps.update(part.maps)
 
-    # one component
+
+class Candidates:
+    """The components that grow in part of a graph, and which of them are attention-like.
+
+    order: of all nodes of the graph.  cores, refused, rejected: what `judge` says of each.
+    """
+
+    def __init__(self, nodes: Iterable[fx.Node], order: Mapping[fx.Node, int], sources: Sources, reason: Reason):
+        self.order, self.sources, self.reason = order, sources, reason
+        self.growth = Growth(nodes, sources, reason)
+        self.claimed_ends: set[fx.Node] = set()
+        self.claimed_seeds: set[fx.Node] = set()
+        self.rejected: list[tuple[Component, str]] = []
+        self.cores: list[Core] = []
+        self.refused: list[Refusal] = []
+
+    def judge(self) -> None:
+        """Every component, the most likely attention first: an operation that ends one ends no other."""
+        components = self.growth.components()
+        for component in sorted(
+            components, key=lambda c: (not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node])
+        ):
+            self._judge(component)
 
     def _judge(self, component: Component) -> None:
         if any(s.node in self.claimed_ends for s in component.seeds):

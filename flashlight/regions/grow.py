@@ -105,7 +105,9 @@ class Growth:
         args = g.tensors(node)
         taint = self._inherit(args)
         followed = self._followed(args, taint)
-        seed = None if followed and self._stays(node, followed) else find_seed(node, self.sources, self.dims)
+        seed = find_seed(node, self.sources, self.dims)
+        if seed is not None and followed and self._stays(node, followed):
+            seed = None
         if g.name_of(node) not in g.FOLLOWED:
             own = self._component_bits(self._quadratic_seeds(followed))
             taint.hard |= taint.soft & ~own
