@@ -1,8 +1,8 @@
 """make compat: does Flashlight work with each PyTorch that it promises to?
 
 An environment for each version, .venv-<torch>-<triton>, is made where there is none (up to 6 GB), Flashlight and what
-its tests need are installed into it, and the tests that touch most of PyTorch and Triton run there: two or three
-minutes a version, one line each.  Reports of what fails are in .venv-<torch>-<triton>/compat.log.
+its tests need are installed into it, and the tests that touch most of PyTorch and Triton run there: three to
+five minutes a version, one line each.  Reports of what fails are in .venv-<torch>-<triton>/compat.log.
 
     python tests/compat.py                          all versions
     python tests/compat.py 2.14.1:3.8.0             only these, PyTorch:Triton
@@ -30,11 +30,12 @@ TOOLS = ("ruff", "pyright")
 PROGRAMS = ("alibi_causal", "documents_causal", "gqa", "retention_normalised", "sdpa_bool_mask", "segment_mass")
 SMOKE = (
     ("tests/test_versions.py", "tests/test_insertion.py", "tests/test_lost_caches.py", "tests/test_cli.py"),
+    ("tests/test_regions.py", "-k", "not zoo"),
     ("tests/codegen/test_offline.py", "tests/codegen/test_assembler.py", "tests/codegen/test_triton_tuning.py"),
     ("tests/test_must_fuse.py", "-k", " or ".join(PROGRAMS)),
 )
-"""Arguments of pytest: hooks into Dynamo and Inductor, caches and scripts; Triton's compiler and launches; programs
-evaluated, native and in Triton's interpreter, in four dtypes."""
+"""Arguments of pytest: hooks into Dynamo and Inductor, caches and scripts; regions of graphs; Triton's compiler and
+launches; programs evaluated, native and in Triton's interpreter, in four dtypes."""
 LIMIT = 900.0
 """Seconds after which one run of pytest is given up."""
 

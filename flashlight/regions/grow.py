@@ -207,6 +207,8 @@ class Growth:
         """Whether an end contracts a quadratic value with something else (a row statistic does not)."""
         inside = set(component.quadratic)
         if g.name_of(end) in g.CONTRACTIONS:
+            if g.shape(operands(end)[0])[-1] == 1:  # one product and no sum, which newer versions write as `mul`
+                return False
             known = Known(self.dims, self.sizes)
             pair = zip(operands(end), contracted(end, known), strict=True)
             return any(x in inside and bits for x, bits in pair)
