@@ -8,6 +8,7 @@ much is tried again in smaller parts.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,7 @@ class _GraphCapture:
         self.outcomes: list[tuple[fx.Node, RegionReport]] = []
         self.fused: list[Region] = []
         self.thrifty = True
-        """Whether kernels must not compute much again."""
+        """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
         self.compiled: dict[object, tuple[Schedule, list[tuple[str, Program]]]] = {}
         """What programs were compiled to, with their lines: layers of a model often have the same."""
 
@@ -152,7 +153,7 @@ class _GraphCapture:
             try:
                 alike, why = known.get(_kind(region), (None, None))
                 if alike and why and len(region.nodes) >= len(alike.nodes):
-                    raise TooMuch(why.reason, why.fix)
+                    raise type(why)(why.reason, why.fix)
                 report = self._region(region, f"region {number} of {len(regions)}, {region.source}")
             except TooMuch as too_much:
                 known.setdefault(_kind(region), (region, too_much))
@@ -169,21 +170,25 @@ class _GraphCapture:
         before = len(self.outcomes)
         failed = self._all(parts)
         left = [(region, why) for region, why in dear if not any(_within(part, region) for part in self.fused)]
+        whole = [region for region, _ in left]
+        tried = self.outcomes[before:]
+        self.outcomes[before:] = [o for o in tried if o[1].fused or not any(o[0] in r.core.inside for r in whole)]
         for part, why in failed:
-            self.outcomes.append((part.first, self._not_fused(part, _declined(why, part.source))))
-        for first, report in self.outcomes[before:]:
-            if not report.fused and any(first in region.core.inside for region, _ in left):
-                self.outcomes.remove((first, report))
+            if not any(_within(part, region) for region in whole):
+                self.outcomes.append((part.first, self._not_fused(part, _declined(why, part.source))))
         return left
 
     def _left(self, region: Region, why: TooMuch) -> None:
-        """What no smaller part is fused of: all of it, if it can be planned, or nothing."""
-        if isinstance(why, worth.TooDear):
+        """What no smaller part is fused of: all of it, if it could be planned, or nothing."""
+        try:
+            if not isinstance(why, worth.TooDear):
+                raise why
             self.thrifty = False
             report = self._region(region, region.source)
+        except TooMuch as too_much:
+            report = self._not_fused(region, _declined(too_much, region.source))
+        finally:
             self.thrifty = True
-        else:
-            report = self._not_fused(region, _declined(why, region.source))
         self.outcomes += [(region.first, report)] if report is not None else []
 
     def _note_parts(self, dear: list[Dear]) -> None:
@@ -191,6 +196,8 @@ class _GraphCapture:
         for region, why in dear:
             parts = [part for part in self.fused if _within(part, region)]
             if parts and all(part.core is not region.core for part in parts):
+                rest = Decline(f"its region is fused in smaller parts: for the whole, {why.reason}")
+                self.maps = dict.fromkeys(region.quadratic, rest) | self.maps
                 self.report.untouched.append((region.source, f"fused in smaller parts: for the whole, {why.reason}"))
 
     def _mark(self, found: Found) -> None:
@@ -239,7 +246,7 @@ class _GraphCapture:
         targets.require(self.options.target, device)
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
         copy = extract(region)
-        with self.allowance.attempt():
+        with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
             program, used, schedule, trace = self._plan(region, copy, place)
         if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
