@@ -10,6 +10,7 @@ Inductor computes it beside the fused region, unless that takes more memory than
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,10 @@ from flashlight.regions.again import MAX_PRODUCTS, Recomputation
 from flashlight.regions.core import Core, is_returned, least_map
 from flashlight.regions.grow import Component, Growth
 from flashlight.regions.stored import is_stored
+from flashlight.regions.tangles import Untangler, disjoint, waiting
 
+MAX_ATTEMPTS = 16
+"""Times that cores are changed because one waits for itself, before one is refused instead."""
 _READ_WHOLE = "{op} reads the whole map, which is stored for it"
 _LATER = f"a later layer needs scores made of more than {MAX_PRODUCTS} products of earlier ones: stored for it"
 _IN_PLACE_OF_VALUES = "a product of queries and keys in the place of the values is computed before the fused region"
@@ -91,21 +95,45 @@ class Assembly:
 
     def run(self, cores: Sequence[Core]) -> None:
         """Fill regions and refusals."""
-        self.cores = sorted(cores, key=lambda core: min(self.order[n] for n in core.seeds))
+        claimed = disjoint(cores, self.order)
+        taken = {n for core in claimed for n in core.base}
+        for core in claimed:
+            core.grow(taken, self.reason)
+            taken |= core.nodes
+        untangle = Untangler(self.order, self.reason)
+        for attempt in itertools.count():
+            self.cores = sorted(claimed, key=lambda core: min(self.order[n] for n in core.seeds))
+            parts = self._regions()
+            self.regions = list(parts.values())
+            knots = waiting(self.order, {core: (r.outputs, r.inputs) for core, r in parts.items()})
+            if not knots:
+                break
+            claimed = self.cores
+            for knot in knots:
+                claimed = untangle(claimed, knot, attempt < MAX_ATTEMPTS)
+        self.refusals += [Refusal.of(core.whole, decline) for core, decline in untangle.refused]
+
+    def _regions(self) -> dict[Core, Region]:
+        """The regions of the cores; those that make none are refused."""
         self.recomputation = Recomputation(self.order, self.cores)
+        parts: dict[Core, Region] = {}
         for step in (self._take_in, self._build):
             for core in list(self.cores):
                 try:
-                    step(core)
+                    made = step(core)
                 except Decline as decline:
                     self.cores.remove(core)
                     self.refusals.append(Refusal.of(core.whole, decline))
+                else:
+                    parts |= {core: made} if made else {}
+        return parts
 
     # inputs
 
     def _take_in(self, core: Core) -> None:
         score = min((s.size[0] * s.size[1] for s in core.component.seeds), default=1)
         foreign = set().union(*(other.nodes for other in self.cores)) - core.nodes
+        core.again = set()
         again = functools.partial(self.recomputation, core=core)
         if self.bare:
             core.absorbed, core.inputs = bare_producers(core.nodes, core.trees, self.reason)
@@ -115,7 +143,7 @@ class Assembly:
 
     # outputs
 
-    def _build(self, core: Core) -> None:
+    def _build(self, core: Core) -> Region:
         others = [c for c in self.cores if c is not core]
         read = {n for c in others for n in c.inputs}
         leaving = {n for n in outputs(core.nodes, core.inside) if self._leaves(n, core, others)}
@@ -125,7 +153,7 @@ class Assembly:
         leaving = [n for n in leaving if n not in beside]
         if not leaving:
             raise next(iter(needed.values()))
-        region = Region(
+        return Region(
             seeds=[s.node for s in core.component.seeds],
             outputs=leaving,
             inputs=self._sorted(core.inputs),
@@ -136,8 +164,6 @@ class Assembly:
             least=core.least,
             core=core,
         )
-        self._check_convex(region, core.inside)
-        self.regions.append(region)
 
     def _stored_beside(self, node: fx.Node, core: Core, read: bool) -> int:
         """Elements that are stored when Inductor computes a map that something outside needs.  read: by our op."""
@@ -190,24 +216,6 @@ class Assembly:
 
     def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
         return sorted(nodes, key=self.order.__getitem__)
-
-    def _check_convex(self, region: Region, inside: set[fx.Node]) -> None:
-        """No path from an output through the rest of the graph back to an input."""
-        last = max((self.order[n] for n in region.inputs), default=-1)
-        goal = set(region.inputs)
-        stack = [u for n in region.outputs for u in n.users if u not in inside]
-        seen: set[fx.Node] = set()
-        while stack:
-            node = stack.pop()
-            if node in seen or self.order[node] > last:
-                continue
-            seen.add(node)
-            if node in goal:
-                raise Decline(
-                    f"{g.name_of(node) or node.name} outside the region needs one of its results and feeds another",
-                    source=source_line(node) or None,
-                )
-            stack += node.users
 
 
 def _check_inputs(inputs: list[fx.Node]) -> None:

@@ -19,7 +19,7 @@ from torch import fx
 
 from flashlight.errors import Decline
 from flashlight.regions import graph as g
-from flashlight.regions.absorb import Reason, epilogue, statistics
+from flashlight.regions.absorb import Reason
 from flashlight.regions.assemble import Assembly, Refusal, Region, source_of
 from flashlight.regions.core import Core
 from flashlight.regions.grow import Component, Growth
@@ -126,12 +126,7 @@ class Candidates:
         except Decline as decline:
             self.refused.append(Refusal.of(component, decline))
             return
-        quadratic = set(kept.quadratic)
-        core = quadratic | set(kept.ends) | statistics(quadratic, set(kept.ends))
-        core |= set(g.results(core))
-        trees = {n for s in kept.seeds for n in s.interior}
-        core |= epilogue(core, quadratic, trees, self.reason)
-        self.cores.append(Core(kept, core, component))
+        self.cores.append(Core(kept, component))
 
     def _contracts(self, end: fx.Node, component: Component) -> bool:
         if end in self.claimed_seeds or end in self.claimed_ends or not self.growth.removes(end, component):
