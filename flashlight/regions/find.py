@@ -24,6 +24,7 @@ from flashlight.regions.assemble import Assembly, Refusal, Region, source_of
 from flashlight.regions.core import Core
 from flashlight.regions.grow import Component, Growth
 from flashlight.regions.notes import Note, notes
+from flashlight.regions.pairs import pair_weights
 from flashlight.regions.seeds import Sources, is_linear
 
 _EXPONENTIALS = frozenset({"exp", "exp2", *g.SOFTMAXES})
@@ -71,15 +72,17 @@ class _Finder:
         self.found.declined = sorted(candidates.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
         taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
         busy = bool(self.found.regions or self.found.declined)
-        self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy)
-        self._name_maps()
+        pairs = {n: why for n, why in pair_weights(self.graph.nodes, self.growth.dims).items() if n not in taken}
+        self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy, pairs)
+        self._name_maps(pairs)
         return self.found
 
-    def _name_maps(self) -> None:
-        """Fill maps and least, where something is attention-like."""
+    def _name_maps(self, pairs: dict[fx.Node, Decline]) -> None:
+        """Fill maps and least, where something is attention-like.  pairs: weights whose scores are no products."""
         found = self.found
         parts = [*found.regions, *found.declined]
-        found.least = min((part.least for part in parts), default=0)
+        found.least = min([part.least for part in parts] + [g.numel(n) for n in pairs], default=0)
+        found.maps.update(pairs)
         for component, text in self.rejected if parts else ():
             if not _suspect(component):
                 why = Decline(text or _NO_VALUES, source=source_of([s.node for s in component.seeds]) or None)

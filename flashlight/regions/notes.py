@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import fx
 
+from flashlight.errors import Decline
 from flashlight.lowering.source import source_line
 from flashlight.regions import graph as g
 from flashlight.regions.grow import Component
@@ -23,9 +24,13 @@ def notes(
     taken: set[fx.Node],
     rejected: Iterable[tuple[Component, str]],
     busy: bool,
+    pairs: Mapping[fx.Node, Decline],
 ) -> list[Note]:
-    """One note a line and kind.  busy: the graph has regions, so that norms and the like need no mention."""
+    """One note a line and kind.  busy: the graph has regions, so that norms and the like need no mention.  pairs:
+    weights whose scores are no products, and why they are left."""
     found: dict[Note, None] = {}
+    for node, why in pairs.items():
+        found[source_line(node), f"{why.reason}; {why.fix}" if why.fix else why.reason] = None
     for node in graph.nodes:
         text = _note(node, sources) if node not in taken else None
         if text:

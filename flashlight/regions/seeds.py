@@ -147,11 +147,11 @@ def _sum_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) ->
     leaves, interior = _tree(body, quadratic)
     gone = set(g.reduced_dims(node))
     size = g.shape(body)
-    patterns = [frozenset(i for i in _extent(leaf, size) if i not in gone) for leaf in leaves]
+    patterns = [frozenset(i for i in extent(leaf, size) if i not in gone) for leaf in leaves]
     # a single query or key leaves a dimension of size 1; a sum of scores is a statistic, whatever has size 1 in it
     of_scores = any(leaf in quadratic for leaf in leaves)
     ones = [] if of_scores else [i for i, s in enumerate(size) if s == 1 and i not in gone]
-    pair = _complementary(patterns, ones)
+    pair = complementary(patterns, ones)
     if pair is None or any(sources.is_weight(leaf) for leaf in leaves):
         return None
     rows, keys = (tuple(_after(i, gone, node, size) for i in sorted(dims)) for dims in pair)
@@ -168,7 +168,7 @@ def _was_product(node: fx.Node) -> bool:
 def _outer_seed(node: fx.Node, sources: Sources) -> Seed | None:
     """A product of matrices with one inner feature, which arrives as a broadcasting multiplication."""
     leaves, size = g.tensors(node), g.shape(node)
-    pair = _complementary([frozenset(_extent(leaf, size)) for leaf in leaves], [])
+    pair = complementary([frozenset(extent(leaf, size)) for leaf in leaves], [])
     if pair is None or any(sources.is_weight(leaf) for leaf in leaves):
         return None
     rows, keys = (tuple(sorted(dims)) for dims in pair)
@@ -204,13 +204,13 @@ def _is_float(node: fx.Node) -> bool:
     return kind is not None and kind.is_floating_point
 
 
-def _extent(leaf: fx.Node, size: tuple[int, ...]) -> list[int]:
+def extent(leaf: fx.Node, size: tuple[int, ...]) -> list[int]:
     """The dimensions of the body along which a leaf runs."""
     own = g.shape(leaf)
     return [i + len(size) - len(own) for i, s in enumerate(own) if s > 1]
 
 
-def _complementary(patterns: list[frozenset[int]], ones: list[int]) -> tuple[frozenset[int], frozenset[int]] | None:
+def complementary(patterns: list[frozenset[int]], ones: list[int]) -> tuple[frozenset[int], frozenset[int]] | None:
     """Dimensions of one leaf only and of another one only; one of the two may be of size 1."""
     for i, a in enumerate(patterns):
         for b in patterns[i + 1 :]:
