@@ -307,3 +307,15 @@ def test_models(case: ModelCase):
     found = find_regions(*joint_graph(case.build(), **case.inputs()), can_lower)
     assert len(found.regions) == case.layers
     assert not found.declined
+
+
+@pytest.mark.parametrize("fn, seeds", [
+    (lambda x, w, u: F.gelu(x @ w) @ u, 0),
+    (lambda x, w, u: (F.silu(x @ w) * (x @ (w + 1))) @ u, 0),
+    (lambda q, k, v: torch.sigmoid(q @ k.view(D, N).reshape(N, D).T) @ v, 1),
+    (lambda q, k, v: (q @ k).softmax(-1) @ v, 1),
+])  # fmt: skip
+def test_matrices_as_graph_inputs(fn: Callable[..., torch.Tensor], seeds: int) -> None:
+    """[M, D] @ [D, N] without a normaliser is a linear layer: keys lie in memory as [N, D]."""
+    found = regions(fn, *draw((M, D), (D, N), (N, E)))
+    assert len(found.regions) == seeds and len(found.untouched) == (not seeds)

@@ -30,6 +30,10 @@ from flashlight.regions.seeds import Sources, is_linear
 _EXPONENTIALS = frozenset({"exp", "exp2", *g.SOFTMAXES})
 _WIDE_INNER = 512
 """Features per score from which scores smaller than their operands are not worth fusing."""
+_LINEAR = (
+    "linear layers around a map, not queries and keys (these fuse where keys are stored [N, features] and transposed "
+    "for the product, or where all have a batch dimension)"
+)
 _NO_VALUES = "no product with values follows: nothing of it is fused"
 
 
@@ -144,7 +148,7 @@ class Candidates:
         if not any(_is_map(q) for q in component.quadratic):
             return "a plain chain of products: nothing happens to the product in between" if ends else ""
         if _suspect(component) and not normalised:
-            return "linear layers around a map, not queries and keys"
+            return _LINEAR
         if all(s.inner >= max(_WIDE_INNER, 4 * max(s.size)) for s in component.seeds):
             return "products smaller than their operands: nothing quadratic to avoid"
         if not ends and any(1 in s.size for s in component.seeds):

@@ -28,7 +28,7 @@ class Seed:
 
     rows, keys: dimensions of the result with labels m and n     inner: how many products one score sums
     interior: the pointwise nodes of a sum of products            operands: what is contracted
-    suspect: one factor is an input matrix, as in a linear layer written by hand
+    suspect: one factor is an input matrix, or keys lie in memory by feature, as in a linear layer written by hand
     """
 
     node: fx.Node
@@ -105,6 +105,7 @@ def _matrix_seed(node: fx.Node, name: str, sources: Sources) -> Seed | None:
     batched = name in ("bmm", "baddbmm")
     offset = 1 if batched else 0
     suspect = not batched and sources.is_leaf(left) != sources.is_leaf(right)
+    suspect |= not batched and _is_stored_by_feature(right)
     suspect |= not batched and any(_is_merged(x) and _is_matrix_input(y) for x, y in ((left, right), (right, left)))
     return Seed(
         node,
@@ -123,6 +124,14 @@ def _distance_seed(node: fx.Node, sources: Sources) -> Seed | None:
         return None
     rank = len(g.shape(node))
     return Seed(node, (rank - 2,), (rank - 1,), g.shape(left)[-1], (left, right), batched=rank > 2)
+
+
+def _is_stored_by_feature(node: fx.Node) -> bool:
+    """A graph input [features, N] as it lies in memory: weights of a linear layer.  Keys are stored [N, features]."""
+    while g.name_of(node) in g.CASTS:
+        node = g.tensors(node)[0]
+    found = g.value(node)
+    return node.op == "placeholder" and found is not None and g.hint(found.stride()[-1]) == 1 < g.shape(node)[0]
 
 
 def _is_merged(node: fx.Node) -> bool:
