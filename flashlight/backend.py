@@ -18,6 +18,7 @@ from flashlight.capture import Capture
 from flashlight.compilation import report_from_document, report_to_document
 from flashlight.options import Options, debug_level, parse, progress_wanted, warnings_wanted
 from flashlight.progress import compiling
+from flashlight.recovery import NOTE, recovering
 from flashlight.report import Report, record
 from flashlight.versions import joint_pass, post_grad_pass
 
@@ -57,6 +58,7 @@ def compile_graph(
     theirs = patches.get("post_grad_custom_post_pass", config.post_grad_custom_post_pass)
     patches["post_grad_custom_post_pass"] = post_grad_pass(theirs, allocations)
     keys = _graph_keys(gm, example_inputs, capture)
+    computes = any(n.op not in ("placeholder", "output") for n in gm.graph.nodes)
     try:
         with compiling("Inductor"):
             compiled: Any = compile_fx(gm, example_inputs, config_patches=patches)
@@ -66,15 +68,16 @@ def compile_graph(
         _unfuse(capture.report, error)
         compiled = compile_fx(gm, example_inputs, config_patches=dict(options.inductor))
     finally:
-        report = capture.report if capture.runs else _recall(cache, keys)
-        if capture.runs and not allocations.runs:
-            report.score_sized += _recall(cache, keys).score_sized
-        elif capture.runs:
+        known = None if capture.runs and allocations.runs else _recall(cache, keys)
+        report = capture.report if capture.runs else known or Report(note=NOTE if keys and computes else "")
+        if capture.runs and known is not None:
+            report.score_sized += known.score_sized
+        elif capture.runs and allocations.runs:
             _remember(cache, keys, report)
         report_to(report)
         debug.show(report)
     notices.notify(report, options)
-    return compiled
+    return recovering(compiled, report) if report.note else compiled
 
 
 # The last resort where Inductor fails on what we put into a graph: it gets the graph as it was.
@@ -120,7 +123,7 @@ def _describe(x: Any) -> object:
 
 
 def _remember(cache: Cache | None, keys: Sequence[str], report: Report) -> None:
-    if cache is not None and (report.regions or report.untouched):
+    if cache is not None:
         try:
             document = report_to_document(report)
             for key in keys:
@@ -131,14 +134,15 @@ def _remember(cache: Cache | None, keys: Sequence[str], report: Report) -> None:
             debug.failure("the report", error)
 
 
-def _recall(cache: Cache | None, keys: Sequence[str]) -> Report:
+def _recall(cache: Cache | None, keys: Sequence[str]) -> Report | None:
+    """The report that the cache has, if it has one."""
     found = [cache.recall(key, "report") for key in keys] if cache is not None else []
     try:
-        report = next((report_from_document(document) for document in found if document), Report())
+        report = next((report_from_document(document) for document in found if document), None)
     except Exception as error:
         debug.failure("the report", error)
-        return Report()
-    for region in report.regions:
+        return None
+    for region in report.regions if report else ():
         if region.fused:
             runtime.follow(region)
     return report

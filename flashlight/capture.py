@@ -259,8 +259,9 @@ class _GraphCapture:
             parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
             report = Compilation(language, whole, tuple(parts), tuple(trace)).report(source=region.source)
             if shared:
-                inputs |= self._shared(shared, inputs, region)
-            plan = self._register(program, schedule, report, region.source)
+                inputs |= self._shared(shared, inputs, region, report)
+            plan = self._run_as(program, schedule, region.source)
+            runtime.register(plan, report)
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
         self.fused.append(region)
         return report
@@ -284,20 +285,23 @@ class _GraphCapture:
             worth.require(schedule.kernels, region.nodes if self.thrifty else ())
         return program, used, schedule, trace
 
-    def _register(self, program: Program, schedule: Schedule, report: RegionReport, source: str) -> Plan:
+    def _run_as(self, program: Program, schedule: Schedule, source: str) -> Plan:
         """The plan that the op runs."""
         options = self.options
         key = plan_key(program, f"{options.fingerprint()} {torch.get_float32_matmul_precision()}")
-        plan = Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
-        runtime.register(plan, report)
-        return plan
+        return Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
 
     def _shared(
-        self, shared: tuple[Program, Schedule], inputs: Mapping[str, fx.Node], region: Region
+        self,
+        shared: tuple[Program, Schedule],
+        inputs: Mapping[str, fx.Node],
+        region: Region,
+        report: RegionReport,
     ) -> dict[str, fx.Node]:
         """The nodes of summaries by tensor; regions with the same condition on the same tensors have the same ones."""
         program, schedule = shared
-        plan = self._register(program, schedule, RegionReport(True, source=region.source), region.source)
+        plan = self._run_as(program, schedule, region.source)
+        runtime.register(plan, report, summaries=True)
         given = [inputs[t.name] for t in program.inputs]
         known = self.summaries.get((plan.key, *given))
         if known is None:

@@ -25,6 +25,7 @@ def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
     def collect(report: Report) -> None:
         found.regions += report.regions
         found.score_sized += report.score_sized
+        found.note = report.note or found.note
         found.untouched += [note for note in report.untouched if note not in found.untouched]
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

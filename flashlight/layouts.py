@@ -2,7 +2,8 @@
 
     w = softmax(q @ k.mT);  w[:, :, 0].mean(-1)      w[:, :, 0] is [B, H, N] with the strides of [B, H, M, N]
 
-Written with these strides the row would take the memory of the whole map.  What the function returns keeps them.
+Written with these strides the row would take the memory of the whole map.  What the function returns keeps them, as in
+eager, unless Inductor's `config.keep_output_stride` allows others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch._inductor import config
 from torch.fx.node import map_arg
 
 from flashlight.allocations import is_fused
@@ -47,6 +49,8 @@ def _is_free(node: fx.Node) -> bool:
     """Whether every user computes with the elements, directly or behind views."""
     for user in node.users:
         name = g.name_of(user)
+        if user.op == "output" and not config.keep_output_stride:
+            continue
         if name in _ALIASES:
             if g.is_symbolic(user) or not _is_free(user):
                 return False

@@ -99,8 +99,9 @@ class RegionReport(_Plain):
 
     ``source`` is the user's ``"file.py:12"``, ``fix`` the change of the user's code that would make a declined region
     fuse, ``passes`` the text of the program after each pass that changed it. ``key`` is the content hash that a fused
-    region runs under: equal for regions that compute the same. ``compilation`` is what the report of a region of this
-    process is made from; JSON has what was made instead.
+    region runs under: equal for regions that compute the same; ``summaries`` is that of the summaries of its
+    conditions, which other regions may share. A fused region has a ``reason`` where these failed. ``compilation`` is
+    what the report of a region of this process is made from; JSON has what was made instead.
     """
 
     fused: bool
@@ -111,6 +112,7 @@ class RegionReport(_Plain):
     fix: str | None = None
     passes: Deferred[list[tuple[str, str]]] = Deferred(Later(list))
     key: str = ""
+    summaries: str = ""
     compilation: Compilation | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,12 +172,13 @@ class Report(_Plain):
 
     ``untouched`` lists ``(source, what)`` for what has the name or the shape of attention but nothing to fuse, such as
     a softmax over classes or a squeeze-and-excite gate. ``score_sized`` lists every tensor as large as a score map that
-    the graph still allocates.
+    the graph still allocates. ``note`` says what the report does not know, if anything.
     """
 
     regions: list[RegionReport] = field(default_factory=list)
     untouched: list[tuple[str, str]] = field(default_factory=list)
     score_sized: list[ScoreSized] = field(default_factory=list)
+    note: str = ""
 
     @property
     def fused(self) -> int:
@@ -188,7 +191,7 @@ class Report(_Plain):
         return len(self.regions) - self.fused
 
     def __str__(self) -> str:
-        parts = [self._summary()]
+        parts = [self._summary(), *([self.note] if self.note else [])]
         if self.regions:
             parts.append(self._table())
         findings = _grouped((k.finding, r) for r in self.regions if r.fused for k in r.kernels if k.finding)
@@ -204,7 +207,7 @@ class Report(_Plain):
         return "\n\n".join(parts)
 
     def _summary(self) -> str:
-        if not self.regions and not self.untouched:
+        if not self.regions and not self.untouched and not self.note:
             return "Flashlight: nothing in this graph looks like attention"
         return f"Flashlight: {self.fused} fused, {self.declined} declined, {len(self.untouched)} untouched"
 
@@ -226,6 +229,7 @@ class Report(_Plain):
         return {
             "untouched": [list(entry) for entry in self.untouched],
             "score_sized": [tensor.to_dict() for tensor in self.score_sized],
+            "note": self.note,
         }
 
     @classmethod

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ _runners: dict[str, Run] = {}
 _reports: dict[str, list[RegionReport]] = {}
 _caches: dict[Path, Cache] = {}
 _observations: list[Observation] = []
+_noting: ContextVar[Callable[[Plan, torch.device], None] | None] = ContextVar("_noting", default=None)
 
 
 # ---------------------------------------------------------------- plans
@@ -62,12 +64,15 @@ def use_cache(directory: str | None) -> Cache | None:
         return _caches.setdefault(cache.root, cache)
 
 
-def register(plan: Plan, report: RegionReport) -> None:
-    """Make a plan known to the op, and keep it on disk; `report` is told when running it fails."""
-    report.key = plan.key
+def register(plan: Plan, report: RegionReport, summaries: bool = False) -> None:
+    """Make a plan known to the op, and keep it on disk; `report` is told when running it fails.
+
+    summaries: the plan is that of the summaries that the report's region reads.
+    """
+    report.summaries, report.key = (plan.key, report.key) if summaries else (report.summaries, plan.key)
     with _lock:
         _plans.setdefault(plan.key, plan)
-    follow(report)
+        _reports.setdefault(plan.key, []).append(report)
     _keep(plan, use_cache(plan.cache_dir))
 
 
@@ -82,7 +87,8 @@ def _keep(plan: Plan, cache: Cache | None) -> None:
 def follow(report: RegionReport) -> None:
     """Tell a fused region's report when running the region fails."""
     with _lock:
-        _reports.setdefault(report.key, []).append(report)
+        for key in filter(None, (report.key, report.summaries)):
+            _reports.setdefault(key, []).append(report)
 
 
 def forget() -> None:
@@ -133,10 +139,23 @@ def _stored(key: str, cache: Cache | None) -> Plan | None:
 
 def fused(inputs: Sequence[torch.Tensor], key: str, plan: str) -> list[torch.Tensor]:
     """Run the region of this key; outputs in the order of its program."""
+    note = _noting.get()
+    if note is not None:
+        note(_plan_of(key, plan), device_of(inputs))
     run = _runners.get(key)
     if run is None:
         run = _prepare(_plan_of(key, plan))
     return run(inputs)
+
+
+@contextlib.contextmanager
+def noting(note: Callable[[Plan, torch.device], None]) -> Iterator[None]:
+    """Inside, and on this thread, `note` is told of every region that runs, and where."""
+    token = _noting.set(note)
+    try:
+        yield
+    finally:
+        _noting.reset(token)
 
 
 def _fake(inputs: Sequence[torch.Tensor], key: str, plan: str) -> list[torch.Tensor]:
@@ -291,7 +310,10 @@ def _fall_back(plan: Plan, error: Exception) -> Run:
     reason = f"the kernel failed to compile or run on target {target!r}: {type(error).__name__}: {first}"
     with _lock:
         for report in _reports.get(plan.key, ()):
-            report.fused, report.reason = False, reason
+            if report.key == plan.key:
+                report.fused, report.reason = False, reason
+            elif report.fused:
+                report.reason = f"Inductor computes the summaries of its conditions: {reason}"
     if plan.strict:
         raise FlashlightError(f"{plan.source}: {reason}") from error
     warnings.warn(f"Flashlight: {plan.source}: {reason}; Inductor runs this region instead", stacklevel=3)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._functorch import config as autograd
+from torch._inductor import config as inductor
 
 import flashlight
 from flashlight.report import Report, ScoreSized
@@ -231,6 +232,12 @@ def test_every_large_allocation_is_named(fn: Callable[..., Any], tmp_path: Path)
     assert not Counter(sizes) - Counter(t.bytes for t in named), "the profiler sees what is not named"
     assert missing.total() == (fn is map_as_values), "only sigmoid is stored over its argument"
     assert all(t.reason in str(report) for t in named)
+
+
+def test_a_returned_view_is_dense_where_inductor_may_choose_strides(tmp_path: Path) -> None:
+    with inductor.patch(keep_output_stride=False):
+        report, sizes = measured(returned_view, tmp_path)
+    assert report.fused and not report.score_sized and not sizes
 
 
 def test_the_list_comes_from_the_cache_with_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+Outcome = tuple[int, float, int, str, list[tuple[str, bool, bool, int]], str]
 ROOT = Path(__file__).parent.parent
 SCRIPT = """
 import json, os, sys, warnings
@@ -40,12 +41,17 @@ for case, folder in json.loads(sys.argv[1]):
         warnings.simplefilter("always")
         found = torch.compile(attention, backend="flashlight", options={"target": "evaluate"})(q, k, v, documents)
     said = " ".join(str(w.message) for w in caught if "Flashlight" in str(w.message))
-    print(json.dumps([case, len(passes), (found - expected).abs().max().item(), len(runtime._runners), said]))
+    (report,) = flashlight.reports()
+    regions = [[r.name, r.fused, bool(r.key), len(r.kernels)] for r in report.regions]
+    error = (found - expected).abs().max().item()
+    print(json.dumps([case, len(passes), error, len(runtime._runners), said, regions, report.note]))
 """
 
 
-def run(folder: Path, cases: list[tuple[str, Path]]) -> dict[str, tuple[int, float, int, str]]:
-    """For each case: passes run, largest error, regions that ran, our warnings.  One process, made as new each time."""
+def run(folder: Path, cases: list[tuple[str, Path]]) -> dict[str, Outcome]:
+    """For each case: passes run, largest error, regions that ran, our warnings, the report's regions and note.
+
+    One process, made as new each time."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
@@ -56,7 +62,7 @@ def run(folder: Path, cases: list[tuple[str, Path]]) -> dict[str, tuple[int, flo
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, float, int, str]]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """What came of each case in a second process."""
     folder = tmp_path_factory.mktemp("lost")
     kept, cleared, truncated, public = (folder / name for name in ("kept", "cleared", "truncated", "public"))
@@ -80,10 +86,18 @@ CASES = ("kept", "cleared", "truncated", "public", "moved", "file", "unwritable"
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_warm_process_needs_nothing_from_our_cache(outcomes: dict[str, tuple[int, float, int, str]], case: str):
-    passes, error, ran, said = outcomes[case]
+def test_a_warm_process_needs_nothing_from_our_cache(outcomes: dict[str, Outcome], case: str):
+    passes, error, ran, said, *_ = outcomes[case]
     assert (passes, ran) == (0, 2), "Inductor's cache has the graph, with its region and the summaries of its condition"
     assert error < 1e-5
     expected = {"public": "chmod 700", "file": "not a directory", "unwritable": "cannot write"}
     assert expected.get(case, "") in said
     assert bool(said) == (case in expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_report_is_made_from_the_plans_that_ran(outcomes: dict[str, Outcome], case: str):
+    *_, regions, note = outcomes[case]
+    ((name, fused, key, kernels),) = regions
+    assert (name, fused, key) == ("attention0", True, True) and kernels >= 1
+    assert bool(note) == (case != "kept")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
+from flashlight import runtime
+from flashlight.kernel import Kernel
+from flashlight.targets import KernelRun
 from tests.harness import compile_only
 
 
@@ -54,3 +60,24 @@ def test_a_kernel_that_summarises_values_beside_a_condition_is_not_shared(tmp_pa
     mask = (torch.arange(192) <= 100).expand(1, 64, 192).contiguous()
     compiled = compile_only(masked, str(tmp_path), target="evaluate", strict=True)
     torch.testing.assert_close(compiled(q, k, v, mask), masked(q, k, v, mask), rtol=1e-4, atol=1e-5)
+
+
+def test_reports_of_all_users_say_that_shared_summaries_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = runtime.prepare
+
+    def failing(kernels: Sequence[Kernel], *rest: Any) -> list[KernelRun]:
+        if all(k.name.startswith("summary") for k in kernels):
+            raise RuntimeError("no such instruction")
+        return real(kernels, *rest)
+
+    monkeypatch.setattr(runtime, "prepare", failing)
+    runtime.forget()
+    x = torch.randn(1, 4, 200, 64, generator=torch.Generator().manual_seed(0)) / 8
+    ids, mask = torch.arange(200) // 70, torch.ones(200, 200, dtype=torch.bool).tril()
+    compiled = compile_only(layers, str(tmp_path), target="evaluate")
+    with pytest.warns(UserWarning, match="no such instruction"):
+        got = compiled(x, ids, mask)
+    torch.testing.assert_close(got, layers(x, ids, mask), rtol=1e-4, atol=1e-5)
+    assert [r.fused for r in compiled.report.regions] == [True] * 3, "the attentions themselves ran"
+    assert all("summaries" in (r.reason or "") and "no such" in (r.reason or "") for r in compiled.report.regions)
+    assert "were fused\n  reason: Inductor computes the summaries" in str(compiled.report)

@@ -1,0 +1,56 @@
+"""Reports of graphs that Inductor's cache has and ours does not: made from the plans that the graph carries.
+
+What ran is known from the first call on; what was not fused is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from flashlight import debug, runtime, targets
+from flashlight.compilation import Compilation, flops
+from flashlight.plan import Plan
+from flashlight.report import RegionReport, Report
+
+NOTE = (
+    "compiled code came from Inductor's cache, and Flashlight's has no report of it: regions are listed once they have "
+    "run, without lines; what was not fused is not known"
+)
+
+
+def recovering(compiled: Callable[..., Any], report: Report) -> Callable[..., Any]:
+    """The compiled graph; its first call fills the report."""
+    waiting = [report]
+
+    def run(*args: Any) -> Any:
+        if not waiting:
+            return compiled(*args)
+        waiting.clear()
+        ran: dict[str, tuple[Plan, torch.device]] = {}
+
+        def note(plan: Plan, device: torch.device) -> None:
+            ran.setdefault(plan.key, (plan, device))
+
+        with runtime.noting(note):
+            found = compiled(*args)
+        try:
+            _add(report, [(plan, device) for plan, device in ran.values() if any(map(flops, plan.schedule.kernels))])
+        except Exception as error:  # a report is no reason for a call to fail
+            debug.failure("the report", error)
+        return found
+
+    return run
+
+
+def _add(report: Report, ran: Sequence[tuple[Plan, torch.device]]) -> None:
+    """A region for each plan that ran; summaries of conditions are parts of others."""
+    for plan, device in ran:
+        language = targets.language(plan.target, device)
+        compilation = Compilation(language, plan.program, ((plan.program, plan.schedule.kernels),))
+        name = f"attention{len(report.regions)}"
+        region: RegionReport = compilation.report(source=plan.source, name=name, key=plan.key)
+        report.regions.append(region)
+        runtime.follow(region)
