@@ -76,7 +76,7 @@ class _Finder:
         self.found.declined = sorted(candidates.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
         taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
         busy = bool(self.found.regions or self.found.declined)
-        pairs = {n: why for n, why in pair_weights(self.graph.nodes, self.growth.dims).items() if n not in taken}
+        pairs = {n: why for n, why in pair_weights(self.graph.nodes, candidates.growth.dims).items() if n not in taken}
         self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy, pairs)
         self._name_maps(pairs)
         return self.found

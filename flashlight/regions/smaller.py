@@ -27,7 +27,7 @@ def without_producers(
     graph: fx.Graph, found: Found, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
 ) -> list[Region]:
     """The cores of regions alone, where that is less than the regions."""
-    cores = [Core(r.core.component, r.core.nodes, r.core.whole) for r in regions]
+    cores = [Core(r.core.component, r.core.whole) for r in regions]
     return _assembled(graph, found, regions, cores, reason)
 
 
@@ -44,6 +44,8 @@ def seed_by_seed(
                 candidates = Candidates(_computed_from(seed, left, order), order, Sources(set(parameters)), reason)
                 candidates.judge()
                 alone = [core for core in candidates.cores if core.seeds == {seed}]
+                for core in alone:
+                    core.grow((), reason)
                 cores += alone
                 left = left.difference(*[core.inside for core in alone])
     return _assembled(graph, found, regions, cores, reason)
