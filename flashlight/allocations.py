@@ -7,7 +7,7 @@ Inductor's own passes, `Allocations` looks which of these are stored, see region
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,16 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from flashlight.errors import Decline
 from flashlight.lowering import can_lower, source_line
-from flashlight.plan import sources_hash
+from flashlight.plan import Plan, sources_hash
 from flashlight.regions import graph as g
 from flashlight.regions.stored import is_stored
 from flashlight.report import Report, ScoreSized
 
 RETURNED = Decline("the function returns it")
 RESULT = Decline("a result of the fused region: no larger than what it is computed from")
+STATISTIC = Decline(
+    "a statistic that later kernels of the fused region need at every row and key, such as a sum over many heads"
+)
 SPARSE = Decline("a view of a map, which leaves the graph with the strides of all of it", "call .contiguous() on it")
 
 _META = "flashlight_map"
@@ -57,6 +60,12 @@ def mark(maps: Mapping[fx.Node, Decline], least: int) -> None:
     for node, why in maps.items():
         if is_fused(node) or elements(node) >= least > 0:
             node.meta[_META] = Mark(least, why.reason, why.fix)
+
+
+def marked(node: fx.Node) -> bool:
+    """Whether the report names the node, or the call of the op that it is a result of, if it is stored."""
+    call = node.args[0] if g.name_of(node) == "getitem" else node
+    return any(isinstance(n, fx.Node) and _META in n.meta for n in (node, call))
 
 
 def elements(node: fx.Node) -> int:
@@ -95,7 +104,19 @@ def score_sized(graph: fx.Graph) -> list[ScoreSized]:
             why = why_read(node)
             known[node] = Mark(least, why.reason, why.fix)
     reasons = _spread(known, large)
-    return [_entry(n, reasons[n]) for n in graph.nodes if n in reasons and is_stored(n)]
+    stored = [_entry(n, reasons[n]) for n in graph.nodes if n in reasons and is_stored(n)]
+    return [*stored, *(t for call in marks if is_fused(call) for t in _temporaries(call, least))]
+
+
+def _temporaries(call: fx.Node, least: int) -> Iterator[ScoreSized]:
+    """What one kernel of a region leaves for another."""
+    plan = Plan.from_text(str(call.args[1]), str(call.args[2]))
+    for t in plan.schedule.temporaries:
+        if t.numel >= least:
+            kernel = next(k.name for k in plan.schedule.kernels if t in k.outputs)
+            size = t.numel * t.dtype.itemsize
+            dtype = str(t.dtype).removeprefix("torch.")
+            yield ScoreSized(kernel, t.shape, dtype, size, source_line(call), STATISTIC.reason, STATISTIC.fix)
 
 
 def is_fused(node: fx.Node) -> bool:

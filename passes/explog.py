@@ -6,15 +6,15 @@ exp(s - (m + log l))     ->   exp(s - m) * exp(m - (m + log l)),    with l = sum
 Side condition: l is above 0 and of moderate magnitude, as a sum of exponentials below their maximum is.  exp(s + log w)
 is not exp(s) * w where w may be 0: exp(s) overflows where the sum does not.
 
-What the program adds up before it subtracts stays added up: where m is -1e9, m + log l is m in floating point, and so
-are the weights 1 and not 1 / l.
+What is left is added up as the program does: its other uses of s - m round alike.  What the program adds up before it
+subtracts stays added up: where m is -1e9, m + log l is m in floating point, and so are the weights 1 and not 1 / l.
 """
 
 from __future__ import annotations
 
 from flashlight.index import Axis
 from flashlight.passes.facts import SumFacts
-from flashlight.passes.product import MOST_TERMS, addends, total, written_out
+from flashlight.passes.product import MOST_TERMS, ZERO, addends, is_sum_of_terms, total, written_out
 from flashlight.program import Map, Node, Program
 
 
@@ -29,44 +29,53 @@ def explog(program: Program) -> Program:
 
 
 def _exponential(node: Node, facts: SumFacts) -> Node:
-    terms: list[tuple[Node, int]] = []
-    out: list[tuple[Node, bool]] = []
-    for term, sign in _terms(node.args[0]):
-        logarithm = [t for t, _ in addends(term) if _is_tame_logarithm(t, facts)]
-        if not logarithm or (term not in logarithm and sign > 0):
-            terms.append((term, sign))
-        elif term in logarithm:
-            out.append((term.args[0], sign > 0))
-        else:
-            rest = total([(t, s) for t, s in addends(term) if t not in logarithm])
-            terms.append((rest, sign))
-            out.append((Map("EXP", Map("SUB", rest, term)), True))
-    if not out:
+    exponent = _Exponent(node.args[0], facts)
+    rest = exponent.without_logarithms(node.args[0], positive=True)
+    if not exponent.factors:
         return node
-    product = Map("EXP", total(terms))
-    for factor, above in out:
+    product = Map("EXP", ZERO if rest is None else rest)
+    for factor, above in exponent.factors:
         product = Map("MUL" if above else "DIV", product, factor)
     return product
 
 
-def _terms(node: Node) -> list[tuple[Node, int]]:
-    """Addends, but a sum with a logarithm that others do not depend on stays one: it was rounded before."""
-    if written_out(node)[node] > MOST_TERMS:
-        return [(node, 1)]
-    whole = node.free
-    out: list[tuple[Node, int]] = []
-    stack = [(node, 1)]
-    while stack:
-        n, sign = stack.pop()
-        additive = n.kind == "Map" and n.attr[0] in ("ADD", "SUB") and n.dtype == "float"
-        if additive and not (n.free < whole and any(_is_logarithm(a) for a in n.args)):
-            stack.append((n.args[1], sign if n.attr[0] == "ADD" else -sign))
-            stack.append((n.args[0], sign))
-        elif n.kind == "Map" and n.attr[0] == "NEG" and n.dtype == "float":
-            stack.append((n.args[0], -sign))
-        else:
-            out.append((n, sign))
-    return out
+class _Exponent:
+    """Takes the logarithms out of a sum.  factors: (what they leave, whether it multiplies)."""
+
+    def __init__(self, node: Node, facts: SumFacts):
+        self.whole, self.facts = node.free, facts
+        self.sizes = written_out(node)
+        self.factors: list[tuple[Node, bool]] = []
+
+    def without_logarithms(self, node: Node, positive: bool) -> Node | None:
+        """What is left of an addend, added up as it was; None for nothing.  positive: whether it is added."""
+        if _is_tame_logarithm(node, self.facts):
+            self.factors.append((node.args[0], positive))
+            return None
+        if not is_sum_of_terms(node) or self.sizes[node] > MOST_TERMS:
+            return node
+        if node.free < self.whole and any(_is_logarithm(a) for a in node.args):
+            return node if positive else self._rounded_before(node)
+        fn = node.attr[0]
+        signs = (not positive,) if fn == "NEG" else (positive, positive == (fn == "ADD"))
+        args = [self.without_logarithms(a, sign) for a, sign in zip(node.args, signs, strict=True)]
+        if args == list(node.args):
+            return node
+        if args[-1] is None:
+            return args[0] if len(args) > 1 else None
+        if args[0] is None:
+            return args[1] if fn == "ADD" else Map("NEG", args[1])
+        return Map(fn, *[a for a in args if a is not None])
+
+    def _rounded_before(self, node: Node) -> Node:
+        """A sum with a logarithm that others do not depend on: m of m + log l, which was rounded before."""
+        terms = addends(node)
+        kept = [(t, sign) for t, sign in terms if not _is_tame_logarithm(t, self.facts)]
+        if len(kept) == len(terms):
+            return node
+        rest = total(kept)
+        self.factors.append((Map("EXP", Map("SUB", rest, node)), True))
+        return rest
 
 
 def _is_logarithm(n: Node) -> bool:

@@ -15,6 +15,7 @@ from flashlight.passes.cut import cut
 from flashlight.passes.explog import explog
 from flashlight.passes.hoist import hoist
 from flashlight.passes.normal import normal
+from flashlight.passes.pick import pick
 from flashlight.passes.reassociate import reassociate
 from flashlight.passes.schedule import schedule
 from flashlight.passes.split_axes import split_axes
@@ -31,6 +32,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("canonical", canonical),
     ("reassociate", reassociate),
     ("canonical", canonical),
+    ("pick", pick),
     ("cut", cut),
     ("align", align),
 )

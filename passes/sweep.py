@@ -24,6 +24,8 @@ from flashlight.program import Const, Index, Map, Node, Reduce, Store, postorder
 CutFn = Callable[[Node], Node]
 """Registers a statistic and returns the Load that replaces it."""
 
+MAX_GROUP = 16
+"""Rows of a group that a tile may hold."""
 TRIED = 8
 """Reductions that are tried for the sweep of a store."""
 
@@ -184,6 +186,7 @@ def _walk(store: Store, outer: Node, cut: CutFn, sites: Sites) -> _Walk:
     x = Axis("x", outer.attr[1].size)
     body = substitute(outer.args[0], {outer.attr[1]: of(x)})
     rows = _rows(store, body, x)
+    rows -= _groups_held(body, x, rows, sites)
     along = _closure(sites.of(outer.args[0], outer.attr[1]), store.value, x.size, sites)
     row_sites = 0
     for score in scores(body, x):
@@ -192,6 +195,21 @@ def _walk(store: Store, outer: Node, cut: CutFn, sites: Sites) -> _Walk:
     # row dimensions of tensors that the swept axis does not index: the query side
     row_sites &= ~along & ~sites.tensors(sites.of(body, x))
     return _Walk(x, along, rows, cut, row_sites, outer, store.value, sites)
+
+
+def _groups_held(body: Node, x: Axis, rows: frozenset[Axis], sites: Sites) -> frozenset[Axis]:
+    """Small groups of rows, as heads, over which a statistic of every row and key runs: a tile holds all of a group.
+
+    o[h, m] = sum[n](w[h, m, n] / sum[g](w[g, m, n]) * v[h, n])    the sums over g would be as many as scores of a head
+    """
+    held: set[Axis] = set()
+    for statistic in (r for r in reductions(body) if r.args[0].level and x in r.free):
+        over = sites.of(statistic.args[0], statistic.attr[1])
+        group = {a for a in rows - statistic.free if a.size <= MAX_GROUP and sites.of(body, a) & over}
+        leaves = (sites.sides(leaf) for leaf in sites.leaves(statistic.args[0]))
+        if any(two_sides(sides, statistic.free & (rows | {x})) for sides in leaves):
+            held |= group
+    return frozenset(held)
 
 
 def _closure(along: int, value: Node, size: int, sites: Sites) -> int:

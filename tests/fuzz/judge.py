@@ -37,6 +37,8 @@ EVALUATIONS = 8
 """Randomly rounded evaluations, where a program is suspected: of the first samples, two each."""
 FAR = 50.0
 """Times the allowed error from which a result is wrong rather than imprecise."""
+NOISE = 0.5
+"""An output of which eager's error is a larger part is noise: only what is far beyond it is a fault."""
 NAN_SAMPLES = 3
 """One sample in so many, at least, must have a NaN or the like out of place."""
 DOUBLE = 8.0
@@ -171,7 +173,8 @@ def _fault(case: Case, samples: Samples, allowed: dict[int, Errors]) -> Fault | 
             return Fault("nan", f"output {n}: {wrong[0]}")
         mine, theirs = errors(column)
         theirs = theirs.allowing(allowed.get(n, theirs), DOUBLE if case.dtype is torch.float64 else 1.0)
-        if not ratio(mine, theirs) <= worst[0]:
+        noise = theirs.worst > NOISE * theirs.scale
+        if not ratio(mine, theirs) <= (max(worst[0], FAR) if noise else worst[0]):
             text = f"output {n}: error {mine.worst:.3g} of {mine.scale:.3g}, eager's {theirs.worst:.3g}"
             worst = (
                 ratio(mine, theirs),

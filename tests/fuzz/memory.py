@@ -11,6 +11,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from flashlight.allocations import marked
 from flashlight.lowering.source import source_line
 from tests.fuzz.gears import Run
 from tests.fuzz.program import Case
@@ -43,17 +44,18 @@ def unlisted(case: Case, run: Run) -> Iterator[str]:
     rows, keys = case.facts.get("M", 0), case.facts.get("N", 0)
     if not (isinstance(rows, int) and isinstance(keys, int)) or min(rows, keys) < SMALLEST:
         return
-    listed = set(map(str, getattr(run.report, "score_sized", ())))
-    said = " ".join([*listed, *(f"{r.source} {r.reason}" for r in run.report.regions if not r.fused)])
+    said = " ".join(f"{r.source} {r.reason}" for r in run.report.regions if not r.fused)
+    said += " ".join(source for source, _ in run.report.untouched)
     for plan in run.plans:
         for t in plan.schedule.temporaries:
-            if _is_scores(t.shape, rows, keys) and not listed:
+            if _is_scores(t.shape, rows, keys):
                 yield f"temporary {list(t.shape)} of {len(plan.schedule.kernels)} kernels"
     for graph in run.graphs:
         returned = _returned(graph)
         for node in graph.nodes:
             line = source_line(node)
-            if node not in returned and _stays(node) and _is_scores(_shape(node), rows, keys) and line not in said:
+            large = node not in returned and _stays(node) and _is_scores(_shape(node), rows, keys)
+            if large and not marked(node) and line not in said:
                 yield f"{_name(node)} {list(_shape(node))} of {line.rpartition(':')[2]}"
 
 

@@ -17,19 +17,28 @@ COMPARISONS = {
 }  # fmt: skip
 CHOICES = {"argmax", "argmin"}
 STEPS = {"sign", "floor", "ceil", "round", "trunc", "frac", "heaviside", "count_nonzero", "any", "all", "bool"}
+SUMS = {"matmul", "__matmul__", "__rmatmul__", "einsum", "bmm", "mm", "sum", "mean", "prod", "linear", "cumsum"}
+NEAR_OVERFLOW = 1e-3
+"""Part of the largest number from which sums of values may overflow, or not, by the order of their terms."""
 SLACK = 8.0
 """Roundings of another evaluation may be this many times eager's."""
 
 
 class Margins(TorchFunctionMode):
-    """Collects how far every decision about floating-point numbers is from turning out otherwise."""
+    """Collects how far every decision about floating-point numbers is from turning out otherwise.
+
+    huge: whether sums were asked for of values so large that the order of the terms decides whether they overflow.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[Tensor] = []
+        self.huge = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
+        if name in SUMS:
+            self.huge |= any(_is_huge(a) for a in args)
         if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
             if name in COMPARISONS and len(args) > 1:
                 other = args[1]
@@ -54,8 +63,17 @@ def _gap(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     return ends.diff(dim=dim)
 
 
+def _is_huge(x: Any) -> bool:
+    if not (isinstance(x, Tensor) and x.is_floating_point() and x.numel()):
+        return False
+    size = x.detach().abs()
+    return bool(((size > torch.finfo(x.dtype).max * NEAR_OVERFLOW) & size.isfinite()).any())
+
+
 def ambiguous(eager: Margins, exact: Margins) -> bool:
     """Whether a decision might turn out otherwise in another evaluation that is as good as eager's."""
+    if eager.huge:
+        return True
     for e, x in zip(eager.found, exact.found, strict=True):
         if e.shape != x.shape or not x.numel():
             continue
