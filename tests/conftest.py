@@ -16,9 +16,10 @@ from hypothesis import settings
 
 from tests import table
 
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# The same examples every time; others with `pytest --hypothesis-profile random`.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("random")
+settings.load_profile("same")
 
 NATIVE = ("flashlight.targets", "flashlight.codegen.cpp")
 """Modules of which tests that compile native kernels have imported one."""
