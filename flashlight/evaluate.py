@@ -59,8 +59,9 @@ class Evaluator:
         self.device = next((t.device for t in tensors.values()), torch.device("cpu"))
 
     def narrowed(self, spans: Mapping[Axis, Span]) -> Evaluator:
-        """The same over other spans, without the values found so far."""
-        return Evaluator(self.tensors, self.compute, spans, self.known)
+        """The same over other spans, without the values found so far, but for those of carries."""
+        carries = {n: v for n, v in self.values.items() if n.kind == "Carry"}
+        return Evaluator(self.tensors, self.compute, spans, {**self.known, **carries})
 
     def __call__(self, root: Node) -> Value:
         if root not in self.values:

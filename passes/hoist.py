@@ -17,6 +17,7 @@ Side conditions:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,7 +130,14 @@ def _multiply(total: Factors, more: Factors, condition: Node | None) -> None:
     total.scale *= more.scale
     for side in ("above", "below"):
         for n, times in getattr(more, side).items():
-            getattr(total, side)[n if condition is None else Map("WHERE", condition, n, ONE)] += times
+            always = condition is None or is_plain_number(n)
+            getattr(total, side)[n if always else Map("WHERE", condition, n, ONE)] += times
+
+
+def is_plain_number(n: Node) -> bool:
+    """Whether a factor is a constant that counts for nothing where what it multiplies or divides is 0."""
+    value = value_of(n)
+    return value is not None and value != 0 and math.isfinite(value)
 
 
 def _may_leave(g: Leaving, tame: bool, terms: Factors, facts: SumFacts) -> bool:

@@ -113,8 +113,10 @@ class Candidates:
     def judge(self) -> None:
         """Every component, the most likely attention first: an operation that ends one ends no other."""
         components = self.growth.components()
+        without = {id(c) for c in components if not any(self._contracts(e, c) for e in c.ends)}
         for component in sorted(
-            components, key=lambda c: (not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node])
+            components,
+            key=lambda c: (id(c) in without, not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]),
         ):
             self._judge(component)
 

@@ -64,7 +64,7 @@ def _why(weights: fx.Node) -> tuple[str, str | None] | None:
         largest = max(args, key=g.numel, default=None)
         if g.name_of(node) in g.POINTWISE and (largest is None or g.numel(largest) < g.numel(node)):
             return _described(node, contracted)
-        if largest is None or g.name_of(node) not in g.POINTWISE | g.CONTRACTIONS | {"sum"}:
+        if largest is None or g.name_of(node) not in g.POINTWISE | g.CONTRACTIONS | {"sum", "mean"}:
             return None
         contracted |= g.name_of(node) not in g.POINTWISE
         node = largest

@@ -83,7 +83,7 @@ def find_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) ->
         return _matrix_seed(node, name, sources)
     if name in g.DISTANCES:
         return _distance_seed(node, sources)
-    if name == "sum" and g.dtype(node) is not None:
+    if name in ("sum", "mean") and g.dtype(node) is not None:
         return _sum_seed(node, sources, quadratic)
     if name == "mul" and _was_product(node):
         return _outer_seed(node, sources)
