@@ -61,11 +61,12 @@ class _Exponent:
         args = [self.without_logarithms(a, sign) for a, sign in zip(node.args, signs, strict=True)]
         if args == list(node.args):
             return node
-        if args[-1] is None:
-            return args[0] if len(args) > 1 else None
-        if args[0] is None:
-            return args[1] if fn == "ADD" else Map("NEG", args[1])
-        return Map(fn, *[a for a in args if a is not None])
+        first, last = args[0], args[-1]
+        if last is None or fn == "NEG":
+            return first if fn != "NEG" or first is None else Map("NEG", first)
+        if first is None:
+            return last if fn == "ADD" else Map("NEG", last)
+        return Map(fn, first, last)
 
     def _rounded_before(self, node: Node) -> Node:
         """A sum with a logarithm that others do not depend on: m of m + log l, which was rounded before."""

@@ -130,8 +130,9 @@ def _multiply(total: Factors, more: Factors, condition: Node | None) -> None:
     total.scale *= more.scale
     for side in ("above", "below"):
         for n, times in getattr(more, side).items():
-            always = condition is None or is_plain_number(n)
-            getattr(total, side)[n if always else Map("WHERE", condition, n, ONE)] += times
+            if condition is not None and not is_plain_number(n):
+                n = Map("WHERE", condition, n, ONE)
+            getattr(total, side)[n] += times
 
 
 def is_plain_number(n: Node) -> bool:
