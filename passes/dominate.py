@@ -91,10 +91,10 @@ def below(u: Node, g: Node, known: frozenset[Node] = frozenset()) -> bool:
         g = g.args[1]
     if u is g or value_of(u) == -INF:
         return True
+    if g.kind == "Map" and g.attr[0] == "MAXIMUM" and any(below(u, a, known) for a in g.args):
+        return True
     if u.kind == "Map" and u.attr[0] == "WHERE":
         return below(u.args[1], g, known | conjuncts(u.args[0])) and below(u.args[2], g, known)
-    if g.kind == "Map" and g.attr[0] == "MAXIMUM":
-        return any(below(u, a, known) for a in g.args)
     return False
 
 

@@ -15,6 +15,7 @@ from flashlight.index import Axis, of, rewrite
 from flashlight.kernel import Kernel, Schedule, Sweep, carry_nodes
 from flashlight.passes.align import align_stores
 from flashlight.passes.cut import cut
+from flashlight.passes.joint import joint_extrema
 from flashlight.passes.product import factors
 from flashlight.passes.sites import Sites
 from flashlight.passes.stream import Streamer
@@ -95,7 +96,8 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
         tile = _tile_axes([s.value for s in stores], axis, rows) or _contiguous([s.value for s in stores], rows)
         streamer = Streamer(axis, lambda a: a.key, program)
         known = inherited_origins(program.origins, [s.value for s in stores])
-        stores = [Store(s.tensor, s.index, _product_form(streamer(s.value))) for s in stores]
+        joined = [joint_extrema(s.value, axis) for s in stores]
+        stores = [Store(s.tensor, s.index, _product_form(streamer(v))) for s, v in zip(stores, joined, strict=True)]
         sweeps, origins = streamer.sweeps, streamer.origins(known)
     elif rows:
         tile = _map_tile(stores, rows)

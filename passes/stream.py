@@ -25,7 +25,7 @@ from flashlight.ops import MONOIDS
 from flashlight.passes.facts import SumFacts
 from flashlight.passes.hoist import hoisted, is_sum, scaled
 from flashlight.passes.product import ONE, ZERO, Factors, addends, factors, total
-from flashlight.passes.separate import TRUE, Exponent, Parts, Separator, collected, difference
+from flashlight.passes.separate import TRUE, Exponent, Parts, Separator, collected, difference, replaced
 from flashlight.program import Carry as CarryNode
 from flashlight.program import Const, Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
 
@@ -147,7 +147,7 @@ class Streamer:
             differing = tuple((leaf, k) for leaf, k in exponent if leaf not in safe)
             if not differing:
                 continue
-            factor = Map("EXP", difference(differing, {}, finite))
+            factor = Map("EXP", _moved(differing, finite))
             if condition is TRUE:
                 self.facts.ones.add(factor)
             else:
@@ -177,6 +177,22 @@ def _finite(extremum: Node, op: str) -> Node:
     start = MONOIDS[op].identity
     nothing, other = (Map("EQ", extremum, Const(x)) for x in (start, -start))
     return Map("WHERE", nothing, Const(math.copysign(FAR, start)), Map("WHERE", other, ZERO, extremum))
+
+
+def _moved(exponent: Exponent, finite: Mapping[Node, Node]) -> Node:
+    """How far the references are from what they stood for: 0, but for infinite extrema.
+
+    Where an extremum met nothing and only another value in its reference did, as the maximum of both, the sum is 0: it
+    stays so however far that value is below all references.
+    """
+    total: Node = ZERO
+    for leaf, k in exponent:
+        gap = difference(((leaf, k),), {}, finite)
+        if leaf not in finite:
+            bare = Map("SUB", leaf, replaced(leaf, finite))
+            gap = Map("WHERE", Map("LT", Map("ABS", bare), Const(math.inf)), ZERO, gap)
+        total = gap if total is ZERO else Map("ADD", total, gap)
+    return total
 
 
 def _rescale(parts: Parts, running: frozenset[Node]) -> Node | None:

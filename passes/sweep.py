@@ -128,9 +128,15 @@ class _Walk:
                 return "tile"
             return "cut"
         here = self.sites.of(body, axis)
-        if (here & self.along if here else axis.size == self.axis.size) and self._offset(node) is not None:
+        if (here & self.along or self._runs_beside(node, here)) and self._offset(node) is not None:
             return "sweep"
         return "cut" if body.level >= 1 and here & self.row_sites and node is not self.root else "tile"
+
+    def _runs_beside(self, node: Node, here: int) -> bool:
+        """Whether a reduction over other tensors may share the loop: over scores as many as the swept ones."""
+        if node.attr[1].size != self.axis.size:
+            return False
+        return not here or (node.args[0].level > 0 and not here & self.row_sites)
 
     def _across(self, node: Node) -> bool:
         """Whether a reduction leaves one number a swept position of scores that run over it and its own axis:
