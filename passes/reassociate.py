@@ -2,7 +2,8 @@
 
     sum[n](sum[d](q[m, d] * k[n, d]) * v[n, e])   ->   t0[d, e] = sum[n](k[n, d] * v[n, e]);  sum[d](q[m, d] * t0[d, e])
 
-Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.
+Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.  Side condition:
+what is added up first is in range, as scores filled with the smallest number are not.
 
 Legal for every sum of products; done where it needs fewer multiplications and what is kept is no larger than an input,
 which is the case when nothing but one operand of the inner contraction depends on the rows (no mask, no decay, no
@@ -15,6 +16,7 @@ import math
 from collections.abc import Iterable
 
 from flashlight.index import Axis
+from flashlight.passes.facts import SumFacts
 from flashlight.passes.hoist import scaled
 from flashlight.passes.product import Factors, factors
 from flashlight.passes.temporaries import Temporaries
@@ -29,7 +31,7 @@ def _is_sum(node: Node) -> bool:
     return node.kind == "Reduce" and node.attr[0] == "SUM" and node.dtype == "float"
 
 
-def _reordered(node: Node, keep: Temporaries) -> Node | None:
+def _reordered(node: Node, keep: Temporaries, facts: SumFacts) -> Node | None:
     outer = node.attr[1]
     parts = factors(node.args[0])
     for score, times in parts.above.items():
@@ -47,7 +49,8 @@ def _reordered(node: Node, keep: Temporaries) -> Node | None:
         before = _size(rows) * outer.size * (inner.size + _size(features))
         after = inner.size * _size(features) * (outer.size + _size(rows))
         loads = [_size(n.free) for n in postorder([first]) if n.kind == "Load"]
-        if after < before and _size(first.free - {outer}) <= max(loads):
+        worth = after < before and _size(first.free - {outer}) <= max(loads)
+        if worth and facts.over(outer).in_range(factors(first)):
             total = keep(Reduce("SUM", outer, first, node.attr[2]))
             product = Reduce("SUM", inner, Map("MUL", far_node, total))
             return scaled(product, Factors(far.scale))
@@ -55,10 +58,10 @@ def _reordered(node: Node, keep: Temporaries) -> Node | None:
 
 
 def reassociate(program: Program) -> Program:
-    keep = Temporaries(program)
+    keep, facts = Temporaries(program), SumFacts.of_program(Axis("", 0), program, {})
 
     def rule(node: Node) -> Node:
-        return (_reordered(node, keep) if _is_sum(node) else None) or node
+        return (_reordered(node, keep, facts) if _is_sum(node) else None) or node
 
     stores: list[Store] = []
     for store in program.stores:
