@@ -1,4 +1,4 @@
-"""Two parts of one row, one masked with -inf and one with the smallest number: where all is masked the latter counts."""
+"""Two parts of one row, masked with -inf and with the smallest number: where all is masked the latter counts."""
 
 import torch
 
