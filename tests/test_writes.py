@@ -93,3 +93,21 @@ def test_writes_fuse(fn, tmp_path):
     assert [r.reason for r in compiled.report.regions] == [None] and not compiled.report.untouched
     assert all(t.numel < N * N for p in compiled.plans for t in p.schedule.temporaries)
     assert error_ratio([got], [fn(*args)], [fn(*as_double(args))]) <= 2
+
+
+def test_a_long_search_is_declined_and_its_fix_fuses(tmp_path):
+    def written(q, k, v, ids):
+        return (q @ k.mT).scatter(-1, ids, -torch.inf).softmax(-1) @ v
+
+    def marked(q, k, v, ids):
+        mask = torch.zeros(2, 70, 300, dtype=torch.bool).scatter(-1, ids, True)
+        return torch.where(mask, -torch.inf, q @ k.mT).softmax(-1) @ v
+
+    inputs = torch.randn(2, 70, 8), torch.randn(2, 300, 8), torch.randn(2, 300, 8), torch.randint(0, 300, (2, 70, 100))
+    declined = compile_only(written, str(tmp_path), target="evaluate")
+    torch.testing.assert_close(declined(*inputs), written(*inputs))
+    (region,) = declined.report.regions
+    assert not region.fused and "100 positions" in region.reason and "torch.where(mask" in region.fix
+    fused = compile_only(marked, str(tmp_path), target="evaluate")
+    torch.testing.assert_close(fused(*inputs), written(*inputs))
+    assert fused.report.regions[0].fused

@@ -29,6 +29,9 @@ from flashlight.program import Const, Index, Map, Node, index_expr, substitute
 MAX_COMPARED = 16
 """So many elements of an index tensor are compared with a position one by one."""
 
+LONGEST_SEARCH, LONGEST_SEARCH_A_KEY = 64, 4096
+"""Positions among which a score is looked for; among which a row or a key is."""
+
 CHOOSE = "choose by a condition on positions: torch.where(condition, new, old)"
 
 Element = Callable[[Position], Steps]
@@ -216,6 +219,18 @@ def _each(axes: Sequence[Axis]) -> list[dict[Axis, Expr]]:
     return [dict(zip(axes, map(const, n), strict=True)) for n in numbers]
 
 
+def _require_short(group: _Group) -> None:
+    """Declines a search that costs more than the score where it is made."""
+    length = math.prod(a.size for a in group.axes)
+    alone = len(group.compared) == 1 and group.compared[0].place.free <= set(group.axes)
+    if length > (LONGEST_SEARCH_A_KEY if alone else LONGEST_SEARCH):
+        raise Decline(
+            f"a write to {length} positions that are data: each score would be looked for among them",
+            "mark the positions, mask = torch.zeros(..., dtype=torch.bool).scatter(-1, ids, True), "
+            "and choose by that: torch.where(mask, new, old)",
+        )
+
+
 def _anywhere(ctx: Lowering, write: Write, element: Position, group: _Group) -> Steps:
     """Whether some element of a group goes where the targets are."""
     if not group.compared:
@@ -225,6 +240,8 @@ def _anywhere(ctx: Lowering, write: Write, element: Position, group: _Group) -> 
         for at in _each(group.axes):
             out = Map("OR", out, substitute(_equal(group.compared), at))
         return out
+
+    _require_short(group)
 
     def search(left: Sequence[Axis], at: Mapping[Axis, Expr], level: int) -> Steps:
         if not left:
