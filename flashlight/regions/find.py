@@ -153,7 +153,7 @@ class Candidates:
             return _LINEAR
         if all(s.inner >= max(_WIDE_INNER, 4 * max(s.size)) for s in component.seeds):
             return "products smaller than their operands: nothing quadratic to avoid"
-        if not ends and any(1 in s.size for s in component.seeds):
+        if not ends and all(1 in s.size for s in component.seeds):
             return "one query or one key: no matrix of scores"
         if ends or (component.barriers and self._meets_values(component)):
             return None
