@@ -51,8 +51,7 @@ class Leaving:
 def _leaving(body: Node, axis: Axis) -> tuple[Factors, list[Leaving]]:
     """What stays, and what may leave it: factors free of the axis, also inside a choice between a product and 0."""
     inside, outside = factors(body).split(axis)
-    groups = [Leaving(Factors(1.0, Counter({n: k}))) for n, k in outside.above.items()]
-    groups += [Leaving(Factors(1.0, below=Counter({n: k}))) for n, k in outside.below.items()]
+    groups = [Leaving(outside.powers_of(n)) for n in dict.fromkeys([*outside.above, *outside.below])]
     if _moderate_scale(outside.scale):
         groups += [Leaving(Factors(outside.scale))] if outside.scale != 1.0 else []
     else:
@@ -80,7 +79,8 @@ def _choice(n: Node, axis: Axis) -> Leaving | None:
 def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
     """A SUM without the factors that leave it, and those.
 
-    What stays is put in normal form if all of it is in range; else it is multiplied as the program does.
+    What stays is put in normal form if all of it is in range; else it is multiplied as the program does.  Nothing
+    leaves then where a factor stands in a place besides that must keep it, as in (c * a) / (c * b).
     """
     _, axis, operand = node.attr
     inside, groups = _leaving(node.args[0], axis)
@@ -103,6 +103,9 @@ def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
     else:
         outside.scale = 1.0
         body = _without(node.args[0], replaced)
+        left = factors(body)
+        if (left.above, left.below) != (inside.above, inside.below):
+            return node, Factors()
     if not outside.trivial:
         operand = _safe_operand(body, axis, operand, facts.steps)
     return Reduce("SUM", axis, body, operand), outside

@@ -30,6 +30,10 @@ class Factors:
                 getattr(inside if axis in n.free else outside, name)[n] += k
         return inside, outside
 
+    def powers_of(self, n: Node) -> Factors:
+        """One factor, above and below."""
+        return Factors(1.0, *(Counter({n: side[n]} if n in side else {}) for side in (self.above, self.below)))
+
     @property
     def trivial(self) -> bool:
         return self.scale == 1.0 and not self.above and not self.below
