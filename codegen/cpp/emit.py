@@ -105,8 +105,7 @@ class Emitter(Positions):
                 seen.add(node)
                 stack.append((node, True))
                 if node.kind != "Reduce" and self.known(node) is None:
-                    for a in node.args:
-                        stack += [(b, False) for b in (a.args if self._fusable(a, node) else [a])]
+                    stack += [(a, False) for a in node.args]
         return out
 
     def _define(self, node: Node) -> Value:
@@ -201,9 +200,6 @@ class Emitter(Positions):
 
     def _map(self, n: Node) -> Value:
         fn, spec = n.attr[0], FNS[n.attr[0]]
-        fused = self._fused(fn, n) if fn in ("ADD", "SUB") else None
-        if fused is not None:
-            return fused
         args = [self.value(a) for a in n.args]
         special = self._special(fn, n, args)
         if special is not None:
@@ -240,7 +236,7 @@ class Emitter(Positions):
         return Value(f"where({cond.text}, {self.lift(x, to)}, {self.lift(y, to)})", to)
 
     def _special(self, fn: str, n: Node, args: list[Value]) -> Value | None:
-        """What has a shorter form: constants as divisors and powers, products that are added, exponents below 0."""
+        """What has a shorter form: constants as divisors and powers, exponents below 0."""
         if fn == "EXP" and args[0].type == "F" and self.facts.never_positive(n.args[0]):
             return Value(f"exp_{'rough' if self.facts.rough(n) else 'below'}({args[0].text})", "F")
         last = value_of(n.args[-1]) if n.args else None
@@ -257,40 +253,6 @@ class Emitter(Positions):
             x, y = (self.lift(a, to) for a in args)
             return Value(f"({x} ^ {y})" if fn == "NE" else f"(!({x} ^ {y}))", to)
         return None
-
-    def _fused(self, fn: str, n: Node) -> Value | None:
-        """x*y + z and x*y - z in one rounding."""
-        for i in (0, 1):
-            if self._fusable(n.args[i], n):
-                parts = self._product_of(n.args[i])
-                other = self.value(n.args[1 - i])
-                if parts is not None and other.type in ("F", "real"):
-                    x, y, z = (self.lift(v, "F") for v in (*parts, other))
-                    name = "fma" if fn == "ADD" else ("fms", "fnma")[i]
-                    return Value(f"{name}({x}, {y}, {z})", "F")
-        return None
-
-    def _fusable(self, product: Node, user: Node) -> bool:
-        """Whether a product is only added to something, in the same loop."""
-        if (
-            user.kind != "Map"
-            or user.attr[0] not in ("ADD", "SUB")
-            or user.dtype != "float"
-            or user.args[0] is user.args[1]
-        ):
-            return False
-        if product.kind != "Map" or product.attr[0] not in ("MUL", "DIV") or self._find(product) is not None:
-            return False
-        return self._is_lanes(product) and self.depth(product) == self.depth(user) and self.known(product) is None
-
-    def _product_of(self, n: Node) -> tuple[Value, Value] | None:
-        if n.attr[0] == "MUL":
-            x, y = (self.value(a) for a in n.args)
-        elif n.attr[0] == "DIV" and (by := value_of(n.args[1])) and abs(1 / by) > 1e-30:
-            x, y = self.value(n.args[0]), Value(real_literal(1 / by, self.double), "real")
-        else:
-            return None
-        return (x, y) if x.type in ("F", "real") and y.type in ("F", "real") else None
 
     def _times(self, x: Value, y: Value) -> Value:
         if not x.lanes and not y.lanes:

@@ -188,8 +188,6 @@ FL_INLINE vf fma(vf x, vf y, vf z) {
 #endif
 }
 FL_INLINE F fma(F x, F y, F z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
-FL_INLINE F fms(F x, F y, F z) { return fma(x, y, -z); }
-FL_INLINE F fnma(F x, F y, F z) { return fma(-x, y, z); }
 
 // Larger and smaller; NaN if either is.
 FL_INLINE vf larger(vf x, vf y) {  // one instruction on the way from x to the result, so that running maxima are quick

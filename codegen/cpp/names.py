@@ -19,7 +19,7 @@ from_array gather get interleave isinf isnan lane0 larger load log log1p log2 lo
 maximum memcpy memset micro minimum narrow nearest pack pair pair_rows positions pow power2 put
 recip relu rem round rounded round_rows row rsqrt scale scatter sigmoid sign signs sin smaller splat
 sqrt store stored tanh threads to_array to_int to_real transpose16 trunc truncdiv unpack where wide
-widen p w t g live first last task tasks panel tensors ROUND BIAS ROWS LOG2E fms fnma exp_below
+widen p w t g live first last task tasks panel tensors ROUND BIAS ROWS LOG2E exp_below
 exp_rough at_least floordiv floor_div floor_mod truncdiv relu Nothing Tensors Tile Panel Work Thread
 PANELS setup prologue epilogue run_task memory own omp_get_thread_num aligned_alloc free load16
 first16 end visit every_lane any_of any_equal kind kind_of found FULL exact visited test
