@@ -17,10 +17,9 @@ import re
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +103,7 @@ def _judge_run(case: Case, run: gears.Run, numbers: bool) -> Verdict:
     verdict = Verdict(declined=[str(r.reason).partition("\n")[0] for r in run.report.regions if not r.fused])
     verdict.outcome = "fused" if run.report.fused else "declined" if run.report.regions else "left"
     if numbers:
-        verdict.faults += _numeric(case, run.fn, verdict)
+        verdict.faults += _numeric(case, run, verdict)
     for region in (r for r in run.report.regions if r.reason):
         if region.reason.startswith("internal error"):
             verdict.faults.append(Fault("internal", region.reason.splitlines()[0]))
@@ -123,9 +122,9 @@ def _judge_run(case: Case, run: gears.Run, numbers: bool) -> Verdict:
 # ---------------------------------------------------------------- numbers
 
 
-def _numeric(case: Case, fn: Callable[..., Any], verdict: Verdict) -> list[Fault]:
+def _numeric(case: Case, run: gears.Run, verdict: Verdict) -> list[Fault]:
     """At most one fault of the numbers; looked into with more samples before it is one."""
-    quick = _samples(case, fn, range(QUICK))
+    quick = _samples(case, run, range(QUICK))
     if isinstance(quick, Fault):
         return [quick]
     if not quick:
@@ -133,7 +132,7 @@ def _numeric(case: Case, fn: Callable[..., Any], verdict: Verdict) -> list[Fault
         return []
     if not _fault(case, quick, {}):
         return []
-    thorough = _samples(case, fn, range(THOROUGH))
+    thorough = _samples(case, run, range(THOROUGH))
     if isinstance(thorough, Fault):
         return [thorough]
     allowed = _conditioned(case, sorted(thorough)[: EVALUATIONS // 2])
@@ -145,11 +144,13 @@ Samples = dict[int, list[Sample]]
 """The outputs for every sample of the data in which no decision hangs on a rounding."""
 
 
-def _samples(case: Case, fn: Callable[..., Any], seeds: Iterable[int]) -> Samples | Fault:
+def _samples(case: Case, run: gears.Run, seeds: Iterable[int]) -> Samples | Fault:
     samples: Samples = {}
+    reassociated = any(name == "reassociate" for r in run.report.regions for name, _ in r.passes)
     for seed in seeds:
         args = case.inputs(seed)
-        near, far = Margins(), Margins()
+        near = Margins()
+        far = Margins(near)
         with near:
             eager = leaves(case.fn(*args))
         with exactly(), far:
@@ -157,10 +158,11 @@ def _samples(case: Case, fn: Callable[..., Any], seeds: Iterable[int]) -> Sample
         if ambiguous(near, far):
             continue
         try:
-            got = leaves(fn(*case.inputs(seed)))
+            got = leaves(run.fn(*case.inputs(seed)))
         except Exception as error:
             return Fault("crash", _line(error))
-        samples[seed] = [Sample(*triple) for triple in zip(got, eager, exact, strict=True)]
+        reordered = reassociated and any(bool(a.isinf().any()) for a in args if isinstance(a, Tensor))
+        samples[seed] = [Sample(*triple, reordered) for triple in zip(got, eager, exact, strict=True)]
     return samples
 
 

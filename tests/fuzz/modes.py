@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,12 +29,16 @@ class Margins(TorchFunctionMode):
     """Collects how far every decision about floating-point numbers is from turning out otherwise.
 
     huge: whether sums were asked for of values so large that the order of the terms decides whether they overflow.
+    undecided: for every `prod`, where the order of its factors decides: NaN in eager and, given eager's margins, 0 in
+    float64.  What is computed from these is then no more sure than they are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, eager: Margins | None = None) -> None:
         super().__init__()
         self.found: list[Tensor] = []
         self.huge = False
+        self.undecided: list[Tensor] = []
+        self.eager = eager
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -49,7 +54,30 @@ class Margins(TorchFunctionMode):
                 self.found.append(_gap(name, args, kwargs or {}))
             elif name in STEPS:
                 self.found.append((args[0].double() - args[0].double().round()).detach())
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        return self._product(out, args, kwargs or {}) if name == "prod" and out.is_floating_point() else out
+
+    def _product(self, out: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+        if self.eager is None:
+            self.undecided.append(_hangs_on_order(args, kwargs).reshape(out.shape))
+            return out.masked_fill(self.undecided[-1], torch.nan)
+        self.undecided.append(self.eager.undecided[len(self.undecided)])
+        return out.masked_fill(self.undecided[-1], 0.0)
+
+
+def _hangs_on_order(args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+    """Where some of the factors overflow or vanish and the product does not, or not for sure: 1e30 * 1e30 * 1e-40 and
+    inf * 1e-30 * 1e-30 are infinite, a number or NaN by the order.
+    """
+    limits = torch.finfo(args[0].dtype)
+    dims = [a for a in (*args[1:], kwargs.get("dim")) if isinstance(a, int)]
+    logarithms = args[0].detach().double().abs().log2()
+    logarithms, dim = (logarithms, dims[0]) if dims else (logarithms.flatten(), 0)
+    small, large = logarithms.clamp(max=0).sum(dim), logarithms.clamp(min=0).sum(dim)
+    vanishes, overflows = math.log2(limits.tiny), math.log2(limits.max)
+    under, over, whole = small < vanishes, large > overflows, small + large
+    sure = torch.where(under, ~over & (whole < vanishes), ~over | (whole > overflows))
+    return ~(sure | whole.isnan())  # 0 * inf is NaN in any order
 
 
 def _gap(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -114,7 +142,7 @@ class Rounded(TorchFunctionMode):
         out = func(*given, **(kwargs or {}))
         old = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
         fresh = _is_double(out) and out.untyped_storage().data_ptr() not in old
-        return self.noisy(out) if fresh else out
+        return self.noisy(out) if fresh and getattr(func, "__name__", "") not in _EXACT else out
 
     def noisy(self, x: Tensor) -> Tensor:
         noise = torch.rand(x.shape, generator=self.generator, dtype=torch.float64) - 0.5
@@ -134,6 +162,12 @@ _PRODUCTS = {
     "mean",
     "logsumexp",
 }
+
+_EXACT = {
+    "abs", "amax", "amin", "cat", "clamp", "clone", "flip", "gather", "masked_fill", "maximum", "minimum", "neg",
+    "__neg__", "pad", "relu", "roll", "stack", "tril", "triu", "where", "__getitem__", "contiguous",
+}  # fmt: skip
+"""What only chooses among numbers and moves them: exp(s - s.amax()) is 1 at the maximum in any evaluation."""
 
 
 def _is_double(x: Any) -> bool:
