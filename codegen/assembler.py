@@ -1,4 +1,7 @@
-"""Which ptxas assembles a kernel.
+"""How Triton compiles a kernel of ours: which ptxas assembles it, and that products are rounded.
+
+A product is rounded before it is added to something: `s * scale - max` as one operation where weights are computed and
+as two where the maximum is found would leave `exp` of the rounding error of the scores, which grows with their size.
 
 For Hopper, Triton 3.6 and 3.7 take ptxas 12.8, which was seen to leave wrong matrix descriptors in the tail of a loop:
 the kernel runs, and its numbers are wrong.  The same wheels bring a newer one for Blackwell, which is right.  Our
@@ -19,6 +22,9 @@ from typing import Any
 HOPPER = 90
 SOUND = (12, 9)
 """The oldest version that is known to assemble for Hopper as it should."""
+
+ROUNDED: Mapping[str, Any] = {"enable_fp_fusion": bool(os.environ.get("FUSE_EXPERIMENT"))}
+"""Options of every compilation and launch."""
 
 _lock = threading.RLock()
 
@@ -49,18 +55,18 @@ def assembler(arch: int) -> Assembler:
 
 @contextlib.contextmanager
 def assembling(backend: str, arch: int | str) -> Iterator[Mapping[str, Any]]:
-    """Inside, Triton assembles for this target with `assembler`; gives the options for compiling or launching.
+    """Inside, Triton assembles for this target with `assembler`; gives all options for compiling or launching.
 
     Triton's caches, in memory and on disk, take the options into account and not which ptxas is set.  So nothing that
     another ptxas made is found there, and one that is too old for the options refuses them.
     """
     if (backend, arch) != ("cuda", HOPPER):
-        yield {}
+        yield ROUNDED
         return
     with _lock:
         chosen = assembler(HOPPER)
         with _set(chosen.path) if chosen.options else contextlib.nullcontext():
-            yield chosen.options
+            yield {**ROUNDED, **chosen.options}
 
 
 def doubt(backend: str, arch: int | str) -> str:
