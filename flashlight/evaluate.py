@@ -197,11 +197,18 @@ class Evaluator:
             found = self._contract(axis, [self(a) for a in n.args[0].args], operand)
             if found is not None:
                 return found
-            axes, (a, b) = align([self(x) for x in n.args[0].args])
-            return self._collapse(op, axis, (axes, a * b))
-        return self._collapse(op, axis, self(n.args[0]))
+        axes, v = self._collapse(op, axis, self._terms(n))
+        return axes, v.to(self.compute) if v.is_floating_point() else v
+
+    def _terms(self, n: Node) -> Value:
+        """What is reduced; products of float32 that are added up are exact, as in a contraction."""
+        if not _is_product(n):
+            return self(n.args[0])
+        axes, (a, b) = align([self(x) for x in n.args[0].args])
+        return axes, a.double() * b if a.dtype is b.dtype is torch.float32 else a * b
 
     def _serial(self, n: Node) -> Value:
+        """In parts, to take less memory; float32 is added up in float64, as in one part."""
         op, axis, _ = n.attr
         lo, hi = self.span(axis)
         step = max(1, (hi - lo) * SERIAL_VOLUME // self._volume(n.args[0]))
@@ -209,13 +216,14 @@ class Evaluator:
         for start in range(lo, hi, step):
             spans = {**self.spans, axis: (start, min(start + step, hi))}
             part = self.narrowed(spans)
-            found = part._collapse(op, axis, part(n.args[0]))
+            found = part._collapse(op, axis, _widened(part._terms(n), op))
             if total is not None:
                 ax, pair = align([total, found])
                 found = ax, combine(op, *pair)
             total = found
         assert total is not None
-        return total
+        axes, v = total
+        return axes, v.to(self.compute) if v.is_floating_point() else v
 
     def _collapse(self, op: str, axis: Axis, value: Value) -> Value:
         axes, v = value
@@ -237,6 +245,11 @@ class Evaluator:
         spell = ["".join(letters[x] for x in xs) for xs in (a_axes, b_axes, out)]
         formula = f"{spell[0]},{spell[1]}->{spell[2]}"
         return out, contract(formula, a, a_axes.index(axis), b, b_axes.index(axis))
+
+
+def _widened(value: Value, op: str) -> Value:
+    axes, v = value
+    return (axes, v.double()) if op == "SUM" and v.dtype is torch.float32 else value
 
 
 def _is_product(n: Node) -> bool:

@@ -51,6 +51,11 @@ def _truncdiv(a: Tensor, b: Tensor) -> Tensor:
     return torch.div(a, b, rounding_mode="trunc")
 
 
+def _pow(a: Tensor, b: Tensor) -> Tensor:
+    """On CPUs torch.pow of float32 rounds the last elements of a tensor otherwise: equal powers would differ."""
+    return torch.pow(a.double(), b.double()).to(a.dtype) if a.dtype is torch.float32 else torch.pow(a, b)
+
+
 _INF = float("inf")
 
 FNS: dict[str, Fn] = {
@@ -77,7 +82,7 @@ FNS: dict[str, Fn] = {
         Fn("LOG1P", 1, torch.log1p, "_log1p({0})", "float", monotone=(1,)),
         Fn("SQRT", 1, torch.sqrt, "tl.sqrt({0})", "float", monotone=(1,), image=(0.0, _INF)),
         Fn("RSQRT", 1, torch.rsqrt, "tl.rsqrt({0})", "float", image=(0.0, _INF)),
-        Fn("POW", 2, torch.pow, "_pow({0}, {1})", "float"),
+        Fn("POW", 2, _pow, "_pow({0}, {1})", "float"),
         Fn("SIN", 1, torch.sin, "tl.sin({0})", "float", image=(-1.0, 1.0)),
         Fn("COS", 1, torch.cos, "tl.cos({0})", "float", image=(-1.0, 1.0)),
         Fn("TANH", 1, torch.tanh, "_tanh({0})", "float", monotone=(1,), image=(-1.0, 1.0)),
@@ -186,6 +191,11 @@ class Monoid:
     triton: str
 
 
+def _sum(x: Tensor, dim: int) -> Tensor:
+    """What float32 rounds to does not depend on the order of terms, which depends on how a tensor lies in memory."""
+    return torch.sum(x, dim, dtype=torch.float64).to(x.dtype) if x.dtype is torch.float32 else torch.sum(x, dim)
+
+
 def _prod(x: Tensor, dim: int) -> Tensor:
     return torch.prod(x, dim)
 
@@ -202,7 +212,7 @@ def _any(x: Tensor, dim: int) -> Tensor:
 MONOIDS: dict[str, Monoid] = {
     m.name: m
     for m in (
-        Monoid("SUM", "ADD", 0.0, lambda x, d: torch.sum(x, d), "tl.sum({0}, {1})"),
+        Monoid("SUM", "ADD", 0.0, _sum, "tl.sum({0}, {1})"),
         Monoid("MAX", "MAXIMUM", -_INF, lambda x, d: torch.amax(x, d), "tl.max({0}, {1})"),
         Monoid("MIN", "MINIMUM", _INF, lambda x, d: torch.amin(x, d), "tl.min({0}, {1})"),
         Monoid("PROD", "MUL", 1.0, _prod, "tl.reduce({0}, {1}, _multiply)"),

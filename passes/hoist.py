@@ -8,6 +8,8 @@ Side conditions:
 
 * Range.  What stays may not overflow or vanish where the whole product does not: exp(s) * v may, when 1 / sum(exp(s))
   leaves.  A factor of moderate magnitude always leaves; any other leaves if what stays is in range.
+  A constant that is infinite, NaN or huge does not leave, not as one case of a factor either: sum(-inf * v) is NaN
+  where v has both signs, -inf * sum(v) is not.
 * Zeros.  A divisor leaves if it is never 0, or 0 only where every term is: 0 / 0 is NaN inside and outside, but
   1 / 0 - 1 / 0 is NaN inside and may be anything outside.  Data that is read is taken not to be 0 when it divides, nor
   to be infinite when it multiplies.
@@ -146,8 +148,33 @@ def is_plain_number(n: Node) -> bool:
 
 def _may_leave(g: Leaving, tame: bool, terms: Factors, facts: SumFacts) -> bool:
     every = [*g.factors.above, *g.factors.below]
+    if any(map(_may_be_huge, g.factors.above)) or any(map(_may_be_tiny, g.factors.below)):
+        return False
     in_range = tame or all(facts.moderate(n) for n in every)
     return in_range and all(facts.divides(n, terms) for n in g.factors.below)
+
+
+def _may_be_huge(factor: Node) -> bool:
+    """Whether a constant in a factor takes terms out of range or makes them NaN."""
+    return any(not abs(v) <= 2.0**FREE for v in _constants(factor))
+
+
+def _may_be_tiny(divisor: Node) -> bool:
+    return any(0 < abs(v) < 2.0**-FREE for v in _constants(divisor))
+
+
+def _constants(factor: Node) -> list[float]:
+    """The numbers that a factor is, or that it multiplies, in any of its cases."""
+
+    def enter(n: Node) -> bool:
+        return n.kind == "Cast" or (n.kind == "Map" and n.attr[0] in ("WHERE", "MUL", "NEG", "ABS"))
+
+    values: dict[Node, list[float]] = {}
+    for n in postorder([factor], enter):
+        value = value_of(n)
+        cases = n.args[1:] if n.kind == "Map" and n.attr[0] == "WHERE" else n.args
+        values[n] = [v for a in cases for v in values[a]] if enter(n) else [] if value is None else [float(value)]
+    return values[factor]
 
 
 def _safe_operand(inside: Node, axis: Axis, operand: torch.dtype | None, steps: Steps) -> torch.dtype | None:

@@ -6,7 +6,8 @@ A product of its own for s[m, 0] adds up its terms in another order: exp(s - max
 which grows with the size of the scores, where a weight is near 1 and the program's roundings cancel.  The sum has one
 term; whatever the other scores are, they do not enter it.
 
-Side condition: the score has no axes that the row does not have.  A slice of a map is computed as a map.
+Side conditions: the score has no axes that the row does not have; a slice of a map is computed as a map.  Its position
+is one of the row's, whatever the data: s[m, 0] is not among s[m, 1], s[m, 2], ...
 """
 
 from __future__ import annotations
@@ -45,9 +46,16 @@ def _from_row(one: Node, rows: list[tuple[Node, Axis]]) -> Iterator[Node]:
     """The score as a sum along a row that it is in."""
     for score, axis in rows:
         position = _position(one, score, axis) if one.free <= score.free else None
-        if position is not None and substitute(score, {axis: position}) is one:
+        if position is None or not _is_within(position, axis):
+            continue
+        if substitute(score, {axis: position}) is one:
             here = Map("EQ", Index(of(axis)), Index(position))
             yield Reduce("SUM", axis, Map("WHERE", here, score, Const(0.0)))
+
+
+def _is_within(position: Expr, axis: Axis) -> bool:
+    lo, hi = position.range
+    return lo >= 0 and hi < axis.size
 
 
 def _position(one: Node, score: Node, axis: Axis) -> Expr | None:

@@ -2,6 +2,8 @@
 
 for (long x = ...)  {            <- one Scope a loop
   const F v3 = exp(v2 - v1);     <- values are named where they stand
+
+Every operation rounds: x * y + z in one rounding here, and in two where its maximum is taken, would not cancel.
 """
 
 from __future__ import annotations

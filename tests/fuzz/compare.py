@@ -23,12 +23,14 @@ class Sample:
 
     reordered: whether an input is infinite and products were multiplied in another order, by which NaN and inf may
     stand for each other.
+    others: of evaluations that are as good as eager's, where it matters whether they have NaN in the same places
     """
 
     got: Tensor
     eager: Tensor
     exact: Tensor
     reordered: bool = False
+    others: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Errors:
 
 
 def misplaced(s: Sample) -> str | None:
-    """Where NaN or infinities stand elsewhere than in eager, unless eager in float64 disagrees with it there."""
+    """Where NaN or infinities stand elsewhere than in eager, unless eager in float64 or another evaluation disagrees
+    with it there."""
     if s.got.shape != s.eager.shape or s.got.dtype != s.eager.dtype:
         return f"{s.got.dtype}{list(s.got.shape)} instead of {s.eager.dtype}{list(s.eager.shape)}"
     if not s.exact.is_floating_point():
@@ -68,6 +71,8 @@ def misplaced(s: Sample) -> str | None:
         return f"{int(wrong.sum())} of {wrong.numel()} whole numbers or truth values differ" if wrong.any() else None
     limit = torch.finfo(s.eager.dtype).max / 4
     sure = (_class(s.eager) == _class(s.exact)) & ~(s.exact.isfinite() & (s.exact.abs() > limit))
+    for other in s.others:
+        sure &= _class(other) == _class(s.eager)
     wrong = (_class(s.got) != _class(s.eager)) & sure
     if s.reordered:
         wrong &= s.got.isfinite() | s.eager.isfinite()

@@ -19,6 +19,7 @@ COMPARISONS = {
 CHOICES = {"argmax", "argmin"}
 STEPS = {"sign", "floor", "ceil", "round", "trunc", "frac", "heaviside", "count_nonzero", "any", "all", "bool"}
 SUMS = {"matmul", "__matmul__", "__rmatmul__", "einsum", "bmm", "mm", "sum", "mean", "prod", "linear", "cumsum"}
+NARROW = (torch.float16, torch.bfloat16)
 NEAR_OVERFLOW = 1e-3
 """Part of the largest number from which sums of values may overflow, or not, by the order of their terms."""
 SLACK = 8.0
@@ -126,27 +127,45 @@ def exactly() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+class InFloat32(TorchFunctionMode):
+    """Inside, what is cast to a narrow type is float32, as values inside of a kernel are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.half, Tensor.bfloat16):
+            return args[0].float()
+
+        def wide(a: Any) -> Any:
+            return torch.float32 if a in NARROW else a
+
+        return func(*[wide(a) if isinstance(a, torch.dtype) else a for a in args],
+                    **{k: wide(a) if isinstance(a, torch.dtype) else a for k, a in (kwargs or {}).items()})  # fmt: skip
+
+
 class Rounded(TorchFunctionMode):
     """Every operation on float64 rounds as another type would, at random: one evaluation of many possible ones.
 
-    Its error against the exact result is what the conditioning of a program makes of roundings.
+    Its error against the exact result is what the conditioning of a program makes of roundings.  wide: the type that is
+    computed in; float32 has the range that kernels have for narrow types.
     """
 
-    def __init__(self, dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, dtype: torch.dtype, seed: int, wide: torch.dtype = torch.float64) -> None:
         super().__init__()
-        self.eps = torch.finfo(dtype).eps
+        self.eps, self.wide = torch.finfo(dtype).eps, wide
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [self.noisy(a) if getattr(func, "__name__", "") in _PRODUCTS and _is_double(a) else a for a in args]
+        given = [self.noisy(a) if getattr(func, "__name__", "") in _PRODUCTS and self._is_wide(a) else a for a in args]
         out = func(*given, **(kwargs or {}))
         old = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
-        fresh = _is_double(out) and out.untyped_storage().data_ptr() not in old
+        fresh = self._is_wide(out) and out.untyped_storage().data_ptr() not in old
         return self.noisy(out) if fresh and getattr(func, "__name__", "") not in _EXACT else out
 
     def noisy(self, x: Tensor) -> Tensor:
-        noise = torch.rand(x.shape, generator=self.generator, dtype=torch.float64) - 0.5
+        noise = torch.rand(x.shape, generator=self.generator, dtype=self.wide) - 0.5
         return x * (1 + self.eps * noise)
+
+    def _is_wide(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x.dtype is self.wide
 
 
 _PRODUCTS = {
@@ -168,7 +187,3 @@ _EXACT = {
     "__neg__", "pad", "relu", "roll", "stack", "tril", "triu", "where", "__getitem__", "contiguous",
 }  # fmt: skip
 """What only chooses among numbers and moves them: exp(s - s.amax()) is 1 at the maximum in any evaluation."""
-
-
-def _is_double(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.dtype is torch.float64

@@ -96,3 +96,15 @@ def test_scores_that_differ_only_by_their_sums_order(tmp_path: Path) -> None:
     for target in ("evaluate", "cpp"):
         total = compile_only(fn, str(tmp_path), target=target)(*args)[0]
         torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-6, atol=1e-6)
+
+
+def test_a_score_beside_statistics_of_all_others(tmp_path: Path) -> None:
+    """A score is picked from a row that it is in: that of key 0 is not among those from key 1 on."""
+
+    def fn(q, k, v):
+        s = q @ k.mT
+        return s[:, :, :1].sigmoid() * s[:, :, 1:].softmax(-1) @ v[:, 1:]
+
+    args = draw(0)[:3]
+    compiled = compile_only(fn, str(tmp_path), target="evaluate")
+    torch.testing.assert_close(compiled(*args), fn(*args))
