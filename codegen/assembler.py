@@ -23,7 +23,7 @@ HOPPER = 90
 SOUND = (12, 9)
 """The oldest version that is known to assemble for Hopper as it should."""
 
-ROUNDED: Mapping[str, Any] = {"enable_fp_fusion": bool(os.environ.get("FUSE_EXPERIMENT"))}
+ROUNDED: Mapping[str, Any] = {"enable_fp_fusion": False}
 """Options of every compilation and launch."""
 
 _lock = threading.RLock()
