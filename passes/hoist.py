@@ -148,13 +148,13 @@ def is_plain_number(n: Node) -> bool:
 
 def _may_leave(g: Leaving, tame: bool, terms: Factors, facts: SumFacts) -> bool:
     every = [*g.factors.above, *g.factors.below]
-    if any(map(_may_be_huge, g.factors.above)) or any(map(_may_be_tiny, g.factors.below)):
+    if any(map(may_be_huge, g.factors.above)) or any(map(_may_be_tiny, g.factors.below)):
         return False
     in_range = tame or all(facts.moderate(n) for n in every)
     return in_range and all(facts.divides(n, terms) for n in g.factors.below)
 
 
-def _may_be_huge(factor: Node) -> bool:
+def may_be_huge(factor: Node) -> bool:
     """Whether a constant in a factor takes terms out of range or makes them NaN."""
     return any(not abs(v) <= 2.0**FREE for v in _constants(factor))
 

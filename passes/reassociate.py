@@ -2,8 +2,8 @@
 
     sum[n](sum[d](q[m, d] * k[n, d]) * v[n, e])   ->   t0[d, e] = sum[n](k[n, d] * v[n, e]);  sum[d](q[m, d] * t0[d, e])
 
-Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.  Side condition:
-what is added up first is in range, as scores filled with the smallest number are not.
+Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.  Side conditions:
+no factor is filled with infinite or huge constants, and what is added up first is in range.
 
 Legal for every sum of products; done where it needs fewer multiplications and what is kept is no larger than an input,
 which is the case when nothing but one operand of the inner contraction depends on the rows (no mask, no decay, no
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from flashlight.index import Axis
 from flashlight.passes.facts import SumFacts
-from flashlight.passes.hoist import scaled
+from flashlight.passes.hoist import may_be_huge, scaled
 from flashlight.passes.product import Factors, factors
 from flashlight.passes.temporaries import Temporaries
 from flashlight.program import Map, Node, Program, Reduce, Store, postorder, transform
@@ -50,7 +50,8 @@ def _reordered(node: Node, keep: Temporaries, facts: SumFacts) -> Node | None:
         after = inner.size * _size(features) * (outer.size + _size(rows))
         loads = [_size(n.free) for n in postorder([first]) if n.kind == "Load"]
         worth = after < before and _size(first.free - {outer}) <= max(loads)
-        if worth and facts.over(outer).in_range(factors(first)):
+        filled = any(map(may_be_huge, [*near.above, *far.above, *rest.above]))
+        if worth and not filled and facts.over(outer).in_range(factors(first)):
             total = keep(Reduce("SUM", outer, first, node.attr[2]))
             product = Reduce("SUM", inner, Map("MUL", far_node, total))
             return scaled(product, Factors(far.scale))

@@ -85,7 +85,10 @@ class Streamer:
 
     def _each(self, counts: Counter[Node]) -> Counter[Node]:
         """Factors with the reductions in the conditions they came under replaced by carries."""
-        return Counter({transform([n], self._with_carry)[0]: k for n, k in counts.items()})
+        out: Counter[Node] = Counter()
+        for n, times in counts.items():
+            out[transform([n], self._with_carry)[0]] += times
+        return out
 
     def _with_carry(self, node: Node) -> Node:
         return self._carry(node) if node.kind == "Reduce" and node.attr[1] == self.axis else node
