@@ -2,7 +2,7 @@
 
     sum[n](sum[d](q[m, d] * k[n, d]) * v[n, e])   ->   t0[d, e] = sum[n](k[n, d] * v[n, e]);  sum[d](q[m, d] * t0[d, e])
 
-Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.  Side conditions:
+Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.  As side conditions
 no factor is filled with infinite or huge constants, and what is added up first is in range.
 
 Legal for every sum of products; done where it needs fewer multiplications and what is kept is no larger than an input,

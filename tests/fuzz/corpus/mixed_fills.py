@@ -1,4 +1,4 @@
-"""Masked scores mixed over heads again and again: -inf times the product of the mixtures is not the sum of infinities."""
+"""Masked scores mixed over heads repeatedly: -inf times the product of the mixtures is not the sum of infinities."""
 
 import torch
 
