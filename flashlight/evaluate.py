@@ -271,15 +271,16 @@ def contract(formula: str, a: torch.Tensor, a_dim: int, b: torch.Tensor, b_dim: 
 
 
 def _contract_in_double(formula: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """An einsum in float64, in parts: the wider numbers take no more memory than the result."""
+    """An einsum in float64, in parts: the wider numbers take little memory."""
     terms, letters = formula.split("->")
     left, right = terms.split(",")
     sizes = {**dict(zip(left, a.shape, strict=True)), **dict(zip(right, b.shape, strict=True))}
     out = a.new_empty([sizes[x] for x in letters])
     if not letters:
         return out.copy_(torch.einsum(formula, a.double(), b.double()))
-    longest = max(letters, key=lambda x: sizes[x])
-    parts = max(1, min(sizes[longest], -(-out.numel() // DOUBLES)))
+    largest, own = max((out.numel(), letters), (a.numel(), left), (b.numel(), right))
+    longest = max(letters, key=lambda x: (x in own, sizes[x]))
+    parts = max(1, min(sizes[longest], -(-largest // DOUBLES)))
 
     def split(x: torch.Tensor, axes: str) -> Sequence[torch.Tensor]:
         return x.tensor_split(parts, axes.index(longest)) if longest in axes else [x] * parts

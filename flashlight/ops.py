@@ -191,9 +191,21 @@ class Monoid:
     triton: str
 
 
+_DOUBLES = 1 << 16
+"""Elements that are added up in float64 at a time."""
+
+
 def _sum(x: Tensor, dim: int) -> Tensor:
     """What float32 rounds to does not depend on the order of terms, which depends on how a tensor lies in memory."""
-    return torch.sum(x, dim, dtype=torch.float64).to(x.dtype) if x.dtype is torch.float32 else torch.sum(x, dim)
+    if x.dtype is not torch.float32:
+        return torch.sum(x, dim)
+    others = [d for d in range(x.dim()) if d != dim % x.dim()]
+    longest = max(others, key=lambda d: x.shape[d], default=None)
+    if longest is None or x.numel() <= _DOUBLES:
+        return torch.sum(x, dim, dtype=torch.float64).float()
+    parts = max(1, min(x.shape[longest], -(-x.numel() // _DOUBLES)))
+    sums = [torch.sum(part, dim, dtype=torch.float64).float() for part in x.tensor_split(parts, longest)]
+    return torch.cat(sums, longest - (longest > dim % x.dim()))
 
 
 def _prod(x: Tensor, dim: int) -> Tensor:
