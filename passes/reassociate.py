@@ -2,8 +2,8 @@
 
     sum[n](sum[d](q[m, d] * k[n, d]) * v[n, e])   ->   t0[d, e] = sum[n](k[n, d] * v[n, e]);  sum[d](q[m, d] * t0[d, e])
 
-Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.  As side conditions
-no factor is filled with infinite or huge constants, and what is added up first is in range.
+Exact for finite data: an infinite number times a sum may be infinite where the sum of products is NaN.  Side condition:
+no factor is filled with infinite or huge constants, as masked scores are.
 
 Legal for every sum of products; done where it needs fewer multiplications and what is kept is no larger than an input,
 which is the case when nothing but one operand of the inner contraction depends on the rows (no mask, no decay, no
@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterable
 
 from flashlight.index import Axis
-from flashlight.passes.facts import SumFacts
 from flashlight.passes.hoist import may_be_huge, scaled
 from flashlight.passes.product import Factors, factors
 from flashlight.passes.temporaries import Temporaries
@@ -31,7 +30,7 @@ def _is_sum(node: Node) -> bool:
     return node.kind == "Reduce" and node.attr[0] == "SUM" and node.dtype == "float"
 
 
-def _reordered(node: Node, keep: Temporaries, facts: SumFacts) -> Node | None:
+def _reordered(node: Node, keep: Temporaries) -> Node | None:
     outer = node.attr[1]
     parts = factors(node.args[0])
     for score, times in parts.above.items():
@@ -51,7 +50,7 @@ def _reordered(node: Node, keep: Temporaries, facts: SumFacts) -> Node | None:
         loads = [_size(n.free) for n in postorder([first]) if n.kind == "Load"]
         worth = after < before and _size(first.free - {outer}) <= max(loads)
         filled = any(map(may_be_huge, [*near.above, *far.above, *rest.above]))
-        if worth and not filled and facts.over(outer).in_range(factors(first)):
+        if worth and not filled:
             total = keep(Reduce("SUM", outer, first, node.attr[2]))
             product = Reduce("SUM", inner, Map("MUL", far_node, total))
             return scaled(product, Factors(far.scale))
@@ -59,10 +58,10 @@ def _reordered(node: Node, keep: Temporaries, facts: SumFacts) -> Node | None:
 
 
 def reassociate(program: Program) -> Program:
-    keep, facts = Temporaries(program), SumFacts.of_program(Axis("", 0), program, {})
+    keep = Temporaries(program)
 
     def rule(node: Node) -> Node:
-        return (_reordered(node, keep, facts) if _is_sum(node) else None) or node
+        return (_reordered(node, keep) if _is_sum(node) else None) or node
 
     stores: list[Store] = []
     for store in program.stores:
