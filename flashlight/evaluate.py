@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from flashlight.contraction import contract
 from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.kernel import FAR, GRANULE, Carry, Kernel, Sweep, Visit, before
 from flashlight.ops import FNS, MONOIDS
@@ -22,12 +23,6 @@ SERIAL_VOLUME = 1 << 18
 
 BLOCK = 128
 """Positions of a swept axis that a kernel is evaluated in."""
-
-DOUBLES = 1 << 16
-"""Elements of a contraction that are computed in float64 at a time."""
-
-LONGEST_CHAIN = 32
-"""Products that are added one after another in a contraction."""
 
 Value = tuple[tuple[Axis, ...], torch.Tensor]
 Span = tuple[int, int]
@@ -197,7 +192,10 @@ class Evaluator:
             found = self._contract(axis, [self(a) for a in n.args[0].args], operand)
             if found is not None:
                 return found
-        axes, v = self._collapse(op, axis, self._terms(n))
+        return self._rounded(self._collapse(op, axis, self._terms(n)))
+
+    def _rounded(self, value: Value) -> Value:
+        axes, v = value
         return axes, v.to(self.compute) if v.is_floating_point() else v
 
     def _terms(self, n: Node) -> Value:
@@ -222,8 +220,7 @@ class Evaluator:
                 found = ax, combine(op, *pair)
             total = found
         assert total is not None
-        axes, v = total
-        return axes, v.to(self.compute) if v.is_floating_point() else v
+        return self._rounded(total)
 
     def _collapse(self, op: str, axis: Axis, value: Value) -> Value:
         axes, v = value
@@ -254,40 +251,6 @@ def _widened(value: Value, op: str) -> Value:
 
 def _is_product(n: Node) -> bool:
     return n.kind == "Reduce" and n.attr[0] == "SUM" and n.args[0].kind == "Map" and n.args[0].attr[0] == "MUL"
-
-
-def contract(formula: str, a: torch.Tensor, a_dim: int, b: torch.Tensor, b_dim: int) -> torch.Tensor:
-    """An einsum over one dimension of both, in float64: what float32 rounds to does not depend on the order of terms.
-
-    The scores of a row are then the same bits in every kernel, as comparisons of scores with their maximum need.
-    In float64 a long one is added up in halves: the roundings of a chain grow with its length.
-    """
-    if a.dtype is torch.float32:
-        return _contract_in_double(formula, a, b)
-    if a.shape[a_dim] <= LONGEST_CHAIN:
-        return torch.einsum(formula, a, b)
-    (a0, a1), (b0, b1) = a.tensor_split(2, a_dim), b.tensor_split(2, b_dim)
-    return contract(formula, a0, a_dim, b0, b_dim) + contract(formula, a1, a_dim, b1, b_dim)
-
-
-def _contract_in_double(formula: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """An einsum in float64, in parts: the wider numbers take little memory."""
-    terms, letters = formula.split("->")
-    left, right = terms.split(",")
-    sizes = {**dict(zip(left, a.shape, strict=True)), **dict(zip(right, b.shape, strict=True))}
-    out = a.new_empty([sizes[x] for x in letters])
-    if not letters:
-        return out.copy_(torch.einsum(formula, a.double(), b.double()))
-    largest, own = max((out.numel(), letters), (a.numel(), left), (b.numel(), right))
-    longest = max(letters, key=lambda x: (x in own, sizes[x]))
-    parts = max(1, min(sizes[longest], -(-largest // DOUBLES)))
-
-    def split(x: torch.Tensor, axes: str) -> Sequence[torch.Tensor]:
-        return x.tensor_split(parts, axes.index(longest)) if longest in axes else [x] * parts
-
-    for some_a, some_b, part in zip(split(a, left), split(b, right), split(out, letters), strict=True):
-        part.copy_(torch.einsum(formula, some_a.double(), some_b.double()))
-    return out
 
 
 def collapse(op: str, v: torch.Tensor, dim: int) -> torch.Tensor:

@@ -191,8 +191,8 @@ class Monoid:
     triton: str
 
 
-_DOUBLES = 1 << 16
-"""Elements that are added up in float64 at a time."""
+DOUBLES = 1 << 16
+"""Elements of float32 that are computed in float64 at a time."""
 
 
 def _sum(x: Tensor, dim: int) -> Tensor:
@@ -201,9 +201,9 @@ def _sum(x: Tensor, dim: int) -> Tensor:
         return torch.sum(x, dim)
     others = [d for d in range(x.dim()) if d != dim % x.dim()]
     longest = max(others, key=lambda d: x.shape[d], default=None)
-    if longest is None or x.numel() <= _DOUBLES:
+    if longest is None or x.numel() <= DOUBLES:
         return torch.sum(x, dim, dtype=torch.float64).float()
-    parts = max(1, min(x.shape[longest], -(-x.numel() // _DOUBLES)))
+    parts = max(1, min(x.shape[longest], -(-x.numel() // DOUBLES)))
     sums = [torch.sum(part, dim, dtype=torch.float64).float() for part in x.tensor_split(parts, longest)]
     return torch.cat(sums, longest - (longest > dim % x.dim()))
 
