@@ -202,6 +202,32 @@ def normalised_by_layer_norm(q, k, v, a, b):
     return F.layer_norm(q @ k.mT, (N,)).softmax(-1) @ v
 
 
+# ---------------------------------------------------------------- no values
+
+
+@program
+def normaliser_alone(q, k, v, a, b):
+    return (q @ k.mT / 4).logsumexp(-1)
+
+
+@program
+def entropy_alone(q, k, v, a, b):
+    p = (q @ k.mT / 4).softmax(-1)
+    return -(p * p.log()).sum(-1)
+
+
+@program
+def what_keys_receive(q, k, v, a, b):
+    return (q @ k.mT / 4).softmax(-1).mean(1)
+
+
+@program
+def contrastive_loss_of_both_directions(q, k, v, a, b):
+    s = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT / 0.07).flatten(0, 1)
+    labels = torch.arange(M).repeat(2)
+    return F.cross_entropy(s, labels) + F.cross_entropy(s.view(2, M, N).mT.flatten(0, 1), labels)
+
+
 def inputs(seed: int) -> list[Tensor]:
     gen = torch.Generator().manual_seed(seed)
     return [torch.randn(2, n, 16, generator=gen) for n in (M, N, N, M, N)]

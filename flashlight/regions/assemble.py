@@ -32,6 +32,10 @@ _READ_WHOLE = "{op} reads the whole map, which is stored for it"
 _LATER = f"a later layer needs scores made of more than {MAX_PRODUCTS} products of earlier ones: stored for it"
 _IN_PLACE_OF_VALUES = "a product of queries and keys in the place of the values is computed before the fused region"
 _FROM_THE_LEFT = "(p @ q2) @ k2.mT is p @ (q2 @ k2.mT) without that map, where nothing else happens to it"
+_ONLY_MAPS = "only scores or weights leave the graph, which are stored in any case"
+_WITH_VALUES = (
+    "compute what follows (the product with the values, a sum, a loss) in the same compiled function, without a graph break"
+)
 
 
 @dataclass
@@ -153,6 +157,8 @@ class Assembly:
         leaving = [n for n in leaving if n not in beside]
         if not leaving:
             raise next(iter(needed.values()))
+        if all(core.is_map(n) for n in leaving):
+            raise Decline(_ONLY_MAPS, _WITH_VALUES, source_of(leaving) or None)
         return Region(
             seeds=[s.node for s in core.component.seeds],
             outputs=leaving,

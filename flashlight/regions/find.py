@@ -146,6 +146,8 @@ class Candidates:
         """Why a component is not attention at all; '' for what deserves no note."""
         if any(not (s.inner and g.numel(s.node)) and not g.is_data_dependent(s.node) for s in component.seeds):
             return ""
+        if self.growth.is_read_again(component) and not _suspect(component):
+            return None
         normalised = _has_exponential(component) and _has_statistic(component)
         if not any(_is_map(q) for q in component.quadratic):
             return "a plain chain of products: nothing happens to the product in between" if ends else ""
@@ -167,9 +169,11 @@ class Candidates:
 
 
 def _without_tainted(component: Component, ends: list[fx.Node]) -> Component:
-    """The component without what depends on a barrier.  Raises Decline where no contraction with values is left."""
+    """The component without what depends on a barrier.
+
+    Raises Decline where a barrier leaves no contraction with values.
+    """
     if not component.barriers:
-        _require_values(ends)
         return component
     if not [e for e in ends if e not in component.tainted]:
         raise component.barriers[0][1]
@@ -178,14 +182,6 @@ def _without_tainted(component: Component, ends: list[fx.Node]) -> Component:
         [n for n in component.quadratic if n not in component.tainted],
         [n for n in component.ends if n not in component.tainted],
     )
-
-
-def _require_values(ends: list[fx.Node]) -> None:
-    if not ends:
-        raise Decline(
-            "the normalised scores leave the graph before they meet the values",
-            fix="compute the weights and their product with the values in one compiled function, without a graph break",
-        )
 
 
 def _suspect(component: Component) -> bool:

@@ -70,6 +70,7 @@ class Growth:
     def __init__(self, nodes: Iterable[fx.Node], sources: Sources, reason: Reason):
         self.sources, self.reason = sources, reason
         self.seeds: list[Seed] = []
+        self.read_again: set[fx.Node] = set()
         self.parent: list[int] = []
         self.members: list[int] = []
         self.dims: dict[fx.Node, Dims] = {}
@@ -108,6 +109,8 @@ class Growth:
         seed = find_seed(node, self.sources, self.dims)
         if seed is not None and followed and self._stays(node, followed):
             seed = None
+        if seed is None and not followed:
+            seed = self._second_pass(node, [a for a in args if a in self.dims])
         if g.name_of(node) not in g.FOLLOWED:
             own = self._component_bits(self._quadratic_seeds(followed))
             taint.hard |= taint.soft & ~own
@@ -135,6 +138,37 @@ class Growth:
 
     def _quadratic_seeds(self, nodes: list[fx.Node]) -> int:
         return reduce(or_, (lab.quadratic(lab.all_bits(self.dims[a])) for a in nodes), 0)
+
+    def _second_pass(self, node: fx.Node, late: list[fx.Node]) -> Seed | None:
+        """A seed where scores meet what is computed from them by way of something that cannot be fused.
+
+            s - s.logsumexp(-1, keepdim=True).sort(1).values         a second pass over s, which it computes again
+
+        late: quadratic arguments that are not followed.
+        """
+        dims = propagate(node, self._known(late)) if late and not obstacle(node) else None
+        bits = lab.quadratic(lab.all_bits(dims)) if dims is not None else 0
+        if dims is None or not bits:
+            return None
+        rows = tuple(i for i, d in enumerate(dims) if lab.dim_bits(d) & bits)
+        keys = tuple(i for i, d in enumerate(dims) if lab.dim_bits(d) & (bits << 1))
+        if set(rows) & set(keys):
+            return None
+        first = [self.seeds[i] for i in _seeds_of(bits)]
+        self.read_again.update(s.node for s in first)
+        return Seed(
+            node,
+            rows,
+            keys,
+            inner=min(s.inner for s in first),
+            operands=tuple(x for s in first for x in s.operands),
+            suspect=all(s.suspect for s in first),
+            batched=any(s.batched for s in first),
+        )
+
+    def is_read_again(self, component: Component) -> bool:
+        """Whether a second pass over its scores follows."""
+        return any(s.node in self.read_again for s in component.seeds)
 
     def _stays(self, node: fx.Node, followed: list[fx.Node]) -> bool:
         dims = propagate(node, self._known(followed))
