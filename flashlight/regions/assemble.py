@@ -34,7 +34,8 @@ _IN_PLACE_OF_VALUES = "a product of queries and keys in the place of the values 
 _FROM_THE_LEFT = "(p @ q2) @ k2.mT is p @ (q2 @ k2.mT) without that map, where nothing else happens to it"
 _ONLY_MAPS = "only scores or weights leave the graph, which are stored in any case"
 _WITH_VALUES = (
-    "compute what follows (the product with the values, a sum, a loss) in the same compiled function, without a graph break"
+    "compute what follows (the product with the values, a sum, a loss) in the same compiled function, without a graph "
+    "break"
 )
 
 
