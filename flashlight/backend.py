@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,14 +13,15 @@ from torch import fx
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
-from flashlight import debug, notices, runtime
+from flashlight import debug, notices, runtime, targets
 from flashlight.allocations import Allocations
 from flashlight.cache import Cache, CacheError
 from flashlight.capture import Capture
 from flashlight.compilation import report_from_document, report_to_document
+from flashlight.lines import Lined, distinct, lines_of, moves, pattern
 from flashlight.options import Options, debug_level, parse, progress_wanted, warnings_wanted
 from flashlight.progress import compiling
-from flashlight.recovery import NOTE, recovering
+from flashlight.recovery import note, recovering
 from flashlight.report import Report, record
 from flashlight.versions import joint_pass, post_grad_pass
 
@@ -50,14 +53,16 @@ def compile_graph(
     progress_wanted()
     cache = runtime.use_cache(options.cache_dir)
     parameters = {i for i, x in enumerate(example_inputs) if isinstance(x, torch.nn.Parameter)}
+    lines = lines_of(gm)
     capture = Capture(options, parameters)
+    lined = Lined(capture, pattern(lines))
     patches = dict(options.inductor)
     theirs = patches.get("joint_custom_pre_pass", config.joint_custom_pre_pass)
-    patches["joint_custom_pre_pass"] = joint_pass(capture, theirs)
+    patches["joint_custom_pre_pass"] = joint_pass(lined, theirs)
     allocations = Allocations(capture.report)
     theirs = patches.get("post_grad_custom_post_pass", config.post_grad_custom_post_pass)
     patches["post_grad_custom_post_pass"] = post_grad_pass(theirs, allocations)
-    keys = _graph_keys(gm, example_inputs, capture)
+    graph = _Recorded(cache, _graph_key(gm, example_inputs, lined), distinct(lines), options.target)
     computes = any(n.op not in ("placeholder", "output") for n in gm.graph.nodes)
     try:
         with compiling("Inductor"):
@@ -68,12 +73,12 @@ def compile_graph(
         _unfuse(capture.report, error)
         compiled = compile_fx(gm, example_inputs, config_patches=dict(options.inductor))
     finally:
-        known = None if capture.runs and allocations.runs else _recall(cache, keys)
-        report = capture.report if capture.runs else known or Report(note=NOTE if keys and computes else "")
+        known = None if capture.runs and allocations.runs else graph.recall()
+        report = capture.report if capture.runs else known or Report(note=note() if graph.key and computes else "")
         if capture.runs and known is not None:
             report.score_sized += known.score_sized
         elif capture.runs and allocations.runs:
-            _remember(cache, keys, report)
+            graph.remember(report)
         report_to(report)
         debug.show(report)
     notices.notify(report, options)
@@ -101,19 +106,18 @@ def _unfuse(report: Report, error: Exception) -> None:
 # Where Inductor takes a graph from its cache our pass does not run: the report is remembered beside the plans.
 
 
-def _graph_keys(gm: fx.GraphModule, example_inputs: Sequence[Any], capture: Capture) -> list[str]:
-    """Hashes of the graph with the user's lines, and without: Inductor's cache knows no lines.
+def _graph_key(gm: fx.GraphModule, example_inputs: Sequence[Any], lined: Lined) -> str:
+    """Hash of the graph without the user's lines, which Inductor's cache does not know either.
 
-    None where the graph cannot be printed: its report is not remembered.
+    Empty where the graph cannot be printed: its report is not remembered.
     """
     try:
         inputs = [_describe(x) for x in example_inputs]
-        rest = f"{inputs} {torch.is_grad_enabled()} {capture.uuid()}"
-        texts = (gm.print_readable(print_output=False), gm.code)
+        text = f"{gm.code} {inputs} {torch.is_grad_enabled()} {lined.uuid()}"
     except Exception as error:
         debug.failure("the graph", error)
-        return []
-    return [hashlib.sha256(f"{text} {rest}".encode()).hexdigest() for text in texts]
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _describe(x: Any) -> object:
@@ -122,27 +126,40 @@ def _describe(x: Any) -> object:
     return type(x).__name__, x.requires_grad, tuple(x.shape), x.stride(), x.dtype, x.device.type
 
 
-def _remember(cache: Cache | None, keys: Sequence[str], report: Report) -> None:
-    if cache is not None:
+@dataclass(frozen=True)
+class _Recorded:
+    """What a cache has of a graph.  key: empty where nothing is remembered.  lines: the user's, each once.  target: as
+    in the options."""
+
+    cache: Cache | None
+    key: str
+    lines: list[str]
+    target: str
+
+    def remember(self, report: Report) -> None:
+        """Keep a report for processes in which our passes do not run."""
+        if self.cache is None or not self.key:
+            return
         try:
             document = report_to_document(report)
-            for key in keys:
-                cache.remember(key, "report", document)
+            self.cache.remember(self.key, "report", {"lines": self.lines, "report": document})
         except CacheError:
             return
         except Exception as error:  # a report is no reason for a compilation to fail
             debug.failure("the report", error)
 
-
-def _recall(cache: Cache | None, keys: Sequence[str]) -> Report | None:
-    """The report that the cache has, if it has one."""
-    found = [cache.recall(key, "report") for key in keys] if cache is not None else []
-    try:
-        report = next((report_from_document(document) for document in found if document), None)
-    except Exception as error:
-        debug.failure("the report", error)
-        return None
-    for region in report.regions if report else ():
-        if region.fused:
-            runtime.follow(region)
-    return report
+    def recall(self) -> Report | None:
+        """The report that the cache has, if it has one: with the present lines, and with what runs regions now."""
+        known = self.cache.recall(self.key, "report") if self.cache is not None and self.key else None
+        if known is None:
+            return None
+        try:
+            where = moves(known["lines"], self.lines)
+            report = report_from_document(known["report"], where, partial(targets.language_now, self.target))
+        except Exception as error:
+            debug.failure("the report", error)
+            return None
+        for region in report.regions:
+            if region.fused:
+                runtime.follow(region)
+        return report

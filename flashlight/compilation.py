@@ -10,8 +10,8 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from flashlight.deferred import Later
 from flashlight.errors import FlashlightError
 from flashlight.index import Axis
 from flashlight.kernel import Kernel, Sweep
+from flashlight.lines import moved
 from flashlight.program import Node, Program, Tensor, postorder
 from flashlight.report import KernelReport, RegionReport, Report
 from flashlight.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json
@@ -87,10 +88,17 @@ def report_to_document(report: Report) -> dict[str, Any]:
     return report.facts() | {"regions": [_region_to_document(r) for r in report.regions]}
 
 
-def report_from_document(document: Mapping[str, Any]) -> Report:
-    """The inverse of :func:`report_to_document`; ``ValueError``, ``KeyError`` or ``TypeError`` if it is not one."""
-    report = Report.from_dict({**document, "regions": []})
-    report.regions = [_region_from_document(region) for region in document["regions"]]
+def report_from_document(
+    document: Mapping[str, Any], where: Mapping[str, str] | None = None, language: Callable[[str], str] = str
+) -> Report:
+    """The inverse of :func:`report_to_document`; ``ValueError``, ``KeyError`` or ``TypeError`` if it is not one.
+
+    where: the present line of each line in the document, see lines.py.  language: what runs now a region that another
+    language ran when the document was made.
+    """
+    where = where or {}
+    report = Report.from_dict({**moved({k: v for k, v in document.items() if k != "regions"}, where), "regions": []})
+    report.regions = [_region_from_document(region, where, language) for region in document["regions"]]
     return report
 
 
@@ -101,12 +109,14 @@ def _region_to_document(region: RegionReport) -> dict[str, Any]:
     return region.facts() | {"compilation": base64.b64encode(zlib.compress(text.encode())).decode()}
 
 
-def _region_from_document(document: Mapping[str, Any]) -> RegionReport:
+def _region_from_document(
+    document: Mapping[str, Any], where: Mapping[str, str], language: Callable[[str], str]
+) -> RegionReport:
     facts = dict(document)
     compilation = facts.pop("compilation", None)
-    region = RegionReport.from_dict(facts)
+    region = RegionReport.from_dict(moved(facts, where))
     if compilation is not None:
-        stored = _Stored(compilation)
+        stored = _Stored(compilation, where, language)
         region.kernels, region.passes = Later(stored.kernels), Later(stored.passes)
         region.compilation = stored
     return region
@@ -115,16 +125,19 @@ def _region_from_document(document: Mapping[str, Any]) -> RegionReport:
 @dataclass(frozen=True)
 class _Stored:
     """A compilation in the cache, packed, so that processes which never read their reports do not pay for them.  Of one
-    that cannot be read nothing is known."""
+    that cannot be read nothing is known.  where, language: see report_from_document."""
 
     packed: str
+    where: Mapping[str, str]
+    language: Callable[[str], str]
 
     @cached_property
     def compilation(self) -> Compilation | None:
         try:
-            return Compilation.from_document(self.to_document())
+            known = Compilation.from_document(self.to_document())
         except (ValueError, KeyError, TypeError, zlib.error, FlashlightError):
             return None
+        return replace(known, language=self.language(known.language))
 
     def kernels(self) -> list[KernelReport]:
         return self.compilation.kernels() if self.compilation else []
@@ -133,7 +146,7 @@ class _Stored:
         return self.compilation.passes() if self.compilation else []
 
     def to_document(self) -> dict[str, Any]:
-        return json.loads(zlib.decompress(base64.b64decode(self.packed)))
+        return moved(json.loads(zlib.decompress(base64.b64decode(self.packed))), self.where)
 
 
 # ---------------------------------------------------------------- kernels

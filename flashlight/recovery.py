@@ -6,6 +6,7 @@ What ran is known from the first call on; what was not fused is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,11 +15,16 @@ from flashlight import debug, runtime, targets
 from flashlight.compilation import Compilation, flops
 from flashlight.plan import Plan
 from flashlight.report import RegionReport, Report
+from flashlight.versions import inductor_cache
 
-NOTE = (
-    "compiled code came from Inductor's cache, and Flashlight's has no report of it: regions are listed once they have "
-    "run, without lines; what was not fused is not known"
-)
+
+def note() -> str:
+    """What such a report does not know, and what to do about it."""
+    return (
+        "compiled code came from Inductor's cache, and Flashlight's has no report of it: regions are listed once they "
+        "have run, without lines; what was not fused is not known; to have all of it, delete Inductor's cache, "
+        f"{inductor_cache()}, and run again"
+    )
 
 
 def recovering(compiled: Callable[..., Any], report: Report) -> Callable[..., Any]:
@@ -31,10 +37,10 @@ def recovering(compiled: Callable[..., Any], report: Report) -> Callable[..., An
         waiting.clear()
         ran: dict[str, tuple[Plan, torch.device]] = {}
 
-        def note(plan: Plan, device: torch.device) -> None:
+        def see(plan: Plan, device: torch.device) -> None:
             ran.setdefault(plan.key, (plan, device))
 
-        with runtime.noting(note):
+        with runtime.noting(see):
             found = compiled(*args)
         try:
             _add(report, [(plan, device) for plan, device in ran.values() if any(map(flops, plan.schedule.kernels))])
@@ -46,11 +52,15 @@ def recovering(compiled: Callable[..., Any], report: Report) -> Callable[..., An
 
 
 def _add(report: Report, ran: Sequence[tuple[Plan, torch.device]]) -> None:
-    """A region for each plan that ran; summaries of conditions are parts of others."""
+    """A region for each plan that ran; summaries of conditions are parts of others.
+
+    A plan in memory may have the lines of another graph, which are left out.
+    """
     for plan, device in ran:
         language = targets.language(plan.target, device)
-        compilation = Compilation(language, plan.program, ((plan.program, plan.schedule.kernels),))
+        program, kernels = replace(plan.program, origins={}), [replace(k, origins={}) for k in plan.schedule.kernels]
+        compilation = Compilation(language, program, ((program, tuple(kernels)),))
         name = f"attention{len(report.regions)}"
-        region: RegionReport = compilation.report(source=plan.source, name=name, key=plan.key)
+        region: RegionReport = compilation.report(name=name, key=plan.key)
         report.regions.append(region)
         runtime.follow(region)

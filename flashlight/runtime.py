@@ -11,7 +11,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -113,17 +112,20 @@ def find_plan(key: str) -> Plan:
 
 
 def _plan_of(key: str, text: str) -> Plan:
-    """The plan of a call: from memory, from its cache, where it has the user's lines, or from its text."""
+    """The plan of a call: from memory, or from its text.  The one in its cache may have the lines of other code."""
     with _lock:
         plan = _plans.get(key)
         if plan is None:
-            plan = Plan.from_text(key, text)
+            plan = _plans[key] = Plan.from_text(key, text)
             cache = use_cache(plan.cache_dir)
-            known = _stored(key, cache)
-            if known is None:
+            if _stored(key, cache) is None:
                 _keep(plan, cache)
-            plan = _plans[key] = plan if known is None else replace(known, cache_dir=plan.cache_dir)
     return plan
+
+
+def _place(plan: Plan) -> str:
+    """The user's line of a region, as its report in this process has it; equal regions have one plan."""
+    return next((r.source for r in _reports.get(plan.key, ()) if r.source), plan.source) or "?"
 
 
 def _stored(key: str, cache: Cache | None) -> Plan | None:
@@ -201,7 +203,7 @@ def _first_run(plan: Plan) -> Run:
 def _planned(plan: Plan, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The inputs with the strides the kernels were made for."""
     if len(inputs) != len(plan.program.inputs):
-        raise FlashlightError(f"region at {plan.source} takes {len(plan.program.inputs)} tensors, got {len(inputs)}")
+        raise FlashlightError(f"region at {_place(plan)} takes {len(plan.program.inputs)} tensors, got {len(inputs)}")
     device = device_of(inputs)
     near = (x if x.device == device else x.to(device) for x in inputs)
     return [_with_strides(x, t) for x, t in zip(near, plan.program.inputs, strict=True)]
@@ -247,7 +249,7 @@ def _target_run(plan: Plan) -> Run:
         written = {t.name: on_huge_pages(new_output(t, device)) for t in made}
         tensors |= {name: written[name] for name in temporaries}
         if device not in runners:
-            with compiling(f"{plan.source}: kernels"):
+            with compiling(f"{_place(plan)}: kernels"):
                 found, cache = language(plan.target, device), use_cache(plan.cache_dir)
                 runners[device] = prepare(plan.schedule.kernels, found, device, cache)
         for kernel in runners[device]:
@@ -294,7 +296,7 @@ def _observe(plan: Plan, kernels: Sequence[KernelRun], tensors: dict[str, torch.
         maps = [launch_maps(kernel.task, tensors) for kernel in kernels]
         run = tuple(Launch(found, kernel.repeated(found, tensors)) for kernel, found in zip(kernels, maps, strict=True))
     except Exception as error:
-        debug.failure(plan.source, error)
+        debug.failure(_place(plan), error)
         return
     for seen in asking:
         seen.add(plan.key, run)
@@ -315,8 +317,8 @@ def _fall_back(plan: Plan, error: Exception) -> Run:
             elif report.fused:
                 report.reason = f"Inductor computes the summaries of its conditions: {reason}"
     if plan.strict:
-        raise FlashlightError(f"{plan.source}: {reason}") from error
-    warnings.warn(f"Flashlight: {plan.source}: {reason}; Inductor runs this region instead", stacklevel=3)
+        raise FlashlightError(f"{_place(plan)}: {reason}") from error
+    warnings.warn(f"Flashlight: {_place(plan)}: {reason}; Inductor runs this region instead", stacklevel=3)
     return _by_inductor(plan)
 
 

@@ -75,6 +75,11 @@ def language(target: str, device: torch.device) -> str:
     return "cpp" if _native_problem() is None else "evaluate"
 
 
+def language_now(target: str, then: str) -> str:
+    """What runs a region in this process that `then` ran in another, as one that had no C++ compiler."""
+    return language(target, torch.device("cpu")) if then in ("cpp", "evaluate") else then
+
+
 def worthwhile(kernels: Sequence[Kernel]) -> bool:
     """Whether fusing pays: with a few queries (decoding) the scores are no larger than the keys."""
     return any(math.prod(a.size for a in k.tile) >= FEW_ROWS for k in kernels)
@@ -92,7 +97,11 @@ def _native_problem() -> str | None:
 
 
 def prepare(kernels: Sequence[Kernel], found: str, device: torch.device, cache: Cache | None) -> list[KernelRun]:
-    """Functions that run the kernels in the given language; native code is compiled here, in parallel."""
+    """Functions that run the kernels in the given language; native code is compiled here, in parallel.
+
+    What is compiled has no lines of the user's, so that it need not be compiled again when they move.
+    """
+    kernels = [replace(k, origins={}) for k in kernels]
     if found == "evaluate":
         return [_Evaluated(k) for k in kernels]
     if found == "cpp":
@@ -166,7 +175,7 @@ def _native(kernels: Sequence[Kernel], cache: Cache | None) -> list[KernelRun]:
     from flashlight.codegen.cpp import build_all, detect_isa, print_kernel
 
     isa, tilings = detect_isa(), [_native_tiling(k) for k in kernels]
-    printed = [print_kernel(k, t, isa, k.origins) for k, t in zip(kernels, tilings, strict=True)]
+    printed = [print_kernel(k, t, isa) for k, t in zip(kernels, tilings, strict=True)]
     built = build_all(printed, None if cache is None else cache.root / NATIVE)
     return [_Native(*parts) for parts in zip(kernels, tilings, built, strict=True)]
 
@@ -221,7 +230,7 @@ class _Triton:
             if self._printed is None:
                 tiling = self._tiling(tensors, outputs)
                 self.task = _triton_task(self.kernel, tiling)
-                self._printed = print_kernel(self.kernel, tiling, self.kernel.origins)
+                self._printed = print_kernel(self.kernel, tiling)
         (run_interpreted if self.interpret else launch)(self._printed, self.kernel, tensors, outputs)  # type: ignore[arg-type]
 
     def _tiling(self, tensors: Tensors, outputs: Tensors) -> TritonTiling:

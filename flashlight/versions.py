@@ -90,3 +90,13 @@ def cpp_compiler() -> str | None:
         return get_cpp_compiler()
     except Exception:  # Inductor raises its own error when it finds none; the private name may also move
         return next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+
+
+def inductor_cache() -> str:
+    """The directory in which Inductor keeps compiled graphs."""
+    try:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        return cache_dir()
+    except (ImportError, AttributeError):  # a private name, which may move
+        return "$TORCHINDUCTOR_CACHE_DIR"

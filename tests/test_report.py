@@ -194,6 +194,8 @@ def test_the_cache_keeps_what_reports_are_made_from(tmp_path):
     document = json.loads(json.dumps(report_to_document(report)))
     assert report_from_document(document) == report
     assert report_to_document(report_from_document(document)) == document
+    cpp = report_from_document(document, language={"evaluate": "cpp"}.__getitem__).regions[0]
+    assert {k.language for k in cpp.kernels} == {"cpp"}, "another process has a compiler"
     document["regions"][0]["compilation"] = "spoilt"
     spoilt = report_from_document(document).regions[0]
     assert (spoilt.fused, spoilt.source, spoilt.kernels, spoilt.passes) == (True, report.regions[0].source, [], [])
