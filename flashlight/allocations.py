@@ -24,10 +24,15 @@ from flashlight.report import Report, ScoreSized
 
 RETURNED = Decline("the function returns it")
 RESULT = Decline("a result of the fused region: no larger than what it is computed from")
+NO_MAP = Decline("")
+"""Of a result smaller than the whole map, as large as one head's scores as it may be: the report does not list it."""
 STATISTIC = Decline(
     "a statistic that later kernels of the fused region need at every row and key, such as a sum over many heads"
 )
-SPARSE = Decline("a view of a map, which leaves the graph with the strides of all of it", "call .contiguous() on it")
+SPARSE = Decline(
+    "a view of a map, which leaves the graph with the strides of all of it",
+    "call .contiguous() on it, or set torch._inductor.config.keep_output_stride = False",
+)
 
 _META = "flashlight_map"
 
@@ -41,10 +46,15 @@ class Mark:
     fix: str | None = None
 
 
-def why_written(node: fx.Node) -> Decline:
-    """Why the op writes one of its outputs, if that is as large as a map."""
+def why_written(node: fx.Node, least: int) -> Decline:
+    """Why the op writes one of its outputs, if that is as large as a map.
+
+    least: elements of the region's smallest map, batch and heads included.
+    """
     if elements(node) > g.numel(node):
         return SPARSE
+    if g.numel(node) < least:
+        return NO_MAP
     return RETURNED if any(u.op == "output" for u in node.users) else RESULT
 
 
@@ -104,7 +114,7 @@ def score_sized(graph: fx.Graph) -> list[ScoreSized]:
             why = why_read(node)
             known[node] = Mark(least, why.reason, why.fix)
     reasons = _spread(known, large)
-    stored = [_entry(n, reasons[n]) for n in graph.nodes if n in reasons and is_stored(n)]
+    stored = [_entry(n, reasons[n]) for n in graph.nodes if n in reasons and reasons[n].reason and is_stored(n)]
     return [*stored, *(t for call in marks if is_fused(call) for t in _temporaries(call, least))]
 
 

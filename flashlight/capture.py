@@ -33,7 +33,7 @@ from flashlight.program import Program
 from flashlight.progress import stage
 from flashlight.regions import Found, Refusal, Region, find_regions, seed_by_seed, source_of, without_producers
 from flashlight.regions.absorb import Reason
-from flashlight.regions.graph import is_symbolic, name_of
+from flashlight.regions.graph import is_symbolic, name_of, numel
 from flashlight.report import RegionReport, Report
 from flashlight.sdpa import Attention, decompose, restore
 
@@ -318,8 +318,9 @@ class _GraphCapture:
         self.views = layouts.refresh(outputs) | self.views
         calls = [n for n in (*outputs, *outputs[0].all_input_nodes) if allocations.is_fused(n)]
         self.maps |= dict.fromkeys(calls, allocations.RESULT)
+        least = min((numel(n) for n in region.quadratic if region.core.is_map(n)), default=0)
         for before, node in zip(region.outputs, outputs, strict=True):
-            self.maps[node] = region.maps.get(before) or allocations.why_written(node)
+            self.maps[node] = region.maps.get(before) or allocations.why_written(node, least)
 
     def _enforce(self) -> None:
         """strict: every region must have been fused."""

@@ -130,7 +130,7 @@ def int_range(node: Node, depth: int = 8) -> Range:
 
 
 def int_map(fn: str, *args: Node) -> Node:
-    """Map on integers, decided by range where it can be: maximum(i, 0) = i, abs(i) = i, i & 7 = i % 8."""
+    """Map on integers, decided by range where it can be: maximum(i, 0) = i, abs(i) = i, i & 12 = i // 4 % 4 * 4."""
     ranges = [int_range(a) for a in args]
     if fn in ("MAXIMUM", "MINIMUM"):
         for (low, high), x, y in ((ranges, *args), (ranges[::-1], *args[::-1])):
@@ -148,9 +148,24 @@ def int_map(fn: str, *args: Node) -> Node:
     if fn == "BITAND":
         for x, y in (args, args[::-1]):
             mask = value_of(y)
-            if isinstance(mask, int) and mask > 0 and mask & (mask + 1) == 0:
-                return Map("REM", x, Const(mask + 1))
+            if isinstance(mask, int) and mask and _is_run(mask):
+                return _bits(x, mask)
     return Map(fn, *args)
+
+
+def _is_run(mask: int) -> bool:
+    """Whether the bits of a mask stand together: 0b1110, or ~0b111, which has all above."""
+    above = mask + (mask & -mask)
+    return above >= 0 and above & (above - 1) == 0
+
+
+def _bits(x: Node, mask: int) -> Node:
+    """A run of the bits of x, in their place: x // 4 % 8 * 4 for the mask 28, x // 4 * 4 for ~3."""
+    low = mask & -mask
+    count = mask // low + 1
+    x = x if low == 1 else Map("FLOORDIV", x, Const(low))
+    x = Map("REM", x, Const(count)) if count else x
+    return x if low == 1 else Map("MUL", x, Const(low))
 
 
 def wrapped(node: Node, size: int) -> Node:

@@ -103,9 +103,13 @@ class Candidates:
 
     def __init__(self, nodes: Iterable[fx.Node], order: Mapping[fx.Node, int], sources: Sources, reason: Reason):
         self.order, self.sources, self.reason = order, sources, reason
-        self.growth = Growth(nodes, sources, reason)
         self.claimed_ends: set[fx.Node] = set()
         self.claimed_seeds: set[fx.Node] = set()
+        nodes = list(nodes)
+        self.growth = Growth(nodes, sources, reason)
+        hiding = self._hiding()
+        if hiding:
+            self.growth = Growth(nodes, sources, reason, hiding)
         self.rejected: list[tuple[Component, str]] = []
         self.cores: list[Core] = []
         self.refused: list[Refusal] = []
@@ -119,6 +123,20 @@ class Candidates:
             key=lambda c: (id(c) in without, not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]),
         ):
             self._judge(component)
+
+    def _hiding(self) -> set[fx.Node]:
+        """Sums that look like the product of one query or key, and whose axes go on where those of other scores end.
+
+        The norm of (k * scale), where only k has a batch, is such a sum: cosine attention divides by it.
+        """
+        hiding: set[fx.Node] = set()
+        for component in self.growth.components():
+            single = {s.node for s in component.seeds if 1 in s.size}
+            if 0 < len(single) < len(component.seeds) and not any(
+                self._contracts(e, component) for e in component.ends
+            ):
+                hiding |= single
+        return hiding
 
     def _judge(self, component: Component) -> None:
         if any(s.node in self.claimed_ends for s in component.seeds):
@@ -196,7 +214,7 @@ def _has_statistic(component: Component) -> bool:
     """A row statistic, or an operation that contains one."""
     if any(g.name_of(q) in g.SOFTMAXES for q in component.quadratic):
         return True
-    return any(g.name_of(e) in g.REDUCTIONS for e in component.ends)
+    return any(g.name_of(n) in g.REDUCTIONS for n in (*component.ends, *component.quadratic))
 
 
 def _is_map(node: fx.Node) -> bool:

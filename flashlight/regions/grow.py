@@ -13,7 +13,7 @@ queries are computed from the output of layer 1, so those scores leave the first
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -65,10 +65,12 @@ class _Taint:
 
 
 class Growth:
-    """Grows all components of a graph; `components` gives them."""
+    """Grows all components of a graph; `components` gives them.  without: nodes that are no seeds."""
 
-    def __init__(self, nodes: Iterable[fx.Node], sources: Sources, reason: Reason):
-        self.sources, self.reason = sources, reason
+    def __init__(
+        self, nodes: Iterable[fx.Node], sources: Sources, reason: Reason, without: Collection[fx.Node] = frozenset()
+    ):
+        self.sources, self.reason, self.without = sources, reason, without
         self.seeds: list[Seed] = []
         self.read_again: set[fx.Node] = set()
         self.parent: list[int] = []
@@ -106,7 +108,7 @@ class Growth:
         args = g.tensors(node)
         taint = self._inherit(args)
         followed = self._followed(args, taint)
-        seed = find_seed(node, self.sources, self.dims)
+        seed = None if node in self.without else find_seed(node, self.sources, self.dims)
         if seed is not None and followed and self._stays(node, followed):
             seed = None
         if seed is None and not followed:

@@ -70,7 +70,7 @@ def _typed(dims: Sequence[str], mood: str) -> str:
         "large": f"({normal} * 8)",
         "spiky": f"({normal} * torch.where(torch.rand({shape}) < 0.01, 40.0, 1.0))",
         "zeros": f"torch.zeros({shape})",
-        "constant": f"torch.full(({shape},), 0.7)",
+        "constant": f"torch.full(({shape},), float(torch.rand(())))",
         "tiny": f"({normal} * 1e-6)",
         "infinite": f"{normal}.masked_fill(torch.rand({shape}) < 0.002, INF)",
         "nan": f"{normal}.masked_fill(torch.rand({shape}) < 0.002, torch.nan)",
