@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from flashlight.cache import Cache, Usage, default_root
+from flashlight.files import require_creatable
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -25,7 +26,7 @@ def size(text: str) -> int:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The parser of ``flashlight cache``."""
-    parser = commands.add_parser("cache", help="show or clear the cache of compiled kernels", allow_abbrev=False)
+    parser = commands.add_parser("cache", help="show, clear or prune the cache of compiled kernels", allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("path", help="print its directory", allow_abbrev=False)
     actions.add_parser("list", help="print its regions, newest first, and what it takes on disk", allow_abbrev=False)
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
         print(default_root())
         return 0
     cache = Cache()
+    if not cache.root.exists():
+        require_creatable(cache.root)
     if options.action == "list":
         _list(cache)
         return 0

@@ -27,13 +27,14 @@ kinds of output (--emit):
   report                  a table of regions: fused or declined, and why
   program, passes, kernel the mathematics, what each pass made of it, the schedule
   mask                    which blocks of the scores are computed, drawn (with -o: PNG files, by matplotlib)
-  triton                  Triton source
+  triton, cpp             Triton source; C++ source for this machine
   ttir, ttgir, llir       what Triton makes of it, for each --arch (default sm_90)
   ptx, cubin, sass        NVIDIA machine code (default sm_90); cubin is binary and needs -o
   amdgcn, hsaco           AMD machine code (default gfx942); hsaco is binary and needs -o
 
-No GPU is needed: kernels are compiled offline. The exit code is the script's; 1 where it succeeds and something cannot
-be shown.
+A kernel named summary_* runs first and summarises a mask or ids in blocks: by that the others know which blocks of the
+scores they may pass over. No GPU is needed: kernels are compiled offline. The exit code is the script's; 1 where it
+succeeds and something cannot be shown.
 """
 
 EXAMPLES = """\

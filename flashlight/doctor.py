@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import textwrap
@@ -16,6 +14,7 @@ from pathlib import Path
 from flashlight.cache import Cache, default_root
 from flashlight.cache_commands import described
 from flashlight.codegen.offline import ARCHITECTURES, compile_source, load_function
+from flashlight.files import require_creatable
 
 PACKAGES = ("torch", "triton", "sympy", "networkx", "tabulate", "numpy")
 
@@ -102,11 +101,9 @@ def _cache() -> Finding:
     try:
         root = default_root()
         usage = Cache(root).usage()
+        require_creatable(root)
     except OSError as error:
         return Finding("cache", False, str(error), True)
-    parent = next(folder for folder in (root, *root.parents) if folder.exists())
-    if not os.access(parent, os.W_OK):
-        return Finding("cache", False, f"{root} cannot be written", True)
     state = described(usage) if root.exists() else "not created yet"
     return Finding("cache", True, f"{root}: {state}", True)
 
@@ -125,10 +122,9 @@ def _device() -> str:
 
 def _compiler() -> str:
     """The C++ compiler's version, once it has compiled and linked a program with OpenMP."""
-    candidates = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    compiler = next((path for name in candidates if name and (path := shutil.which(name))), None)
-    if compiler is None:
-        raise RuntimeError("none of $CXX, c++, g++, clang++ is on the PATH")
+    from flashlight.codegen.cpp import compiler as chosen
+
+    compiler = chosen()
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "probe.cpp")
         program.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
@@ -142,9 +138,12 @@ def _compiler() -> str:
 
 def _instruction_set() -> str:
     """What native kernels are printed for, and why not for tiles where the processor has them."""
+    from flashlight.codegen.cpp import available
     from flashlight.codegen.cpp.detect import detect_isa, tiles_problem
     from flashlight.codegen.cpp.isa import runs_here
 
+    if available() is not None:
+        raise RuntimeError("they take a C++ compiler: CPU tensors run in torch, tile by tile (target 'evaluate')")
     problem = tiles_problem() if runs_here("amx") else None
     return f"{detect_isa()}{f' (amx fails its self-test: {problem})' if problem else ''}"
 

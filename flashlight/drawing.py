@@ -1,6 +1,6 @@
 """Block maps as text and as PNG files: what a kernel computes of its scores, with and without masks, and what not.
 
-attention0 (model.py:12): kernel attention1, sweep of x
+attention0 (model.py:12): kernel attention0, sweep of x
 blocks where (<x_first> <= <o2_last>)
 every o0, every o1 (16 alike): 10 of 16 blocks visited
 +...

@@ -55,6 +55,18 @@ def make_private(folder: Path) -> None:
         raise CacheError(f"cannot write to the cache directory {folder}: {reason}") from error
 
 
+def require_creatable(folder: Path) -> None:
+    """Raise :class:`CacheError` where there is no such directory and it cannot be created, or takes no files."""
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        what = "cannot be written" if nearest == folder else f"cannot be created in {nearest}"
+        advice = "choose another with FLASHLIGHT_CACHE_DIR or cache_dir"
+        raise CacheError(f"the cache directory {folder} {what}: {error.strerror or error}; {advice}") from error
+
+
 def read_own(path: Path) -> bytes | None:
     """What a regular file of this user's holds; None where there is none: no link, no pipe, nobody else's."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -19,9 +19,11 @@ from flashlight import report as registry
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, OfflineError
 from flashlight.costs import compiled_for, scheduled
 from flashlight.drawing import picture_png, picture_text, pictures
+from flashlight.kernel import Kernel
 from flashlight.observation import Observation, launched
 from flashlight.report import KernelReport, RegionReport, Report
 from flashlight.request import MASK, TEXT_KINDS, Request
+from flashlight.targets import native_source
 from flashlight.versions import set_default_backend
 
 NOTHING = (
@@ -56,28 +58,32 @@ def present(request: Request, seen: Observation | None = None) -> bool:
         print(f"flashlight: no kernel {request.kernel!r} in this run; there are: {names}", file=sys.stderr)
         return False
     sink = _Sink(request.output)
-    costs = list(_costs(request, reports, kernels))
+    costs, unshown = list(_costs(request, reports, kernels)), []
     if request.json:
         sink.put("report.json", json.dumps(_as_json(request, reports, kernels, costs), indent=1))
     else:
-        _present_texts(request, reports, kernels, sink)
+        unshown = _present_texts(request, reports, kernels, sink)
         if MASK in request.kinds and reports:
             _present_masks(seen, reports, kernels, sink)
         _present_costs(request, costs, sink)
-    failures = dict.fromkeys(error for cost in costs for error in cost.errors)
+    failures = dict.fromkeys([*unshown, *(error for cost in costs for error in cost.errors)])
     for failure in failures:
         print(f"flashlight: {failure}", file=sys.stderr)
     return not failures
 
 
-def _present_texts(request: Request, reports: list[Report], kernels: dict[str, KernelReport], sink: _Sink) -> None:
-    """Kinds that need no compilation; what two layers have in common, once."""
+def _present_texts(request: Request, reports: list[Report], kernels: dict[str, KernelReport], sink: _Sink) -> list[str]:
+    """Kinds that need no compilation; what two layers have in common, once.  Gives what cannot be shown, and why."""
+    unshown: list[str] = []
     for kind in (kind for kind in request.kinds if kind in TEXT_KINDS):
         shown: set[str] = set()
         for label, text in _texts(kind, reports, kernels, request.kernel):
-            if kind not in ("program", "passes") or text not in shown:
+            if not text:
+                unshown.append(f"kernel {label} has no form as {kind}")
+            elif kind not in ("program", "passes") or text not in shown:
                 shown.add(text)
                 sink.put(f"{label}.{TEXT_KINDS[kind]}" if label else TEXT_KINDS[kind], text)
+    return unshown
 
 
 def _as_json(
@@ -148,20 +154,39 @@ def _texts(
     if kind == "report" and reports:
         graphs = Counter(map(str, reports))
         yield "", "\n\n".join(f"{text}\n\n({n} graphs like this)" if n > 1 else text for text, n in graphs.items())
-    elif kind == "passes":
+    elif kind in ("program", "passes"):
         for region in (region for report in reports for region in report.regions):
-            if region.passes and (name is None or any(_is_one_of(kernel, kernels) for kernel in region.kernels)):
-                steps = [f"-- {step}\n{text.rstrip()}" for step, text in region.passes]
-                yield region.name or "region", "\n\n".join(steps)
-    elif kind in ("program", "kernel"):
+            if name is None or any(_is_one_of(kernel, kernels) for kernel in region.kernels):
+                text = _program(region) if kind == "program" else _passes(region)
+                yield from [(region.name or "region", text)] if text else []
+    elif kind == "kernel":
         for label, kernel in kernels.items():
-            yield label, getattr(kernel, kind)
+            yield label, kernel.kernel
     elif kind == "triton":
         for label, kernel in kernels.items():
-            yield label, kernel.triton["source"] if kernel.triton else "# this kernel has no Triton form"
+            yield label, kernel.triton["source"] if kernel.triton else ""
     elif kind == "cpp":
+        known = scheduled(reports)
         for label, kernel in kernels.items():
-            yield label, kernel.source if kernel.language == "cpp" else "// this kernel was not compiled for the CPU"
+            yield label, kernel.source if kernel.language == "cpp" else _cpp(known.get(kernel.digest))
+
+
+def _program(region: RegionReport) -> str:
+    """The mathematics of a region; that of its conditions, where other regions may share it, comes first."""
+    return "\n\n".join(dict.fromkeys(kernel.program.rstrip() for kernel in region.kernels))
+
+
+def _passes(region: RegionReport) -> str:
+    """What each pass made of it."""
+    return "\n\n".join(f"-- {step}\n{text.rstrip()}" for step, text in region.passes)
+
+
+def _cpp(kernel: Kernel | None) -> str:
+    """C++ of a kernel that something else runs; printing it takes no compiler."""
+    try:
+        return "" if kernel is None else native_source(kernel)
+    except Exception:  # the printer has no form for it
+        return ""
 
 
 # ---------------------------------------------------------------- what kernels cost on GPUs
@@ -249,7 +274,7 @@ class _Sink:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / self._unused(re.sub(r"[^\w.+-]", "_", name))
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.write_bytes(content if isinstance(content, bytes) else f"{content.rstrip()}\n".encode())
         print(f"wrote {path}")
 
     def _unused(self, name: str) -> str:

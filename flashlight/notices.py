@@ -9,20 +9,14 @@ Each distinct message comes once a process.  `options={"warn": False}` and `FLAS
 
 from __future__ import annotations
 
-import threading
-import warnings
-
 import torch
 
-from flashlight.errors import FlashlightWarning
 from flashlight.options import Options, warnings_wanted
 from flashlight.report import Report
 from flashlight.versions import compilations
+from flashlight.warn import warn_once
 
 _MORE = "(flashlight.explain(fn, *args) says more; FLASHLIGHT_WARN=0 or options={'warn': False} silences this)"
-
-_lock = threading.Lock()
-_said: set[str] = set()
 
 
 def notify(report: Report, options: Options) -> None:
@@ -32,29 +26,15 @@ def notify(report: Report, options: Options) -> None:
     if report.regions and not report.fused:
         first = report.regions[0]
         fix = f"; fix: {first.fix}" if first.fix else ""
-        _once(f"Flashlight: {first.source or '?'}: nothing was fused: {first.reason}{fix} {_MORE}")
+        warn_once(f"Flashlight: {first.source or '?'}: nothing was fused: {first.reason}{fix} {_MORE}")
     if report.fused and _last_compilation():
         line = next(region.source for region in report.regions if region.fused)
         limit = torch._dynamo.config.recompile_limit
-        _once(
+        warn_once(
             f"Flashlight: {line or '?'}: this function was compiled {limit} times, as often as "
             "torch._dynamo.config.recompile_limit allows: other sizes may run in eager PyTorch; fix: pad to few sizes, "
             f"or raise the limit {_MORE}"
         )
-
-
-def forget() -> None:
-    """Say everything again."""
-    with _lock:
-        _said.clear()
-
-
-def _once(text: str) -> None:
-    with _lock:
-        if text in _said:
-            return
-        _said.add(text)
-    warnings.warn(text, FlashlightWarning, stacklevel=2)
 
 
 def _last_compilation() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -27,6 +26,7 @@ from flashlight.program import Tensor
 from flashlight.progress import compiling
 from flashlight.report import RegionReport
 from flashlight.targets import KernelRun, capturing, language, prepare
+from flashlight.warn import warn, warn_once
 
 Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
@@ -57,7 +57,7 @@ def use_cache(directory: str | None) -> Cache | None:
     try:
         cache = Cache(directory)
     except CacheError as error:
-        warnings.warn(f"Flashlight keeps nothing on disk: {error}", stacklevel=2)
+        warn_once(f"Flashlight keeps nothing on disk: {error}")
         return None
     with _lock:
         return _caches.setdefault(cache.root, cache)
@@ -80,7 +80,7 @@ def _keep(plan: Plan, cache: Cache | None) -> None:
         try:
             cache.put(plan.key, plan.to_document())
         except (CacheError, TypeError) as error:
-            warnings.warn(f"Flashlight could not write to its cache: {error}", stacklevel=2)
+            warn_once(f"Flashlight could not write to its cache: {error}")
 
 
 def follow(report: RegionReport) -> None:
@@ -194,7 +194,7 @@ def _first_run(plan: Plan) -> Run:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            _runners[plan.key] = replacement = _fall_back(plan, error)
+            _runners[plan.key] = replacement = _fall_back(plan, error, device_of(inputs))
             return replacement(inputs)
 
     return guarded
@@ -305,8 +305,14 @@ def _observe(plan: Plan, kernels: Sequence[KernelRun], tensors: dict[str, torch.
 # ---------------------------------------------------------------- when it fails
 
 
-def _fall_back(plan: Plan, error: Exception) -> Run:
-    """Inductor's code for the same mathematics, after one warning.  Raises where the user asked for strictness."""
+def _fall_back(plan: Plan, error: Exception, device: torch.device) -> Run:
+    """Inductor's code for the same mathematics, after one warning.  Raises where the user asked for strictness.
+
+    Where Inductor lacks a compiler as we do, the mathematics is evaluated in torch.
+    """
+    debug.failure(_place(plan), error)
+    from flashlight.codegen.cpp import available
+
     target = plan.target
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     reason = f"the kernel failed to compile or run on target {target!r}: {type(error).__name__}: {first}"
@@ -318,17 +324,31 @@ def _fall_back(plan: Plan, error: Exception) -> Run:
                 report.reason = f"Inductor computes the summaries of its conditions: {reason}"
     if plan.strict:
         raise FlashlightError(f"{_place(plan)}: {reason}") from error
-    warnings.warn(f"Flashlight: {_place(plan)}: {reason}; Inductor runs this region instead", stacklevel=3)
-    return _by_inductor(plan)
+    able = device.type != "cpu" or available() is None
+    instead, run = "Inductor runs this region instead", _by_inductor(plan)
+    if not able:
+        instead, run = "PyTorch evaluates this region instead", _evaluated(plan)
+    warn(f"Flashlight: {_place(plan)}: {reason}; {instead}")
+    return run
+
+
+def _evaluated(plan: Plan) -> Run:
+    """The program, evaluated as it stands."""
+    names = [t.name for t in plan.program.inputs]
+
+    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        made = evaluate_program(plan.program, dict(zip(names, inputs, strict=True)))
+        return [made[t.name] for t in plan.program.outputs]
+
+    return run
 
 
 def _by_inductor(plan: Plan) -> Run:
     """The program as a graph that Inductor compiles; evaluated as it stands where even that fails."""
-    names = [t.name for t in plan.program.inputs]
+    run_evaluated = _evaluated(plan)
 
     def evaluated(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        found = evaluate_program(plan.program, dict(zip(names, inputs, strict=True)))
-        return [found[t.name] for t in plan.program.outputs]
+        return run_evaluated(inputs)
 
     compiled: list[Callable[..., list[torch.Tensor]]] = []
 

@@ -6,7 +6,6 @@ import functools
 import math
 import os
 import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +18,7 @@ from flashlight.errors import Decline
 from flashlight.evaluate import evaluate_kernel
 from flashlight.index import Axis
 from flashlight.kernel import GRANULE, Kernel
+from flashlight.warn import warn
 
 if TYPE_CHECKING:
     from flashlight.codegen.cpp import Built, Tiling
@@ -92,7 +92,7 @@ def _native_problem() -> str | None:
 
     problem = available()
     if problem is not None:
-        warnings.warn(f"Flashlight runs CPU regions tile by tile in torch: {problem}", stacklevel=4)
+        warn(f"Flashlight runs CPU regions tile by tile in torch (target 'evaluate'): {problem}")
     return problem
 
 
@@ -255,7 +255,7 @@ class _Triton:
             try:
                 self.cache.remember(self.kernel.digest, tiling_fact(self.device), document)
             except CacheError as error:
-                warnings.warn(f"Flashlight could not remember a tiling: {error}", stacklevel=2)
+                warn(f"Flashlight could not remember a tiling: {error}")
         return self.tuned.best
 
     def _known_tiling(self) -> TritonTiling | None:
@@ -284,7 +284,7 @@ def tuning_seconds() -> float:
     try:
         return max(0.0, float(text))
     except ValueError:
-        warnings.warn(f"FLASHLIGHT_TUNE_SECONDS={text!r} is not a number of seconds; taking 10", stacklevel=2)
+        warn(f"FLASHLIGHT_TUNE_SECONDS={text!r} is not a number of seconds; taking 10")
         return 10.0
 
 

@@ -82,6 +82,10 @@ def set_default_backend(backend: str | None) -> bool:
     return setter is not None
 
 
+CPP_COMPILERS = ("g++", "clang++")
+"""What is looked for where neither $CXX nor Inductor's configuration names a compiler that is there."""
+
+
 def cpp_compiler() -> str | None:
     """Command of the C++ compiler that Inductor would use, else of one on PATH; None where there is none."""
     try:
@@ -89,7 +93,7 @@ def cpp_compiler() -> str | None:
 
         return get_cpp_compiler()
     except Exception:  # Inductor raises its own error when it finds none; the private name may also move
-        return next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+        return next((c for c in (os.environ.get("CXX"), *CPP_COMPILERS) if c and shutil.which(c)), None)
 
 
 def inductor_cache() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from flashlight.errors import InternalError
 from flashlight.index import Axis, of, rewrite
@@ -60,12 +59,11 @@ def schedule(program: Program) -> Schedule:
     kernels: list[Kernel] = []
     program, levels = _swept(program)
     summaries = Temporaries(program)
-    for swept in levels:
-        for group in _groups(swept):
-            known = summaries.mark()
-            kernel = with_visits(_kernel(f"attention{len(kernels)}", group, program), summaries)
-            kernels += _summary_kernels(program, summaries, known)
-            kernels.append(replace(kernel, name=f"attention{len(kernels)}"))
+    groups = [group for swept in levels for group in _groups(swept)]
+    for number, group in enumerate(groups):
+        known = summaries.mark()
+        kernel = with_visits(_kernel(f"attention{number}", group, program), summaries)
+        kernels += [*_summary_kernels(program, summaries, known), kernel]
     conditions = tuple(s for s in summaries.stores if s.tensor in summaries.conditions)
     return Schedule(tuple(kernels), (*program.temporaries, *summaries.tensors), conditions)
 

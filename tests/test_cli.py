@@ -207,6 +207,22 @@ def test_default_architecture(script: str, kind: str, arch: str, capsys: pytest.
     assert len([line for line in output.splitlines() if line.startswith("double0 ")]) == 1
 
 
+def test_cpp_is_printed_where_something_else_runs(causal: str, script: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["inspect", causal, "--emit", "cpp"]) == 0
+    output = capsys.readouterr().out
+    assert "== attention0.cpp ==" in output and 'extern "C"' in output
+    assert cli.main(["inspect", script, "--emit", "cpp"]) == 1
+    assert "flashlight: kernel double0 has no form as cpp" in capsys.readouterr().err
+
+
+def test_a_program_is_that_of_a_region(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    kernels = [KernelReport(name, program="CONDITION" if name < "b" else "ATTENTION") for name in ("a", "b", "c")]
+    registry.record(Report([RegionReport(True, kernels=kernels, name="attention0")]))
+    assert inspection.present(request.Request.of(["program"], [], None, tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["attention0.program.txt"]
+    assert (tmp_path / "attention0.program.txt").read_text() == "CONDITION\n\nATTENTION\n"
+
+
 def test_arch_alone_prints_costs(script: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["inspect", script, "--arch", "sm_120"]) == 1
     captured = capsys.readouterr()
@@ -221,7 +237,7 @@ def test_files(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "report.txt",
-        "double0.program.txt",
+        "attention0.program.txt",
         "double0.kernel.txt",
         "attention0.passes.txt",
         "double0.py",
@@ -392,6 +408,7 @@ def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert "flashlight" in output
     if arguments[0] == "inspect":
         assert all(word in output for word in ("hsaco", "sm_100", "examples:", "-o DIR"))
+        assert all(re.search(rf"\b{kind}\b", output) for kind in request.KINDS)
 
 
 WITHOUT_TORCH = """
@@ -436,6 +453,15 @@ def test_cache_commands(causal: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "anyone may write" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["cache", "list"], ["cache", "clear"], ["doctor"]])
+def test_a_cache_that_cannot_be_created(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("FLASHLIGHT_CACHE_DIR", "/proc/flashlight/cache")
+    monkeypatch.setattr(doctor, "_attempt", lambda name, check, needed: doctor.Finding(name, True, ""))
+    assert cli.main(command) == 1
+    captured = capsys.readouterr()
+    assert "/proc/flashlight/cache cannot be created in /proc: " in captured.out + captured.err
+
+
 @pytest.mark.parametrize(
     ("text", "count"), [("0", 0), ("500", 500), ("500 kB", 500_000), ("1.5G", 1_500_000_000), ("2MiB", 2 << 20)]
 )
@@ -475,7 +501,8 @@ def test_doctor_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert cli.main(["doctor"]) == 1
     output = capsys.readouterr().out
     assert "FAIL  cache" in output
-    assert "none of $CXX, c++, g++, clang++ is on the PATH" in output
+    assert "no    C++ compiler          no C++ compiler: none of $CXX, g++, clang++ is on PATH" in output
+    assert "no    native kernels        they take a C++ compiler" in output
     assert "no    offline sm_1          unknown architecture 'sm_1'; known: sm_80" in output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import flashlight
-from flashlight import notices
+from flashlight import notices, runtime, warn
 from flashlight.errors import FlashlightWarning
 from flashlight.options import OptionError, Options
 from flashlight.report import RegionReport, Report
@@ -24,7 +25,7 @@ FUSED = RegionReport(True, None, "model.py:12", "attention1")
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLASHLIGHT_WARN", raising=False)
-    notices.forget()
+    warn.forget()
     torch._dynamo.reset()
 
 
@@ -75,6 +76,13 @@ def test_switches(monkeypatch: pytest.MonkeyPatch):
         notices.notify(report, Options())
 
 
+def test_a_cache_that_cannot_be_used_is_said_once_at_the_users_line(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(FlashlightWarning, match="keeps nothing on disk: .*file is not a directory") as caught:
+        assert [runtime.use_cache(str(tmp_path / "file")) for _ in range(3)] == [None] * 3
+    assert [w.filename for w in caught] == [__file__]
+
+
 def call(fn: Callable[..., Tensor], *shape: int, **options: Any) -> None:
     """Compile and run once, without gradients."""
     compiled = torch.compile(fn, backend="flashlight", options={"fx_graph_cache": False, **options})
@@ -83,7 +91,10 @@ def call(fn: Callable[..., Tensor], *shape: int, **options: Any) -> None:
 
 
 def test_a_compiled_function_says_it_and_explain_does_not():
-    (line,) = said(lambda: call(topk_keys, 1, 2, 20, 16))
+    with pytest.warns(FlashlightWarning) as caught:
+        call(topk_keys, 1, 2, 20, 16)
+    line = str(caught[0].message)
+    assert caught[0].filename == topk_keys.__code__.co_filename or caught[0].filename == __file__
     assert "declines.py:" in line and "top-k" in line
     with torch.no_grad():
         assert said(lambda: flashlight.explain(cumsum_weights, *torch.randn(3, 1, 2, 20, 16).unbind())) == []

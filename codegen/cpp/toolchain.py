@@ -26,7 +26,8 @@ from flashlight.codegen.cpp import library
 from flashlight.codegen.cpp.isa import FLAGS, Isa, runs_here
 from flashlight.errors import FlashlightError
 from flashlight.kernel import Kernel
-from flashlight.versions import cpp_compiler
+from flashlight.versions import CPP_COMPILERS, cpp_compiler
+from flashlight.warn import warn_once
 
 HERE = Path(__file__).parent
 HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_tiles.h", "flashlight_contract.h")
@@ -86,14 +87,17 @@ class Built:
 
 def compiler() -> str:
     """Command of the C++ compiler that Inductor would use.  Raises CompilerError when there is none."""
-    found = cpp_compiler()
-    if not found or not shutil.which(found):
-        tried = os.environ.get("CXX") or "g++"
+    found, named = cpp_compiler(), os.environ.get("CXX")
+    path = shutil.which(found) if found else None
+    if path is None:
+        tried = f"CXX={named!r}" if named else "$CXX"
         raise CompilerError(
-            f"no C++ compiler: {tried!r} is not on PATH. Install g++ or clang++, or set CXX or "
-            "torch._inductor.config.cpp.cxx; until then CPU tensors take the reference evaluator."
+            f"no C++ compiler: none of {tried}, {', '.join(CPP_COMPILERS)} is on PATH. Install g++ or clang++, or set "
+            "CXX or torch._inductor.config.cpp.cxx"
         )
-    return shutil.which(found) or found
+    if named and shutil.which(named) is None:
+        warn_once(f"CXX={named!r} is not on PATH: Flashlight compiles with {path}")
+    return path
 
 
 @functools.cache
@@ -119,7 +123,7 @@ def available() -> str | None:
     except CompilerError as e:
         return str(e)
     if version is None:
-        return f"the C++ compiler {compiler()!r} does not run; CPU tensors take the reference evaluator."
+        return f"the C++ compiler {compiler()!r} does not run"
     return None
 
 
@@ -151,6 +155,13 @@ def build_all(kernels: Sequence[CppKernel], folder: Path | None) -> list[Built]:
         return list(pool.map(lambda k: build(k, folder), kernels))
 
 
+def _first_lines(text: str, lines: int = 3, characters: int = 300) -> str:
+    """The first errors among a compiler's messages, else its first lines, as one short line."""
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in said if "error" in line.lower()] or said
+    return "; ".join(errors[:lines])[:characters] or "the compiler said nothing"
+
+
 def _load(kernel: CppKernel, path: Path) -> Built | None:
     """The library at a path; None where the system does not load it, as from a disk mounted without execution."""
     try:
@@ -169,7 +180,8 @@ def _compiled(kernel: CppKernel, folder: Path | None, stem: str) -> Built:
         command = [compiler(), *kernel.flags, f"-I{HERE}", str(source), "-o", str(made), "-lm"]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
-            raise CompilerError(f"compiling {kernel.name} failed\n{' '.join(command)}\n{run.stderr[:8000]}")
+            said = _first_lines(run.stderr.replace(f"{workshop}{os.sep}", ""))
+            raise CompilerError(f"compiling {kernel.name} failed: {said}\n{' '.join(command)}\n{run.stderr[:8000]}")
         built = _load(kernel, library.publish(made, folder, stem)) or _load(kernel, made)
     if built is None:
         raise CompilerError(f"the library of {kernel.name} was compiled, but cannot be loaded from {library.scratch()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,8 @@ from flashlight.codegen.assembler import assembling, doubt
 from flashlight.codegen.triton import interpreter
 from flashlight.codegen.triton.device import on_device
 from flashlight.codegen.triton.printer import TritonKernel
-from flashlight.errors import FlashlightWarning
 from flashlight.kernel import Kernel
+from flashlight.warn import warn_once
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -64,16 +63,10 @@ class _Loaded:
             return
         target = device.get_current_target()
         if text := doubt(target.backend, target.arch):
-            _warn(text)
+            warn_once(f"Flashlight: {text}")
         with assembling(target.backend, target.arch) as options:
             self._function[tk.grid](*arguments, num_warps=tk.num_warps, num_stages=tk.num_stages, **options)
         self._options[key] = options
-
-
-@functools.cache
-def _warn(text: str) -> None:
-    """Once a process."""
-    warnings.warn(f"Flashlight: {text}", FlashlightWarning, stacklevel=4)
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flashlight import warn
 from flashlight.codegen.cpp import (
     Built,
     CompilerError,
@@ -23,6 +24,7 @@ from flashlight.codegen.cpp import (
     run,
 )
 from flashlight.codegen.cpp.toolchain import _load
+from flashlight.errors import FlashlightWarning
 from flashlight.evaluate import evaluate_program, new_output
 from flashlight.index import Axis, of
 from flashlight.passes.pipeline import compile_program
@@ -45,7 +47,12 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     _, _, printed = sigmoid()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert "not on PATH" in (available() or "")
+    assert available() == (
+        "no C++ compiler: none of $CXX, g++, clang++ is on PATH. Install g++ or clang++, or set CXX or "
+        "torch._inductor.config.cpp.cxx"
+    )
+    monkeypatch.setenv("CXX", "nope")
+    assert "none of CXX='nope', g++, clang++" in (available() or "")
     with pytest.raises(CompilerError, match=r"Install g\+\+ or clang\+\+"):
         build(printed, tmp_path / "cache")
 
@@ -59,9 +66,18 @@ def test_broken_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 @needs_compiler
+def test_a_compiler_that_is_not_there_is_not_ignored_silently(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "nope")
+    warn.forget()
+    with pytest.warns(FlashlightWarning, match="CXX='nope' is not on PATH: Flashlight compiles with /") as caught:
+        assert compiler() == compiler()
+    assert [(w.filename, w.category) for w in caught] == [(__file__, FlashlightWarning)], "once, and at this line"
+
+
+@needs_compiler
 def test_rejected_source(tmp_path: Path):
     _, _, printed = sigmoid()
-    with pytest.raises(CompilerError, match="compiling attention failed"):
+    with pytest.raises(CompilerError, match=r"^compiling attention failed: kernel\.cpp:1:\d+: error: .*\n"):
         build(dataclasses.replace(printed, source="not C++"), tmp_path)
     assert not list(tmp_path.glob("*.so"))
 
