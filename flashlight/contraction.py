@@ -16,14 +16,29 @@ def contract(formula: str, a: torch.Tensor, a_dim: int, b: torch.Tensor, b_dim: 
     """An einsum over one dimension of both, in float64: what float32 rounds to does not depend on the order of terms.
 
     The scores of a row are then the same bits in every kernel, as comparisons of scores with their maximum need.
-    In float64 a long one is added up in halves: the roundings of a chain grow with its length.
+    In float64 itself products are added one by one, so that the order depends on no other size, and a long one in
+    halves: the roundings of a chain grow with its length.
     """
     if a.dtype is torch.float32:
         return _contract_in_double(formula, a, b)
     if a.shape[a_dim] <= LONGEST_CHAIN:
-        return torch.einsum(formula, a, b)
+        return _contract_one_by_one(formula, a, a_dim, b, b_dim)
     (a0, a1), (b0, b1) = a.tensor_split(2, a_dim), b.tensor_split(2, b_dim)
     return contract(formula, a0, a_dim, b0, b_dim) + contract(formula, a1, a_dim, b1, b_dim)
+
+
+def _contract_one_by_one(formula: str, a: torch.Tensor, a_dim: int, b: torch.Tensor, b_dim: int) -> torch.Tensor:
+    if not a.shape[a_dim]:
+        return torch.einsum(formula, a, b)
+    terms, out = formula.split("->")
+    left, right = (axes[:dim] + axes[dim + 1 :] for axes, dim in zip(terms.split(","), (a_dim, b_dim), strict=True))
+    products = (
+        torch.einsum(f"{left},{right}->{out}", x, y) for x, y in zip(a.unbind(a_dim), b.unbind(b_dim), strict=True)
+    )
+    total = next(products).clone()
+    for product in products:
+        total += product
+    return total
 
 
 def _contract_in_double(formula: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

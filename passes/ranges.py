@@ -102,7 +102,7 @@ class Ranges:
             if (atom, c) in plain or (atom, c) in axes:
                 continue
             part = self._atom(atom)
-            if part is None:
+            if part is None or _is_open(part):
                 return None
             a, b = part if c > 0 else part[::-1]
             lo, hi = Map("ADD", lo, Map("MUL", a, Const(c))), Map("ADD", hi, Map("MUL", b, Const(c)))
@@ -246,15 +246,20 @@ def apply(fn: str, args: list[Range]) -> Range | None:
         return _choice(*args)
     if fn == "ABS":
         return _folded(*args[0])
-    if fn == "MUL" and any(value_of(lo) is not None and lo is hi for lo, hi in args):
+    if fn == "MUL" and not any(map(_is_open, args)) and any(value_of(lo) is not None and lo is hi for lo, hi in args):
         return _scaled(*args)
     if fn in ("FLOORDIV", "SHR", "DIV") and args[1][0] is args[1][1] and (value_of(args[1][0]) or -1) >= 0:
         by = args[1][0]
         return Map(fn, args[0][0], by), Map(fn, args[0][1], by)
     signs = FNS[fn].monotone
-    if signs:
+    if signs and not (fn in ("ADD", "SUB") and any(map(_is_open, args))):
         return _monotone(fn, signs, args)
     return _at_a_point(fn, args)
+
+
+def _is_open(r: Range) -> bool:
+    """Whether an end stands for all integers: what is added to it may overflow."""
+    return r[0].dtype == "int" and any(abs(value_of(n) or 0) == LARGEST for n in postorder(r))
 
 
 def _monotone(fn: str, signs: tuple[int, ...], args: list[Range]) -> Range:

@@ -109,6 +109,36 @@ def test_plain_attention_is_one_region_between_its_inputs_and_its_output():
     assert found.untouched == []
 
 
+def test_a_norm_that_resembles_a_product_with_one_query_hides_no_scores():
+    """k has a batch, scale has none, and the norm of their product sums what looks like a product of the two."""
+
+    def cosine(q, k, v, scale):
+        k = k.expand(B, 1, N, D) * scale
+        s = (q @ k.mT) / (q.norm(dim=-1, keepdim=True) * k.norm(dim=-1).unsqueeze(-2) + 1e-6)
+        return s.softmax(-1) @ v
+
+    q, _, v = qkv()
+    found = regions(cosine, q, *draw((B, 1, N, D)), v, *draw((1, 1, N, D)))
+    assert len(found.regions) == 1 and not found.untouched
+
+
+def test_a_second_layer_without_a_batch_that_is_normalised_by_groups():
+    def layers(q, k, v):
+        o = (q @ k.mT).softmax(-1) @ v
+        return ((q @ F.layer_norm(o, (E,)).mT).unflatten(-1, (-1, 2)).softmax(-1)).flatten(-2) @ v[:M]
+
+    (q, k), (v,) = draw((M, E), (N, E)), draw((N, E))
+    assert len(regions(layers, q, k, v).regions) == 2
+
+
+def test_biases_that_are_counted_in_float_are_followed():
+    """torch.arange(0., N) is computed in float64; a quotient of it is an input of the region."""
+    (region,) = regions(lambda q, k, v: (q @ k.mT - torch.arange(0.0, N)).softmax(-1) @ v, *qkv()).regions
+    assert len(region.inputs) == 3
+    (region,) = regions(lambda q, k, v: (q @ k.mT - torch.arange(0.0, 0.1 * N, 0.1)).softmax(-1) @ v, *qkv()).regions
+    assert (N,) in shapes(region.inputs)
+
+
 def test_late_division_and_layout_change_belong_to_the_region():
     def late(q, k, v):
         e = torch.exp(q @ k.mT)

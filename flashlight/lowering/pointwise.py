@@ -358,11 +358,16 @@ def softplus(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return Map("WHERE", Map("GT", scaled, Const(float(given["threshold"]))), x, soft)
 
 
+def _is_exact_in_float32(x: Node) -> bool:
+    """Whether x is a whole number that float32 holds.  torch.arange(0., N) converts positions to float64 and back."""
+    return x.dtype != "float" and max(map(abs, int_range(x))) <= 2**24
+
+
 @rule(*overloads("prims.convert_element_type.default", "aten._to_copy.default", "aten.to.dtype"))
 def cast(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """To another kind; among floats nothing happens, to narrow integers bits are cut."""
     x = yield from ctx.operand(node.args[0], index)
     dtype = static_dtype(node)
-    if dtype is torch.float64 and not ctx.double and value_of(x) is None:
+    if dtype is torch.float64 and not ctx.double and value_of(x) is None and not _is_exact_in_float32(x):
         raise Decline("a value is computed in float64, its inputs are narrower", fix="compute it in float32")
     return wrap_int(convert(ctx.kind(node), x), dtype)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 
+import torch
 from torch import fx
 
 from flashlight.errors import Decline
@@ -125,7 +126,7 @@ def _cheap_operand(node: fx.Node, name: str) -> bool:
     if name == "getitem":
         return g.name_of(node.args[0]) in g.PIECES  # type: ignore[arg-type]
     if name in g.CASTS:
-        return _is_float(node)
+        return _is_float(node) and not _is_computed_wider(node)
     if not _is_float(node) and all(not _is_float(a) for a in g.tensors(node)):
         return name in g.POINTWISE
     return g.is_scalar_map(node) and _is_float(node)
@@ -156,7 +157,7 @@ def _is_position(node: fx.Node, most: int = LONG) -> bool:
 
 def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
     if name in g.CASTS:
-        return _is_float(node) or not any(_is_float(a) for a in g.tensors(node))
+        return not _is_computed_wider(node) and (_is_float(node) or not any(_is_float(a) for a in g.tensors(node)))
     if not _is_float(node):
         return name in g.POINTWISE or name in g.GATHERS or name in _ASSEMBLED
     if name in g.LOGIC or name in g.ARITHMETIC:
@@ -166,6 +167,20 @@ def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
     if name in g.POINTWISE or name in g.GATHERS or name in _ASSEMBLED:
         return True
     return _small_contraction(node, name, score)
+
+
+def _is_computed_wider(node: fx.Node) -> bool:
+    """Whether a cast rounds what was computed in float64, whole numbers of positions aside: torch.arange(0., N)."""
+    (source, *_) = g.tensors(node)
+    if g.dtype(source) is not torch.float64 or g.dtype(node) is torch.float64:
+        return False
+    while g.name_of(source) in ("mul", "add", "sub") and len(g.tensors(source)) == 1:
+        if not all(
+            isinstance(a, fx.Node) or (isinstance(a, int | float) and float(a).is_integer()) for a in source.args
+        ):
+            return True
+        (source,) = g.tensors(source)
+    return g.name_of(source) not in g.CASTS or _is_float(g.tensors(source)[0])
 
 
 def _from_mask(node: fx.Node) -> bool:

@@ -170,5 +170,10 @@ def test_double_precision_in_a_single_precision_region_declines():
         lower(captured.outputs, captured.inputs)
 
 
+def test_positions_counted_in_float():
+    """torch.arange(0., N) is computed in float64 and rounded."""
+    check(lambda x: x * torch.arange(0.0, x.shape[-1]) - torch.arange(float(x.shape[-2]))[:, None], Q.float())
+
+
 def test_integer_only_programs():
     check(lambda i: (i[:, None] <= torch.arange(5)) & (i[:, None] > 0), torch.tensor([0, 3, 9]))

@@ -55,6 +55,15 @@ def test_positions_stay_affine():
         assert gathered(both(fn, X)) == 0
 
 
+def test_runs_of_bits_of_positions_stay_affine():
+    def bits(x):
+        d = torch.arange(6)[:, None] - torch.arange(7)
+        return sum((d & mask).double() * x[..., 0] for mask in (1, 6, 7, ~3, -1, 4))
+
+    program = both(bits, X)
+    assert not [n for n in nodes(program, "Map") if n.attr[0] == "BITAND"]
+
+
 def test_no_wrap_where_the_range_is_known():
     program = both(lambda x: x[0][(torch.arange(5)[:, None] - torch.arange(5)).clamp(-3, 3) + 3], X)
     assert gathered(program) == 1

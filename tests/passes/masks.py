@@ -30,7 +30,10 @@ def _positions(draw: st.DrawFn, m: Axis, n: Axis) -> Node:
     )
     node = Index(e)
     by = Const(draw(st.sampled_from([2, 7, 16, 64, 100])))
-    fn = draw(st.sampled_from(["", "", "", "FLOORDIV", "REM", "ABS", "BITAND", "MINIMUM", "MUL"]))
+    fn = draw(st.sampled_from(["", "", "", "FLOORDIV", "REM", "ABS", "BITAND", "MINIMUM", "MUL", "SQUARES"]))
+    if fn == "SQUARES":
+        gap = Map(draw(st.sampled_from(["ADD", "SUB"])), *(Map("MUL", Index(of(a)), Index(of(a))) for a in (m, n)))
+        return Map("ABS", gap) if draw(st.booleans()) else Map("NEG", Map("SUB", gap, Map("BITXOR", Index(of(m)), by)))
     if not fn or node.kind == "Const":
         return node
     return Map("ABS", node) if fn == "ABS" else Map(fn, node, by)

@@ -124,6 +124,21 @@ def test_blocks_of_known_masks_are_found_exactly(name: str, kind: str) -> None:
     assert torch.equal(found == FULL, full)
 
 
+@pytest.mark.parametrize("fn", ["LT", "GE"])
+def test_ends_that_stand_for_all_integers_do_not_overflow(fn: str) -> None:
+    """Nothing is known of a square over a block: |m^2 - n^2| may be anything."""
+    b = Builder(torch.float32)
+    squares = (Map("MUL", Index(of(a)), Index(of(a))) for a in (M, N))
+    condition = Map(fn, Map("ABS", Map("SUB", *squares)), Const(5000))
+    attention(b, "-inf", condition, M, N)
+    kernel, tensors = main_kernel(b.program, data(b, 1))
+    live, full = brute(truth(condition, M, N, tensors), 64)
+    for sweep in (s for s in kernel.sweeps if s.visit is not None):
+        blocks = block_map(kernel, sweep, tensors, 64).expand(live.shape)
+        assert not ((blocks == SKIPPED) & live).any()
+        assert not ((blocks == FULL) & ~full).any()
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_blocks_of_documents_are_found_nearly_exactly(causal: bool) -> None:
     b = Builder(torch.float32)
