@@ -24,6 +24,7 @@ from flashlight.progress import compiling
 from flashlight.recovery import note, recovering
 from flashlight.report import Report, record
 from flashlight.versions import joint_pass, post_grad_pass
+from flashlight.warn import users_line
 
 
 def flashlight(
@@ -79,10 +80,18 @@ def compile_graph(
             report.score_sized += known.score_sized
         elif capture.runs and allocations.runs:
             graph.remember(report)
+        _locate(report, users_line())
         report_to(report)
         debug.show(report)
     notices.notify(report, options)
     return recovering(compiled, report) if report.note else compiled
+
+
+def _locate(report: Report, caller: str) -> None:
+    """Give what has no line of its own, as inside a module of PyTorch's that is compiled alone, the caller's."""
+    for part in (*report.regions, *report.score_sized):
+        part.source = part.source or caller
+    report.untouched = [(source or caller, what) for source, what in report.untouched]
 
 
 # The last resort where Inductor fails on what we put into a graph: it gets the graph as it was.

@@ -200,7 +200,8 @@ class Report(_Plain):
         reasons = _grouped(((r.fused, r.reason, r.fix), r) for r in self.regions if r.reason or r.fix)
         parts += [_explanation(regions) for regions in reasons.values()]
         if self.score_sized:
-            parts.append("\n".join(["as large as the scores, and stored:", *_stored(self.score_sized)]))
+            declined = {(reason, fix): regions for (fused, reason, fix), regions in reasons.items() if not fused}
+            parts.append("\n".join(["as large as the scores, and stored:", *_stored(self.score_sized, declined)]))
         if self.untouched:
             rows = [f"  {source}  {what}" for source, what in self.untouched]
             parts.append("\n".join(["untouched, left to Inductor:", *rows]))
@@ -310,7 +311,7 @@ def _explanation(regions: Sequence[RegionReport]) -> str:
     """Why regions were declined, and what would change that, as one short paragraph."""
     first = regions[0]
     sources = _listed(list(dict.fromkeys(region.source or "?" for region in regions)))
-    what = f"{'was' if len(regions) == 1 else 'were'} {'fused' if first.fused else 'declined'}"
+    what = f"{_were(regions)} {'fused' if first.fused else 'declined'}"
     lines = [f"{sources}: {_names(regions)} {what}"]
     if first.reason:
         lines.append(f"  reason: {first.reason}")
@@ -319,15 +320,29 @@ def _explanation(regions: Sequence[RegionReport]) -> str:
     return "\n".join(lines)
 
 
-def _stored(tensors: list[ScoreSized]) -> list[str]:
-    """One paragraph for tensors that differ in nothing, such as those of all layers."""
-    alike = Counter((t.source, t.op, t.dtype, t.shape, t.bytes, t.reason, t.fix) for t in tensors)
+def _stored(tensors: Sequence[ScoreSized], declined: Mapping[Any, Sequence[RegionReport]]) -> list[str]:
+    """Tensors by reason, each reason and fix said once; those that differ in nothing, as of all layers, in one line.
+
+    declined: regions by (reason, fix), which the report has given already.
+    """
+    groups: dict[Any, list[ScoreSized]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.reason, tensor.fix), []).append(tensor)
     lines = []
-    for (source, op, dtype, shape, size, reason, fix), count in alike.items():
-        times = f"{count} times " if count > 1 else ""
-        lines.append(f"  {source or '?'}  {times}{op}: {dtype}{list(shape)}, {size / 2**20:.3g} MiB: {reason}")
-        lines += [f"    fix: {fix}"] if fix else []
+    for (reason, fix), group in groups.items():
+        alike = Counter((t.source, t.op, t.dtype, t.shape, t.bytes) for t in group)
+        for (source, op, dtype, shape, size), count in alike.items():
+            times = f"{count} times " if count > 1 else ""
+            lines.append(f"  {source or '?'}  {times}{op}: {dtype}{list(shape)}, {size / 2**20:.3g} MiB")
+        if regions := declined.get((reason, fix)):
+            lines.append(f"    reason: that for which {_names(regions)} {_were(regions)} declined")
+        else:
+            lines += [f"    reason: {reason}", *([f"    fix: {fix}"] if fix else [])]
     return lines
+
+
+def _were(regions: Sequence[RegionReport]) -> str:
+    return "was" if len(regions) == 1 else "were"
 
 
 def _build(cls: Any, data: Mapping[str, Any], **convert: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from pathlib import PurePath
 from types import FrameType
 
 from flashlight.errors import FlashlightWarning
@@ -27,6 +28,12 @@ def warn(text: str) -> None:
         module=place.get("__name__"),
         registry=place.setdefault("__warningregistry__", {}),
     )
+
+
+def users_line() -> str:
+    """'file.py:12', the line of the user's that led here; '' where there is none."""
+    frame = _users(sys._getframe(1))
+    return "" if _is_others(frame) else f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def warn_once(text: str) -> None:

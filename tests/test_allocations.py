@@ -15,7 +15,7 @@ from torch._functorch import config as autograd
 from torch._inductor import config as inductor
 
 import flashlight
-from flashlight.report import Report, ScoreSized
+from flashlight.report import RegionReport, Report, ScoreSized
 from tests.harness import Compiled, compile_only, largest_allocation, leaves
 
 N, D = 300, 16
@@ -256,6 +256,24 @@ def test_the_list_comes_from_the_cache_with_the_graph(tmp_path: Path, monkeypatc
 def test_tensors_of_all_layers_are_one_line() -> None:
     tensor = ScoreSized("bmm", (2, N, N), "float32", 4 * MAP, "a.py:3", "sort", "a threshold")
     text = str(Report(score_sized=[tensor] * 12))
-    assert "a.py:3  12 times bmm: float32[2, 300, 300], 0.687 MiB: sort\n    fix: a threshold" in text
+    assert "a.py:3  12 times bmm: float32[2, 300, 300], 0.687 MiB\n    reason: sort\n    fix: a threshold" in text
     report = Report(score_sized=[tensor])
     assert Report.from_json(report.to_json()) == report
+
+
+def test_a_reason_of_many_tensors_is_said_once() -> None:
+    reasons = [("sort", "a threshold"), ("returned", None), ("sort", "a threshold"), ("top-k", "none")]
+    tensors = [ScoreSized("bmm", (2, N, N), "float32", 4 * MAP, f"a.py:{i}", *why) for i, why in enumerate(reasons)]
+    region = RegionReport(False, "top-k", "a.py:9", "attention0", fix="none")
+    _, _, said = str(Report([region], score_sized=tensors)).partition("stored:\n")
+    size = "bmm: float32[2, 300, 300], 0.687 MiB"
+    assert said.splitlines() == [
+        f"  a.py:0  {size}",
+        f"  a.py:2  {size}",
+        "    reason: sort",
+        "    fix: a threshold",
+        f"  a.py:1  {size}",
+        "    reason: returned",
+        f"  a.py:3  {size}",
+        "    reason: that for which attention0 was declined",
+    ]

@@ -201,6 +201,15 @@ def test_the_cache_keeps_what_reports_are_made_from(tmp_path):
     assert (spoilt.fused, spoilt.source, spoilt.kernels, spoilt.passes) == (True, report.regions[0].source, [], [])
 
 
+def test_a_module_of_pytorchs_has_the_line_of_its_caller():
+    module, x = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval(), torch.randn(1, 20, 16)
+    with torch.no_grad():
+        report = flashlight.explain(module, x, x, x)
+    caller = test_a_module_of_pytorchs_has_the_line_of_its_caller.__code__.co_firstlineno + 3
+    parts = [*report.regions, *report.score_sized]
+    assert {part.source for part in parts} == {f"test_report.py:{caller}"}
+
+
 def test_threads_read_one_list_of_kernels():
     made = []
 
