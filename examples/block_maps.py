@@ -4,7 +4,7 @@ python examples/block_maps.py            # drawn on the terminal
 python examples/block_maps.py FOLDER     # and as a PNG file each
 """
 
-import sys
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,4 +91,6 @@ def show(name: str, picture: Picture, folder: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where PNG files go; created where there is none")
+    main(parser.parse_args().folder)

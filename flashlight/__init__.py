@@ -6,7 +6,7 @@ print(flashlight.explain(fn, *args))
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,17 @@ __all__ = ["explain", "reports", "reset"]
 use(Path(__file__).parent, __path__)
 
 
-def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Report:
+def explain(fn: Callable[..., Any], *args: Any, options: Mapping[str, Any] | None = None, **kwargs: Any) -> Report:
     """Compile a function or module afresh, run it once, and report what was fused in all of its graphs, and what not.
 
-    Graph breaks are allowed.  The result of the call is dropped.
+    options: as of torch.compile, see flashlight/options.py: ``explain(fn, q, k, v, options={"target": "evaluate"})``.
+    All other arguments are those of the function.  Graph breaks are allowed.  The result of the call is dropped.
+
+    Raises ``TypeError`` where `fn` is no function, :class:`flashlight.options.OptionError` for an illegal option.
     """
     from flashlight.explanation import explain as run
 
-    return run(fn, args, kwargs)
+    return run(fn, args, kwargs, options)
 
 
 def reports() -> list[Report]:

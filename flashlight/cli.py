@@ -135,8 +135,11 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_inspect(parser: argparse.ArgumentParser, options: argparse.Namespace, script_args: list[str]) -> int:
     """``flashlight inspect``: check the request before the script runs, then run and print."""
-    if not Path(options.script).exists():
+    script = Path(options.script)
+    if not script.exists():
         parser.error(f"no such script: {options.script}")
+    if script.is_dir() and not (script / "__main__.py").exists():
+        parser.error(f"{options.script} is a directory without a __main__.py: name a Python file")
     try:
         request = Request.of(options.emit, options.arch, options.kernel, options.output, options.json)
     except ValueError as error:
@@ -156,6 +159,8 @@ def run_inspect(parser: argparse.ArgumentParser, options: argparse.Namespace, sc
             around.enter_context(scripts.output_to_stderr())
         code = scripts.run_script(options.script, script_args)
     sys.stdout.flush()
+    if code and not options.json and not report.reports():  # the script has said why
+        return code
     shown = inspection.present(request, seen)
     return code or (0 if shown else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,23 @@ from torch import fx
 
 from flashlight import runtime
 from flashlight.backend import compile_graph
-from flashlight.options import parse
+from flashlight.options import NAMES, parse
 from flashlight.report import Report, record
 from flashlight.versions import isolated_recompiles
 
 
-def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Report:
+def explain(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    backend_options: Mapping[str, Any] | None = None,
+) -> Report:
     """The report of all graphs of one call, compiled without Inductor's caches."""
     from torch._functorch import config
 
+    _check(fn, args, kwargs)
     found = Report()
-    options = parse({"warn": False, "fx_graph_cache": False, "fx_graph_remote_cache": False})
+    options = parse({"warn": False, "fx_graph_cache": False, "fx_graph_remote_cache": False, **(backend_options or {})})
 
     def collect(report: Report) -> None:
         found.regions += report.regions
@@ -40,6 +47,20 @@ def explain(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
     seen.complete([found])
     record(found)
     return found
+
+
+def _check(fn: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` where there is nothing to call, or where options stand among the arguments of a function."""
+    if not callable(fn):
+        raise TypeError(f"flashlight.explain takes a function or a module and its arguments, not {fn!r} as the first")
+    ours = [name for name in kwargs if name in NAMES]
+    try:
+        inspect.signature(fn).bind(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        if ours:
+            wanted = ", ".join(f"{name!r}: {kwargs[name]!r}" for name in ours)
+            text = f"{error}; for an option of the backend, flashlight.explain(fn, *args, options={{{wanted}}})"
+            raise TypeError(text) from error
 
 
 def _original(fn: Callable[..., Any]) -> Callable[..., Any]:

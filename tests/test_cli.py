@@ -144,8 +144,7 @@ def test_script_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["inspect", str(path)]) == 1
     captured = capsys.readouterr()
     assert "SyntaxError" in captured.err
-    assert "runpy" not in captured.err
-    assert "compiled nothing" in captured.out
+    assert captured.err.startswith('  File "') and not captured.out, "only the error"
 
 
 def test_the_interpreter_is_left_as_it_was(script: str):
@@ -368,6 +367,7 @@ def test_unknown_kernel(script: str, capsys: pytest.CaptureFixture[str]):
         (["explode"], "invalid choice: 'explode'"),
         (["inspect"], "required: SCRIPT"),
         (["inspect", "no/such.py"], "no such script: no/such.py"),
+        (["inspect", "/proc"], "/proc is a directory without a __main__.py: name a Python file"),
         (
             ["inspect", "SCRIPT", "--emit", "ptx,wasm"],
             "unknown kind 'wasm' (choose from report, program, passes, kernel, triton, cpp, mask, ttir",
@@ -406,6 +406,7 @@ def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[st
     assert stop.value.code == 0
     output = capsys.readouterr().out
     assert "flashlight" in output
+    assert arguments != ["--help"] or "clear or prune the cache" in output
     if arguments[0] == "inspect":
         assert all(word in output for word in ("hsaco", "sm_100", "examples:", "-o DIR"))
         assert all(re.search(rf"\b{kind}\b", output) for kind in request.KINDS)
@@ -507,7 +508,7 @@ def test_doctor_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_closed_pipe_is_not_a_traceback(script: str):
-    command = [sys.executable, "-m", "flashlight.cli", "inspect", script, "--emit", "sass"]
+    command = [sys.executable, "-m", "flashlight", "inspect", script, "--emit", "sass"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ), text=True)
     assert process.stdout is not None
     assert process.stderr is not None

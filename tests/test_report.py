@@ -210,6 +210,20 @@ def test_a_module_of_pytorchs_has_the_line_of_its_caller():
     assert {part.source for part in parts} == {f"test_report.py:{caller}"}
 
 
+def test_explain_with_options():
+    def plain(q, k, v):
+        return (q @ k.mT).softmax(-1) @ v
+
+    inputs = torch.randn(3, 1, 2, 20, 16).unbind()
+    with torch.no_grad():
+        report = flashlight.explain(plain, *inputs, options={"target": "evaluate"})
+    assert [k.language for k in report.regions[0].kernels] == ["evaluate"]
+    with pytest.raises(TypeError, match=r"'target'; for an option .*options=\{'target': 'cpp'\}"):
+        flashlight.explain(plain, *inputs, target="cpp")
+    with pytest.raises(TypeError, match="takes a function or a module and its arguments, not 3 as the first"):
+        flashlight.explain(3, *inputs)  # type: ignore[arg-type]
+
+
 def test_threads_read_one_list_of_kernels():
     made = []
 

@@ -1,0 +1,8 @@
+"""``python -m flashlight`` is ``flashlight``."""
+
+import sys
+
+from flashlight.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
