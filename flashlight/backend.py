@@ -18,6 +18,7 @@ from flashlight.allocations import Allocations
 from flashlight.cache import Cache, CacheError
 from flashlight.capture import Capture
 from flashlight.compilation import report_from_document, report_to_document
+from flashlight.errors import first_line
 from flashlight.lines import Lined, distinct, lines_of, moves, pattern
 from flashlight.options import Options, debug_level, parse, progress_wanted, warnings_wanted
 from flashlight.progress import compiling
@@ -104,7 +105,7 @@ def _is_dynamos(error: Exception) -> bool:
 
 def _unfuse(report: Report, error: Exception) -> None:
     """Nothing in the report is fused, because of an error of Inductor's."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     debug.failure("Inductor", error)
     for region in report.regions:
         if region.fused:

@@ -21,3 +21,9 @@ class FlashlightWarning(UserWarning):
 
 class InternalError(FlashlightError):
     """An invariant of Program or Kernel is broken; please report it with the text of the region."""
+
+
+def first_line(error: BaseException, most: int = 400) -> str:
+    """The first line of an error's message, at most so many characters; its type's name where it has none."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= most else f"{line[:most]}..."

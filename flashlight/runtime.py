@@ -17,7 +17,7 @@ import torch
 from flashlight import debug
 from flashlight.blocks import launch_maps
 from flashlight.cache import Cache, CacheError
-from flashlight.errors import FlashlightError
+from flashlight.errors import FlashlightError, first_line
 from flashlight.evaluate import evaluate_program, new_output
 from flashlight.memory import on_huge_pages
 from flashlight.observation import Launch, Observation
@@ -314,7 +314,7 @@ def _fall_back(plan: Plan, error: Exception, device: torch.device) -> Run:
     from flashlight.codegen.cpp import available
 
     target = plan.target
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     reason = f"the kernel failed to compile or run on target {target!r}: {type(error).__name__}: {first}"
     with _lock:
         for report in _reports.get(plan.key, ()):

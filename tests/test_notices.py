@@ -13,7 +13,7 @@ from torch import Tensor
 
 import flashlight
 from flashlight import notices, runtime, warn
-from flashlight.errors import FlashlightWarning
+from flashlight.errors import FlashlightWarning, first_line
 from flashlight.options import OptionError, Options
 from flashlight.report import RegionReport, Report
 from tests.zoo.declines import cumsum_weights, topk_keys
@@ -111,3 +111,8 @@ def test_the_last_compilation_is_announced():
             lines = [said(lambda n=n: compiled(*torch.randn(3, 1, 2, n, 16).unbind())) for n in (20, 21, 22)]
     assert [len(x) for x in lines] == [0, 1, 0]
     assert "test_notices.py:" in lines[1][0] and "2 times" in lines[1][0] and "recompile_limit" in lines[1][0]
+
+
+def test_the_first_line_of_an_error_is_short():
+    assert [first_line(e) for e in (ValueError(" a\nb"), ValueError())] == ["a", "ValueError"]
+    assert first_line(ValueError("x" * 5000)) == "x" * 400 + "..."
