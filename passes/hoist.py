@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
+from flashlight.fills import PRODUCTS, SUMS_AND_EXTREMA, constants_of
 from flashlight.index import Axis
-from flashlight.passes.bounded import bounded
-from flashlight.passes.dominate import Steps
+from flashlight.passes.bounded import LIMIT, bounded
 from flashlight.passes.facts import FREE, SumFacts
 from flashlight.passes.product import ONE, ZERO, Factors, factors
 from flashlight.program import Map, Node, Program, Reduce, postorder, rebuild, value_of
@@ -108,8 +108,8 @@ def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
         left = factors(body)
         if (left.above, left.below) != (inside.above, inside.below):
             return node, Factors()
-    if not outside.trivial:
-        operand = _safe_operand(body, axis, operand, facts.steps)
+    if not outside.trivial or inside.below:
+        operand = _safe_operand(factors(body), axis, operand, facts)
     return Reduce("SUM", axis, body, operand), outside
 
 
@@ -148,41 +148,35 @@ def is_plain_number(n: Node) -> bool:
 
 def _may_leave(g: Leaving, tame: bool, terms: Factors, facts: SumFacts) -> bool:
     every = [*g.factors.above, *g.factors.below]
-    if any(map(may_be_huge, g.factors.above)) or any(map(_may_be_tiny, g.factors.below)):
+    if any(may_be_huge(n, facts.meaning) for n in g.factors.above):
+        return False
+    if any(_may_be_tiny(n, facts.meaning) for n in g.factors.below):
         return False
     in_range = tame or all(facts.moderate(n) for n in every)
     return in_range and all(facts.divides(n, terms) for n in g.factors.below)
 
 
-def may_be_huge(factor: Node) -> bool:
-    """Whether a constant in a factor takes terms out of range or makes them NaN."""
-    return any(not abs(v) <= 2.0**FREE for v in _constants(factor))
+def may_be_huge(factor: Node, meaning: Callable[[Node], Node] = lambda n: n) -> bool:
+    """Whether a constant in a factor takes terms out of range or makes them NaN: a fill, also an extremum of fills.
+
+    meaning: what a carry or a temporary stands for.
+    """
+    return any(not abs(v) <= 2.0**FREE for v in constants_of(factor, SUMS_AND_EXTREMA, meaning))
 
 
-def _may_be_tiny(divisor: Node) -> bool:
-    return any(0 < abs(v) < 2.0**-FREE for v in _constants(divisor))
+def _may_be_tiny(divisor: Node, meaning: Callable[[Node], Node]) -> bool:
+    return any(0 < abs(v) < 2.0**-FREE for v in constants_of(divisor, PRODUCTS, meaning))
 
 
-def _constants(factor: Node) -> list[float]:
-    """The numbers that a factor is, or that it multiplies, in any of its cases."""
-
-    def enter(n: Node) -> bool:
-        return n.kind == "Cast" or (n.kind == "Map" and n.attr[0] in ("WHERE", "MUL", "NEG", "ABS"))
-
-    values: dict[Node, list[float]] = {}
-    for n in postorder([factor], enter):
-        value = value_of(n)
-        cases = n.args[1:] if n.kind == "Map" and n.attr[0] == "WHERE" else n.args
-        values[n] = [v for a in cases for v in values[a]] if enter(n) else [] if value is None else [float(value)]
-    return values[factor]
-
-
-def _safe_operand(inside: Node, axis: Axis, operand: torch.dtype | None, steps: Steps) -> torch.dtype | None:
-    """float16 overflows at 65504: when factors have left a product and the rest is not bounded, its operands are
-    multiplied in full precision.  bfloat16 has the range of float32 and keeps its rounding."""
-    if operand is torch.float16 and not all(bounded(n, axis, steps) for n in factors(inside).above):
-        return None
-    return operand
+def _safe_operand(inside: Factors, axis: Axis, operand: torch.dtype | None, facts: SumFacts) -> torch.dtype | None:
+    """float16 overflows at 65504: when factors have left a product, or divide another one of its factors than before,
+    and the rest is not bounded, its operands are multiplied in full precision.  bfloat16 has the range of float32 and
+    keeps its rounding."""
+    if operand is not torch.float16:
+        return operand
+    narrow = all(bounded(n, axis, facts.steps) for n in inside.above)
+    narrow &= all(facts.magnitudes(n)[0] >= -math.log2(LIMIT) for n in inside.below)
+    return operand if narrow else None
 
 
 def scaled(node: Node, outside: Factors) -> Node:

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEAVES = {
-    "budget", "cache", "checks", "contraction", "deferred", "errors", "evaluate", "files", "index", "kernel", "naming",
-    "nodes", "ops", "program", "report", "serialize", "text", "versions", "warn",
+    "budget", "cache", "checks", "contraction", "deferred", "errors", "evaluate", "files", "fills", "index", "kernel",
+    "naming", "nodes", "ops", "program", "report", "serialize", "text", "versions", "warn",
 }  # fmt: skip
 
 

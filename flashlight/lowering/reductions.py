@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import fx
 
+from flashlight.errors import Decline
+from flashlight.fills import SUMS_AND_EXTREMA, constants_of
 from flashlight.index import Expr
 from flashlight.lowering.engine import Lowering
 from flashlight.lowering.kinds import convert
@@ -203,12 +205,23 @@ def _correction(given: dict[str, Any]) -> float:
     return 1.0 if given.get("correction") is None else float(given["correction"])
 
 
+_HUGE = 1e15
+"""Its square, added up over a row, is still a float32."""
+_HUGE_FILLS = "the variance of scores with huge finite fills overflows"
+_BEFORE_THE_MASK = "take it before the scores are masked, or fill with a number of at most 1e15"
+
+
 def moments(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """The variance from its definition: exact where E[x^2] - E[x]^2 cancels.  At size 1 it is 0 / (1 - correction)."""
+    """The variance from its definition: exact where E[x^2] - E[x]^2 cancels.  At size 1 it is 0 / (1 - correction).
+
+    The squares of huge finite fills overflow, where eager PyTorch adds up in float64: such a variance is declined.
+    """
     n, depth = count(node), once(node)
     mu = yield from average(ctx, node, index)
 
     def each(x: Node) -> Node:
+        if any(_HUGE < abs(v) < math.inf for v in constants_of(x, SUMS_AND_EXTREMA)):
+            raise Decline(_HUGE_FILLS, _BEFORE_THE_MASK)
         deviation = Map("SUB", x, mu)
         return Map("MUL", deviation, deviation)
 

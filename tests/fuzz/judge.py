@@ -104,7 +104,7 @@ def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0, numbers: bo
 def _judge_run(case: Case, run: gears.Run, numbers: bool) -> Verdict:
     verdict = Verdict(declined=[str(r.reason).partition("\n")[0] for r in run.report.regions if not r.fused])
     verdict.outcome = "fused" if run.report.fused else "declined" if run.report.regions else "left"
-    if numbers:
+    if numbers and run.report.fused:  # else they are Inductor's
         verdict.faults += _numeric(case, run, verdict)
     for reason in (r.reason for r in run.report.regions if r.reason):
         if reason.startswith("internal error"):
