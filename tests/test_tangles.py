@@ -72,7 +72,15 @@ def scaled_by_a_sorted_statistic(s: Tensor, t: Tensor, v: Tensor, w: Tensor) -> 
     return s.softmax(-1) @ v * lse(s).sort(1).values
 
 
+def a_map_used_again_on_its_output_and_the_values(s: Tensor, t: Tensor, v: Tensor, w: Tensor) -> Many:
+    p, x = s.softmax(-1), v
+    for _ in range(3):
+        x = v + 0.5 * (p @ x)
+    return x
+
+
 REGIONS = {
+    a_map_used_again_on_its_output_and_the_values: 1,
     each_scaled_by_the_other: 2, scores_that_need_each_other: 1, one_maximum: 1, merged_by_logaddexp: 2,
     merged_by_a_softmax: 2, ring: 2, one_more_in_the_denominator: 1, gated_by_its_logsumexp: 1,
     scaled_by_a_sorted_statistic: 1,

@@ -65,7 +65,7 @@ class Untangler:
         loose = sorted((n for n in knot if isinstance(n, fx.Node) and n not in made), key=self.order.__getitem__)
         if patient:
             waited = {core: {n for n in core.inputs if n in knot or made.get(n) in knot} for core in tied}
-            released = [self._release(core, waited[core], loose) for core in tied]
+            released = [self._release(core, waited[core], loose, knot) for core in tied]
             if any(released):
                 return list(cores)
             one = self._united(cores, tied, loose)
@@ -83,11 +83,13 @@ class Untangler:
         whole.grow(taken, self.reason)
         return [*others, whole]
 
-    def _release(self, core: Core, waited: set[fx.Node], loose: Sequence[fx.Node]) -> bool:
+    def _release(
+        self, core: Core, waited: set[fx.Node], loose: Sequence[fx.Node], knot: Collection[fx.Node | Core]
+    ) -> bool:
         """Take in what lies between a core and what it waits for, or let go of the part of the epilogue that waits."""
         between: set[fx.Node] = set()
         for node in loose:
-            if g.name_of(node) in _BETWEEN and self._is_closed(node, core.nodes | between):
+            if g.name_of(node) in _BETWEEN and self._is_closed(node, core.nodes | between, knot):
                 between.add(node)
         late = self._after(waited, core)
         if waited <= between:
@@ -98,10 +100,11 @@ class Untangler:
             return False
         return bool(waited)
 
-    def _is_closed(self, node: fx.Node, inside: set[fx.Node]) -> bool:
-        """Whether a node is computed from what is inside alone, and is no larger."""
+    def _is_closed(self, node: fx.Node, inside: set[fx.Node], knot: Collection[fx.Node | Core]) -> bool:
+        """Whether a node is computed from what is inside and what waits for nothing, and is no larger."""
         args = g.tensors(node)
-        return inside.issuperset(args) and g.numel(node) <= max(map(g.numel, args), default=0) and not self.reason(node)
+        known = all(a in inside or a not in knot for a in args) and not inside.isdisjoint(args)
+        return known and g.numel(node) <= max(map(g.numel, args), default=0) and not self.reason(node)
 
     def _after(self, waited: set[fx.Node], core: Core) -> set[fx.Node]:
         """The nodes of a core that need what it waits for."""
