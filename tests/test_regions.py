@@ -122,6 +122,27 @@ def test_a_norm_that_resembles_a_product_with_one_query_hides_no_scores():
     assert len(found.regions) == 1 and not found.untouched
 
 
+@pytest.mark.parametrize("select", ["topk", "sort", "scatter"])
+def test_what_small_scores_select_is_an_input(select: str):
+    """Blocks of keys chosen by a gate: only the gate's own scores need all of an axis at once."""
+
+    def blocks(q, k, v):
+        gate = q @ k.unflatten(-2, (-1, 4)).mean(-2).mT
+        if select == "scatter":
+            chosen = torch.zeros_like(gate, dtype=torch.bool).scatter(-1, gate.topk(3, -1).indices, True)
+        elif select == "topk":
+            chosen = gate >= gate.topk(3, -1).values[..., -1:]
+        else:
+            chosen = gate >= gate.sort(-1, descending=True).values[..., 2:3]
+        s = (q @ k.mT).masked_fill(~chosen.repeat_interleave(4, -1), -math.inf)
+        return s.softmax(-1) @ v
+
+    found = regions(blocks, *qkv())
+    assert len(found.regions) == 1 and not found.declined
+    assert select == "scatter" or (B, H, M, N // 4) in shapes(found.regions[0].inputs)
+    assert select == "scatter" or any("needs all of an axis" in text for _, text in found.untouched)
+
+
 def test_a_second_layer_without_a_batch_that_is_normalised_by_groups():
     def layers(q, k, v):
         o = (q @ k.mT).softmax(-1) @ v

@@ -53,7 +53,10 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
         "rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal uniform "
         "normal_functional exponential inductor_random inductor_randint inductor_seed inductor_seeds "
         "inductor_lookup_seed inductor_rand_eager_offset inductor_rand_eager_offsets philox_rand",
-        Reason("{op} draws random numbers", "for dropout, call model.eval() or set its probability to 0"),
+        Reason(
+            "{op} draws random numbers",
+            "dropout: call model.eval() or set its probability to 0; noise: draw it before the scores, as an input",
+        ),
     ),
     ("view_as_complex view_as_real complex polar real imag", Reason("{op} works on complex numbers", _ROTATE)),
     ("_fft_r2c _fft_c2c _fft_c2r fft_r2c fft_c2c fft_c2r", Reason("{op} is a Fourier transform")),

@@ -12,7 +12,7 @@ with something between the two contractions that is not linear, and its seeds ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -21,7 +21,7 @@ from flashlight.errors import Decline
 from flashlight.regions import graph as g
 from flashlight.regions.absorb import Reason
 from flashlight.regions.assemble import Assembly, Refusal, Region, source_of
-from flashlight.regions.core import Core
+from flashlight.regions.core import Core, least_map
 from flashlight.regions.grow import Component, Growth
 from flashlight.regions.notes import Note, notes
 from flashlight.regions.pairs import pair_weights
@@ -34,7 +34,7 @@ _LINEAR = (
     "linear layers around a map, not queries and keys (these fuse where keys are stored [N, features] and transposed "
     "for the product, or where all have a batch dimension)"
 )
-_NO_VALUES = "no product with values follows: nothing of it is fused"
+_NO_VALUES = "no product with values follows that can be fused with it"
 
 
 @dataclass
@@ -70,14 +70,15 @@ class _Finder:
         candidates = Candidates(self.graph.nodes, self.order, self.sources, self.reason)
         candidates.judge()
         self.found.growth, self.rejected = candidates.growth, candidates.rejected
-        assembly = Assembly(self.order, self.reason, candidates.growth)
+        assembly = Assembly(self.order, lambda n: candidates.selecting.get(n) or self.reason(n), candidates.growth)
         assembly.run(candidates.cores)
         self.found.regions = sorted(assembly.regions, key=lambda r: self.order[r.first])
         self.found.declined = sorted(candidates.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
         taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
         busy = bool(self.found.regions or self.found.declined)
         pairs = {n: why for n, why in pair_weights(self.graph.nodes, candidates.growth.dims).items() if n not in taken}
-        self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy, pairs)
+        self.found.maps.update(candidates.selecting)
+        self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy, pairs | candidates.selecting)
         self._name_maps(pairs)
         return self.found
 
@@ -85,12 +86,13 @@ class _Finder:
         """Fill maps and least, where something is attention-like.  pairs: weights whose scores are no products."""
         found = self.found
         parts = [*found.regions, *found.declined]
+        rejected = [(component, text) for component, text in self.rejected if not _suspect(component)]
         found.least = min([part.least for part in parts] + [g.numel(n) for n in pairs], default=0)
+        found.least = found.least or min((least_map(component.seeds) for component, _ in rejected), default=0)
         found.maps.update(pairs)
-        for component, text in self.rejected if parts else ():
-            if not _suspect(component):
-                why = Decline(text or _NO_VALUES, source=source_of([s.node for s in component.seeds]) or None)
-                found.maps.update(dict.fromkeys(component.quadratic, why))
+        for component, text in rejected:
+            why = Decline(text or _NO_VALUES, source=source_of([s.node for s in component.seeds]) or None)
+            found.maps.update(dict.fromkeys(component.quadratic, why))
         for part in parts:
             found.maps.update(part.maps)
 
@@ -107,7 +109,8 @@ class Candidates:
         self.claimed_seeds: set[fx.Node] = set()
         nodes = list(nodes)
         self.growth = Growth(nodes, sources, reason)
-        hiding = self._hiding()
+        self.selecting = self._selecting()
+        hiding = self._hiding() | set(self.selecting)
         if hiding:
             self.growth = Growth(nodes, sources, reason, hiding)
         self.rejected: list[tuple[Component, str]] = []
@@ -117,7 +120,7 @@ class Candidates:
     def judge(self) -> None:
         """Every component, the most likely attention first: an operation that ends one ends no other."""
         components = self.growth.components()
-        without = {id(c) for c in components if not any(self._contracts(e, c) for e in c.ends)}
+        without = {id(c) for c in components if not self._has_values(c)}
         for component in sorted(
             components,
             key=lambda c: (id(c) in without, not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]),
@@ -132,11 +135,30 @@ class Candidates:
         hiding: set[fx.Node] = set()
         for component in self.growth.components():
             single = {s.node for s in component.seeds if 1 in s.size}
-            if 0 < len(single) < len(component.seeds) and not any(
-                self._contracts(e, component) for e in component.ends
-            ):
+            if 0 < len(single) < len(component.seeds) and not self._has_values(component):
                 hiding |= single
         return hiding
+
+    def _selecting(self) -> dict[fx.Node, Decline]:
+        """Small scores from which keys are selected for others, and what leads from them to the selection.
+
+            gate = q @ pooled.mT;  chosen = gate >= gate.topk(3).values[..., -1:];  where(chosen, q @ k.mT, -inf)
+
+        The region around the others reads them: computed again, they might round to the other side of a threshold.
+        """
+        selecting: dict[fx.Node, Decline] = {}
+        for component in self.growth.components():
+            if component.barriers and not self._has_values(component, component.tainted):
+                small = self.growth.selecting(component)
+                first = [g.numel(s.node) for s in component.seeds if s.node in small]
+                rest = [g.numel(s.node) for s in component.seeds if s.node not in small]
+                if first and rest and max(first) < min(rest):
+                    selecting |= small
+        return selecting
+
+    def _has_values(self, component: Component, without: Container[fx.Node] = ()) -> bool:
+        """Whether a contraction with values ends a component."""
+        return any(self._contracts(e, component) for e in component.ends if e not in without)
 
     def _judge(self, component: Component) -> None:
         if any(s.node in self.claimed_ends for s in component.seeds):

@@ -168,6 +168,18 @@ class Growth:
             batched=any(s.batched for s in first),
         )
 
+    def selecting(self, component: Component) -> dict[fx.Node, Decline]:
+        """Scores that a barrier takes with all that leads from them to it, and why that cannot be fused."""
+        taken: dict[fx.Node, Decline] = {}
+        for barrier, why in component.barriers:
+            stack = [a for a in barrier.all_input_nodes if a in self.dims]
+            while stack:
+                node = stack.pop()
+                if node not in taken:
+                    taken[node] = why
+                    stack += [a for a in node.all_input_nodes if a in self.dims]
+        return taken
+
     def is_read_again(self, component: Component) -> bool:
         """Whether a second pass over its scores follows."""
         return any(s.node in self.read_again for s in component.seeds)

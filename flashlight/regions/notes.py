@@ -85,12 +85,13 @@ def _is_gate(node: fx.Node) -> bool:
     return False
 
 
+_PRODUCT = "linear layer or product of matrices: nothing that follows it can be fused with it"
 _KINDS = {
     "convolution": "convolution",
     "embedding": "embedding: a lookup, no scores",
-    "mm": "linear layer or product of matrices: no scores that are contracted again",
-    "addmm": "linear layer or product of matrices: no scores that are contracted again",
-    "bmm": "linear layer or product of matrices: no scores that are contracted again",
+    "mm": _PRODUCT,
+    "addmm": _PRODUCT,
+    "bmm": _PRODUCT,
     "rsqrt": "normalisation over features",
     "_fft_r2c": "transform",
 }

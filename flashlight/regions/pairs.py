@@ -58,26 +58,30 @@ def _is_contracted(node: fx.Node) -> bool:
 
 def _why(weights: fx.Node) -> tuple[str, str | None] | None:
     """The reason and its fix, if scores begin with a broadcast of rows and keys, or with positions."""
-    node, contracted = g.through_views(g.tensors(weights)[0]), False
+    node, contraction = g.through_views(g.tensors(weights)[0]), None
     for _ in range(_STEPS):
         args = [g.through_views(a) for a in g.tensors(node)]
         largest = max(args, key=g.numel, default=None)
         if g.name_of(node) in g.POINTWISE and (largest is None or g.numel(largest) < g.numel(node)):
-            return _described(node, contracted)
+            return _described(node, contraction)
         if largest is None or g.name_of(node) not in g.POINTWISE | g.CONTRACTIONS | {"sum", "mean"}:
             return None
-        contracted |= g.name_of(node) not in g.POINTWISE
+        if g.name_of(node) not in g.POINTWISE:
+            contraction = "mul" if g.name_of(largest) == "mul" else g.name_of(node)
         node = largest
     return None
 
 
-def _described(start: fx.Node, contracted: bool) -> tuple[str, str | None] | None:
+def _described(start: fx.Node, contraction: str | None) -> tuple[str, str | None] | None:
+    """start: the operation in which rows and keys meet.  contraction: what adds up over features behind it, "mul" for products."""
     patterns = [frozenset(extent(a, g.shape(start))) for a in g.tensors(start)]
     if complementary(patterns, []) is None:
         return None
     if _is_position(start):
         return _REASON.format(what="functions of positions alone"), None
-    if contracted:
+    if contraction in ("sum", "mean"):
+        return _REASON.format(what=f"sums over the features of {g.name_of(start)} of all pairs"), None
+    if contraction:
         return _REASON.format(what="sums over the features of all pairs, as a product with weights"), _SUM
     is_matrix = g.name_of(start) in ("add", "sub") and _is_matrix(patterns)
     return _REASON.format(what=f"{g.name_of(start)} of broadcast tensors"), _PRODUCT if is_matrix else None
