@@ -73,7 +73,8 @@ def _why(weights: fx.Node) -> tuple[str, str | None] | None:
 
 
 def _described(start: fx.Node, contraction: str | None) -> tuple[str, str | None] | None:
-    """start: the operation in which rows and keys meet.  contraction: what adds up over features behind it, "mul" for products."""
+    """start: the operation in which rows and keys meet.  contraction: what adds up over features behind it; "mul" for a
+    product with weights."""
     patterns = [frozenset(extent(a, g.shape(start))) for a in g.tensors(start)]
     if complementary(patterns, []) is None:
         return None

@@ -200,6 +200,8 @@ def _fault(case: Case, samples: Samples, allowed: dict[int, Errors]) -> Fault | 
         mine, theirs = errors(column)
         theirs = theirs.allowing(allowed.get(n, theirs), DOUBLE if case.dtype is torch.float64 else 1.0)
         noise = theirs.worst > NOISE * theirs.scale
+        if case.dtype not in NARROW and mine.row <= torch.finfo(case.dtype).eps:
+            continue  # where all of a row shares one rounding, it is a matter of luck
         if not ratio(mine, theirs) <= (max(worst[0], FAR) if noise else worst[0]):
             text = f"output {n}: error {mine.worst:.3g} of {mine.scale:.3g}, eager's {theirs.worst:.3g}"
             worst = (
