@@ -39,6 +39,9 @@ Again = Callable[[fx.Node], tuple[set[fx.Node], list[tuple[fx.Node, bool]]]]
 
 _ASSEMBLED = g.WRITES | {"cat", "constant_pad_nd", "copy"}
 
+_WHOLE = g.VIEWS | {"mul", "add", "sub", "neg", "abs"}
+"""What makes whole numbers of whole numbers."""
+
 _RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
 
 
@@ -170,17 +173,25 @@ def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
 
 
 def _is_computed_wider(node: fx.Node) -> bool:
-    """Whether a cast rounds what was computed in float64, whole numbers of positions aside: torch.arange(0., N)."""
+    """Whether a cast rounds what was widened to float64 and computed there, but for whole numbers of positions, as
+    torch.arange(0., N) does."""
     (source, *_) = g.tensors(node)
     if g.dtype(source) is not torch.float64 or g.dtype(node) is torch.float64:
         return False
-    while g.name_of(source) in ("mul", "add", "sub") and len(g.tensors(source)) == 1:
-        if not all(
-            isinstance(a, fx.Node) or (isinstance(a, int | float) and float(a).is_integer()) for a in source.args
-        ):
-            return True
-        (source,) = g.tensors(source)
-    return g.name_of(source) not in g.CASTS or _is_float(g.tensors(source)[0])
+    widened, whole = False, True
+    stack, seen = [source], {source}
+    while stack and len(seen) < LONG:
+        one = stack.pop()
+        name, args = g.name_of(one), g.tensors(one)
+        if name in g.CASTS and g.dtype(args[0]) is not torch.float64:
+            widened, whole = True, whole and not _is_float(args[0])
+            continue
+        numbers = [a for a in one.args if isinstance(a, float)]
+        whole &= name in _WHOLE and all(a.is_integer() for a in numbers)
+        new = [a for a in args if a not in seen] if name in g.POINTWISE or name in g.VIEWS else []
+        seen.update(new)
+        stack += new
+    return widened and not whole
 
 
 def _from_mask(node: fx.Node) -> bool:
