@@ -54,9 +54,18 @@ class Evaluator:
         self.device = next((t.device for t in tensors.values()), torch.device("cpu"))
 
     def narrowed(self, spans: Mapping[Axis, Span]) -> Evaluator:
-        """The same over other spans, without the values found so far, but for those of carries."""
+        """The same over narrower spans, without the values computed so far, but for those of carries."""
         carries = {n: v for n, v in self.values.items() if n.kind == "Carry"}
-        return Evaluator(self.tensors, self.compute, spans, {**self.known, **carries})
+        known = {n: self._within(spans, v) for n, v in {**self.known, **carries}.items()}
+        return Evaluator(self.tensors, self.compute, spans, known)
+
+    def _within(self, spans: Mapping[Axis, Span], value: Value) -> Value:
+        axes, v = value
+        for d, axis in enumerate(axes):
+            (lo, hi), (first, last) = spans.get(axis, (0, axis.size)), self.span(axis)
+            if hi - lo < last - first == v.shape[d]:
+                v = v.narrow(d, lo - first, hi - lo)
+        return axes, v
 
     def __call__(self, root: Node) -> Value:
         if root not in self.values:
