@@ -1,4 +1,4 @@
-"""Weights divided by what keys receive, and again by what rows have: the column sum is large enough to be taken in parts."""
+"""Weights divided by what keys receive, and again by row sums: the column sum is large enough to be taken in parts."""
 
 import torch
 
