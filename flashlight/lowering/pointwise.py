@@ -328,7 +328,7 @@ def constant_power(x: Node, n: float, kind: Kind) -> Node | None:
         return Map("SQRT", x)
     if n == -0.5:
         return Map("RSQRT", x)
-    if n != int(n) or abs(n) > 64 or (n < 0 and kind != "float"):
+    if not abs(n) <= 64 or n != int(n) or (n < 0 and kind != "float"):
         return None
     whole = whole_power(x, abs(int(n)))
     return whole if n > 0 else Map("RECIP", whole)

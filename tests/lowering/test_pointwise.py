@@ -83,6 +83,7 @@ POSITIVE = {
     "roots": lambda x: x.sqrt() + x.rsqrt() + x**0.5 + x**-0.5,
     "reciprocals": lambda x: x.reciprocal() + 1 / x + x**-1 + x**-2 + x**-7,
     "any power": lambda x: x**1.7 + x**65 + torch.pow(x, x),
+    "infinite power": lambda x: (x + 1) ** torch.full((), -torch.inf) + 2 ** torch.full((), torch.nan),
 }
 
 
