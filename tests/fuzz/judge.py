@@ -163,8 +163,10 @@ def _samples(case: Case, run: gears.Run, seeds: Iterable[int]) -> Samples | Faul
             got = leaves(run.fn(*case.inputs(seed)))
         except Exception as error:
             return Fault("crash", _line(error))
-        reordered = reassociated and any(bool(a.isinf().any()) for a in args if isinstance(a, Tensor))
-        samples[seed] = [Sample(*triple, reordered) for triple in zip(got, eager, exact, strict=True)]
+        infinite = any(bool(a.isinf().any()) for a in args if isinstance(a, Tensor))
+        samples[seed] = [
+            Sample(*triple, reassociated and infinite, infinite) for triple in zip(got, eager, exact, strict=True)
+        ]
         if case.dtype in NARROW and any(map(misplaced, samples[seed])):
             others = zip(*_in_float32(case, seed, eager), strict=True)
             samples[seed] = [replace(s, others=o) for s, o in zip(samples[seed], others, strict=True)]
