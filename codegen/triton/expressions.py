@@ -103,18 +103,19 @@ def pointwise(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
     state.helpers.update(re.findall(r"\b_\w+(?=\()", template))
     args = [render(state, a, dims) for a in node.args]
     if state.kernel.double:
-        args = _exact_constants(node, args)
+        args = _exact_constants(node, args, infix=template.startswith("("))
     if not template.startswith("("):
         args = [strip(a) for a in args]
     text = template.format(*args)
     return f"tl.cast({text}, {state.compute})" if "_pow(" in template else text
 
 
-def _exact_constants(node: Node, args: list[str]) -> list[str]:
-    """Numbers that meet only numbers would become float32: give those that float32 cannot hold their type."""
+def _exact_constants(node: Node, args: list[str], infix: bool) -> list[str]:
+    """Numbers that meet only numbers, or are arguments of a function as in tl.maximum(x, 0.02), would become float32:
+    give those that float32 cannot hold their type."""
     values = [value_of(a) for a in node.args]
     floats = [v for v, a in zip(values, node.args, strict=True) if a.dtype == "float"]
-    if not floats or any(v is None for v in floats):
+    if not floats or (infix and any(v is None for v in floats)):
         return args
     return [
         f"tl.full((), {text}, tl.float64)" if isinstance(v, float) and not _fits_float32(v) else text
@@ -134,7 +135,7 @@ def _fits_float32(v: float) -> bool:
 def _power(state: State, node: Node, dims: tuple[Axis, ...]) -> str | None:
     """Small whole powers as products."""
     exponent = value_of(node.args[1])
-    if exponent is None or exponent != int(exponent) or not 1 <= exponent <= UNROLLED_POWERS:
+    if exponent is None or not 1 <= exponent <= UNROLLED_POWERS or exponent != int(exponent):
         return None
     base = spread(state.value(node.args[0]), dims)
     return f"({' * '.join([base] * int(exponent))})"
