@@ -106,6 +106,8 @@ def pointwise(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
         args = _exact_constants(node, args, infix=template.startswith("("))
     if not template.startswith("("):
         args = [strip(a) for a in args]
+        if all(a.kind == "Const" and a.dtype == "float" for a in node.args):  # a helper asks for their type
+            args = [f"tl.full((), {a}, {state.compute})" for a in args]
     text = template.format(*args)
     return f"tl.cast({text}, {state.compute})" if "_pow(" in template else text
 
