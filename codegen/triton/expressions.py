@@ -102,25 +102,27 @@ def pointwise(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
             template = template.replace(f"{name}(", f"{integer}(")
     state.helpers.update(re.findall(r"\b_\w+(?=\()", template))
     args = [render(state, a, dims) for a in node.args]
-    if state.kernel.double:
-        args = _exact_constants(node, args, infix=template.startswith("("))
-    if not template.startswith("("):
+    infix = template.startswith("(")
+    if not infix:
         args = [strip(a) for a in args]
-        if all(a.kind == "Const" and a.dtype == "float" for a in node.args):  # a helper asks for their type
-            args = [f"tl.full((), {a}, {state.compute})" for a in args]
-    text = template.format(*args)
+    text = template.format(*_typed_constants(state, node, args, infix))
     return f"tl.cast({text}, {state.compute})" if "_pow(" in template else text
 
 
-def _exact_constants(node: Node, args: list[str], infix: bool) -> list[str]:
-    """Numbers that meet only numbers, or are arguments of a function as in tl.maximum(x, 0.02), would become float32:
-    give those that float32 cannot hold their type."""
+def _typed_constants(state: State, node: Node, args: list[str], infix: bool) -> list[str]:
+    """Numbers with their type, where Triton would not know it or make them float32.
+
+    A function that takes nothing but numbers asks for it.  In float64 those that float32 cannot hold need it where they
+    meet only numbers, or are arguments of a function as in tl.maximum(x, 0.02).
+    """
     values = [value_of(a) for a in node.args]
     floats = [v for v, a in zip(values, node.args, strict=True) if a.dtype == "float"]
-    if not floats or (infix and any(v is None for v in floats)):
+    alone = None not in floats
+    every = not infix and alone and len(floats) == len(values)
+    if not every and not (state.kernel.double and (alone or not infix)):
         return args
     return [
-        f"tl.full((), {text}, tl.float64)" if isinstance(v, float) and not _fits_float32(v) else text
+        f"tl.full((), {text}, {state.compute})" if isinstance(v, float) and (every or not _fits_float32(v)) else text
         for text, v in zip(args, values, strict=True)
     ]
 
