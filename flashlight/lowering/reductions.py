@@ -211,22 +211,32 @@ _HUGE_FILLS = "the variance of scores with huge finite fills overflows"
 _BEFORE_THE_MASK = "take it before the scores are masked, or fill with a number of at most 1e15"
 
 
-def moments(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """The variance from its definition: exact where E[x^2] - E[x]^2 cancels.  At size 1 it is 0 / (1 - correction).
+def moments(ctx: Lowering, node: fx.Node, index: Position) -> Any:
+    """(the variance, the mean), each corrected by the mean deviation from a first, rounded mean.
+
+    Equal numbers are exactly their mean, and their variance is 0, as in eager PyTorch: a layer norm makes zeros of
+    them, not their roundings over sqrt(eps).  At size 1 the variance is 0 / (1 - correction).  Algorithm: Chan, Golub,
+    LeVeque, Algorithms for Computing the Sample Variance (1983), equation 1.7.
 
     The squares of huge finite fills overflow, where eager PyTorch adds up in float64: such a variance is declined.
     """
-    n, depth = count(node), once(node)
-    mu = yield from average(ctx, node, index)
+    n, depth = float(count(node)), once(node)
+    rough = yield from average(ctx, node, index)
 
-    def each(x: Node) -> Node:
+    def deviation(x: Node) -> Node:
         if any(_HUGE < abs(v) < math.inf for v in constants_of(x, SUMS_AND_EXTREMA)):
             raise Decline(_HUGE_FILLS, _BEFORE_THE_MASK)
-        deviation = Map("SUB", x, mu)
-        return Map("MUL", deviation, deviation)
+        return Map("SUB", x, rough)
 
-    value = yield from along(ctx, "SUM", node, index, ctx.base(node) + 2 * depth, each)
-    return Map("DIV", value, Const(max(float(n) - _correction(ctx.arguments(node)), 0.0)))
+    def square(x: Node) -> Node:
+        return Map("MUL", deviation(x), deviation(x))
+
+    squares = yield from along(ctx, "SUM", node, index, ctx.base(node) + 2 * depth, square)
+    total = yield from along(ctx, "SUM", node, index, ctx.base(node) + 2 * depth, deviation)
+    shift = Map("DIV", total, Const(n))
+    sum_of_squares = Map("MAXIMUM", Map("SUB", squares, Map("MUL", shift, total)), Const(0.0))
+    variance = Map("DIV", sum_of_squares, Const(max(n - _correction(ctx.arguments(node)), 0.0)))
+    return variance, Map("ADD", rough, shift)
 
 
 def average(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
@@ -236,24 +246,23 @@ def average(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 @rule(*overloads("aten.var.correction", "aten.var.dim", "aten.var.default", "prims.var.default"), levels=twice)
 def var(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    return moments(ctx, node, index)
+    return (yield from moments(ctx, node, index))[0]
 
 
 @rule(*overloads("aten.std.correction", "aten.std.dim", "aten.std.default"), levels=twice)
 def std(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    return Map("SQRT", (yield from moments(ctx, node, index)))
+    return Map("SQRT", (yield from moments(ctx, node, index))[0])
 
 
 @parts(*overloads("aten.var_mean.correction", "aten.var_mean.dim", "aten.var_mean.default"), levels=twice)
 def var_mean(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
-    return average(ctx, node, index) if which else moments(ctx, node, index)
+    return (yield from moments(ctx, node, index))[which]
 
 
 @parts(*overloads("aten.std_mean.correction", "aten.std_mean.dim", "aten.std_mean.default"), levels=twice)
 def std_mean(ctx: Lowering, node: fx.Node, which: int, index: Position) -> Steps:
-    if which:
-        return (yield from average(ctx, node, index))
-    return Map("SQRT", (yield from moments(ctx, node, index)))
+    variance, mean = yield from moments(ctx, node, index)
+    return mean if which else Map("SQRT", variance)
 
 
 # ---------------------------------------------------------------- softmax and its relatives
