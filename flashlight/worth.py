@@ -21,9 +21,13 @@ from flashlight.regions.propagate import operands
 
 MOST_AGAIN = 3
 """Times the products of the graph that kernels may compute, where smaller regions are possible."""
-MOST_EXPRESSIONS = 400
-"""Expressions of one kernel; no program of the test zoo has a quarter of them."""
+MOST_EXPRESSIONS = 640
+"""Expressions of one kernel; a bisection of 50 steps (entmax) has 520, no other program of the test zoo has 100."""
 
+_SHORTER = (
+    "take fewer steps where a loop computes one statistic from another (a bisection has the digits of float32 after 24), "
+    "or compute what its scores are made of in a function of its own, with a graph break between"
+)
 _FIX = "compute what its scores are made of in a function of its own, with a graph break between"
 
 
@@ -41,7 +45,7 @@ def require(kernels: Iterable[Kernel], nodes: Iterable[fx.Node]) -> None:
         done += flops(kernel)
         large = max(large, _expressions(kernel))
     if large > MOST_EXPRESSIONS:
-        raise TooMuch(f"a kernel for it has {large:,} expressions, of {MOST_EXPRESSIONS} at most", _FIX)
+        raise TooMuch(f"a kernel for it has {large:,} expressions, of {MOST_EXPRESSIONS} at most", _SHORTER)
     once = sum(map(_products, nodes))
     if done > MOST_AGAIN * once > 0:
         raise TooDear(f"fused as one it computes {done / once:.1f} times the products of the graph", _FIX)

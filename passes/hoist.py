@@ -7,7 +7,8 @@ sum[n](where(c[m, n], p[m, n] / l[m], 0) * v[n])
 Side conditions:
 
 * Range.  What stays may not overflow or vanish where the whole product does not: exp(s) * v may, when 1 / sum(exp(s))
-  leaves.  A factor of moderate magnitude always leaves; any other leaves if what stays is in range.
+  leaves.  A factor of moderate magnitude leaves unless what stays has a huge fill, which even a few more of its kind
+  take out of range: sum(where(c, s, finfo.min) / n).  Any other leaves if what stays is in range.
   A constant that is infinite, NaN or huge does not leave, not as one case of a factor either: sum(-inf * v) is NaN
   where v has both signs, -inf * sum(v) is not.
 * Zeros.  A divisor leaves if it is never 0, or 0 only where every term is: 0 / 0 is NaN inside and outside, but
@@ -90,9 +91,10 @@ def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
     for g in groups:
         _exchange(least.above, g.whole, g.stays)
     tame = facts.in_range(least)
+    steady = tame or not any(_has_huge_fill(n, facts.meaning) for n in least.above)
     outside, replaced = Factors(), dict[Node, Node]()
     for g in groups:
-        if _may_leave(g, tame, least, facts):
+        if _may_leave(g, tame, steady, least, facts):
             _exchange(inside.above, g.whole, g.stays)
             _multiply(outside, g.factors, g.condition)
             replaced |= (
@@ -146,13 +148,14 @@ def is_plain_number(n: Node) -> bool:
     return value is not None and value != 0 and math.isfinite(value)
 
 
-def _may_leave(g: Leaving, tame: bool, terms: Factors, facts: SumFacts) -> bool:
+def _may_leave(g: Leaving, tame: bool, steady: bool, terms: Factors, facts: SumFacts) -> bool:
+    """tame: what stays is in range.  steady: it is so where the whole is, give or take a moderate factor."""
     every = [*g.factors.above, *g.factors.below]
     if any(may_be_huge(n, facts.meaning) for n in g.factors.above):
         return False
     if any(_may_be_tiny(n, facts.meaning) for n in g.factors.below):
         return False
-    in_range = tame or all(facts.moderate(n) for n in every)
+    in_range = tame or (steady and all(facts.moderate(n) for n in every))
     return in_range and all(facts.divides(n, terms) for n in g.factors.below)
 
 
@@ -162,6 +165,10 @@ def may_be_huge(factor: Node, meaning: Callable[[Node], Node] = lambda n: n) -> 
     meaning: what a carry or a temporary stands for.
     """
     return any(not abs(v) <= 2.0**FREE for v in constants_of(factor, SUMS_AND_EXTREMA, meaning))
+
+
+def _has_huge_fill(factor: Node, meaning: Callable[[Node], Node]) -> bool:
+    return any(2.0**FREE < abs(v) < math.inf for v in constants_of(factor, SUMS_AND_EXTREMA, meaning))
 
 
 def _may_be_tiny(divisor: Node, meaning: Callable[[Node], Node]) -> bool:

@@ -14,6 +14,8 @@ from flashlight.passes.canonical import canonical_nodes
 from flashlight.program import Load, Node, Program, Store, Tensor, dense_tensor, substitute
 
 MAX_TEMPORARIES = 12
+_TOO_MANY = f"needs more than {MAX_TEMPORARIES} statistics from kernels of their own before it"
+_FEWER = "take statistics across the rows fewer times, as in fewer rounds of normalising rows and columns in turn"
 
 
 class Temporaries:
@@ -45,7 +47,7 @@ class Temporaries:
         name = self.names.get(shape)
         if name is None:
             if len(self.names) == MAX_TEMPORARIES:
-                raise TooMuch(f"needs more than {MAX_TEMPORARIES} statistics from kernels of their own before it")
+                raise TooMuch(_TOO_MANY, _FEWER)
             name = self.names[shape] = f"t{next(self.numbers)}"
             axes = [Axis(f"a{i}", a.size) for i, a in enumerate(order)]
             dtype = {"float": self.compute, "int": torch.int64, "bool": torch.bool}[shape.dtype]

@@ -160,6 +160,18 @@ def test_biases_that_are_counted_in_float_are_followed():
     assert (N,) in shapes(region.inputs)
 
 
+@pytest.mark.parametrize("change", [
+    lambda s: F.glu(torch.cat([s, s.flip(-1)], -1)),
+    lambda s: F.layer_norm(s, s.shape[-1:]).exp(),
+    lambda s: F.group_norm(s, H).exp(),
+    lambda s: F.channel_shuffle(s, H).exp(),
+], ids=["glu", "layer norm", "group norm", "channel shuffle"])  # fmt: skip
+def test_operations_without_a_rule_are_followed_through_their_decomposition(change: Callable[..., torch.Tensor]):
+    found = regions(lambda q, k, v: change(q @ k.mT) @ v, *qkv())
+    assert len(found.regions) == 1
+    assert len(found.regions[0].seeds) == 1
+
+
 def test_late_division_and_layout_change_belong_to_the_region():
     def late(q, k, v):
         e = torch.exp(q @ k.mT)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from flashlight.errors import Decline
+from flashlight.lowering.expand import expand
 from flashlight.regions import graph as g
 from flashlight.regions.absorb import Reason
 from flashlight.regions.assemble import Assembly, Refusal, Region, source_of
@@ -244,6 +245,8 @@ def _is_map(node: fx.Node) -> bool:
     name = g.name_of(node)
     if name in g.SOFTMAXES or name in g.NONLINEAR:
         return True
+    if name not in g.FOLLOWED and (expansion := expand(node)) is not None:
+        return any(map(_is_map, expansion.module.graph.nodes))
     if name not in g.POINTWISE or name in g.CASTS or g.is_scalar_map(node):
         return False
     return sum(isinstance(a, fx.Node) and g.numel(a) > 1 for a in node.args) > 1

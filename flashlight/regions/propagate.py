@@ -10,6 +10,7 @@ from operator import or_
 import torch
 from torch import fx
 
+from flashlight.lowering.expand import expand
 from flashlight.regions import graph as g
 from flashlight.regions import labels as lab
 from flashlight.regions.labels import Dim, Dims
@@ -38,7 +39,22 @@ def propagate(node: fx.Node, known: Known) -> Dims | None:
     found = _RULES.get(name)
     if found is None:
         found = _pointwise if name in g.POINTWISE else _reduction if name in g.REDUCTIONS else None
-    return found(node, known) if found else None
+    return found(node, known) if found else _through_expansion(node, known)
+
+
+def _through_expansion(node: fx.Node, known: Known) -> Dims | None:
+    """Labels of an operation without a rule, through the simpler ones that PyTorch spells it in (glu, pixel_shuffle)."""
+    expansion = expand(node) if isinstance(node.meta.get("val"), torch.Tensor) else None
+    if expansion is None or len(expansion.outputs) != 1 or expansion.outputs[0] is None:
+        return None
+    dims = {inner: known.dims[outer] for inner, outer in expansion.aliases.items() if outer in known.dims}
+    for inner in expansion.module.graph.nodes:
+        if g.is_call(inner) and any(a in dims for a in inner.all_input_nodes):
+            result = propagate(inner, Known(dims, known.sizes))
+            if result is None:
+                return None
+            dims[inner] = result
+    return dims.get(expansion.outputs[0])
 
 
 def positional(node: fx.Node, known: Known) -> Dims | None:

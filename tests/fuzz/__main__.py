@@ -6,7 +6,8 @@
     python -m tests.fuzz --shrink 45                                      print the smallest with the same fault
     python -m tests.fuzz --file tests/fuzz/corpus/dead_rows.py            judge a script with `inputs` and `fn`
 
-Gears: evaluate (0.5 s a program), native (-O1, seconds), triton (interpreted, seconds), inductor (the whole compiler).
+Gears: evaluate (0.5 s a program), native (-O1, seconds), triton (interpreted, seconds), inductor (the whole compiler),
+gpu (Triton on the CUDA device that is there).
 """
 
 from __future__ import annotations

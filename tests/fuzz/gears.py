@@ -1,4 +1,4 @@
-"""How a program is compiled: evaluated, as native code, interpreted Triton, or by Inductor as a whole."""
+"""How a program is compiled: evaluated, as native code, interpreted Triton, on a GPU, or by Inductor as a whole."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._pytree import tree_map_only
 
 from flashlight.codegen.cpp import toolchain
 from flashlight.plan import Plan
 from flashlight.report import Report
 from tests.harness import Compiled, compile_only
 
-TARGETS = {"evaluate": "evaluate", "native": "cpp", "triton": "triton-interpret", "inductor": "evaluate"}
+TARGETS = {
+    "evaluate": "evaluate", "native": "cpp", "triton": "triton-interpret", "inductor": "evaluate", "gpu": "triton",
+}  # fmt: skip
 """Gears, and the target of ours that each runs."""
+DEVICES = {"gpu": "cuda"}
+"""Where a gear runs, if not on the CPU."""
 
 
 @dataclass
@@ -38,8 +43,30 @@ def run(gear: str, fn: Callable[..., Any], args: Sequence[Any], folder: str) -> 
     if gear == "inductor":
         return _whole(fn, args, folder)
     compiled: Compiled = compile_only(fn, folder, target=TARGETS[gear])
-    first = compiled(*args)
-    return Run(compiled, compiled.report, compiled.plans, compiled.graphs, first)
+    call = _on_device(compiled, DEVICES[gear]) if gear in DEVICES else compiled
+    first = call(*args)
+    return Run(call, compiled.report, compiled.plans, compiled.graphs, first)
+
+
+def _on_device(fn: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The function with its data, and what it creates, on the device; results on the CPU."""
+
+    def call(*args: Any) -> Any:
+        with torch.device(device):
+            return tree_map_only(torch.Tensor, torch.Tensor.cpu, fn(*_moved(args, device)))
+
+    return call
+
+
+def _moved(args: Sequence[Any], device: str) -> list[Any]:
+    """Tensors with the strides that they have on the CPU, expanded dimensions too."""
+    return [_with_strides(a, device) if isinstance(a, torch.Tensor) else a for a in args]
+
+
+def _with_strides(x: torch.Tensor, device: str) -> torch.Tensor:
+    last = sum((s - 1) * t for s, t in zip(x.shape, x.stride(), strict=True)) if x.numel() else -1
+    storage = x.as_strided((last + 1,), (1,)).to(device)
+    return storage.as_strided(x.shape, x.stride())
 
 
 def _whole(fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
