@@ -25,7 +25,7 @@ MOST_EXPRESSIONS = 640
 """Expressions of one kernel; a bisection of 50 steps (entmax) has 520, no other program of the test zoo has 100."""
 
 _SHORTER = (
-    "take fewer steps where a loop computes one statistic from another (a bisection has the digits of float32 after 24), "
+    "take fewer steps where a loop computes one statistic from another (a bisection has all of float32 after 24), "
     "or compute what its scores are made of in a function of its own, with a graph break between"
 )
 _FIX = "compute what its scores are made of in a function of its own, with a graph break between"

@@ -43,7 +43,7 @@ def propagate(node: fx.Node, known: Known) -> Dims | None:
 
 
 def _through_expansion(node: fx.Node, known: Known) -> Dims | None:
-    """Labels of an operation without a rule, through the simpler ones that PyTorch spells it in (glu, pixel_shuffle)."""
+    """Labels of an operation without a rule, through those that PyTorch spells it in (glu, pixel_shuffle)."""
     expansion = expand(node) if isinstance(node.meta.get("val"), torch.Tensor) else None
     if expansion is None or len(expansion.outputs) != 1 or expansion.outputs[0] is None:
         return None
