@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import linecache
 import os
 import tempfile
 import unittest.mock
@@ -17,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 from flashlight.codegen.cpp import toolchain
 from flashlight.plan import Plan
 from flashlight.report import Report
+from tests.fuzz.program import load
 from tests.harness import Compiled, compile_only
 
 TARGETS = {
@@ -25,6 +28,7 @@ TARGETS = {
 """Gears, and the target of ours that each runs."""
 DEVICES = {"gpu": "cuda"}
 """Where a gear runs, if not on the CPU."""
+CREATORS = {f"torch.{name}" for name in ("arange", "empty", "eye", "full", "linspace", "ones", "tensor", "zeros")}
 
 
 @dataclass
@@ -42,18 +46,39 @@ def run(gear: str, fn: Callable[..., Any], args: Sequence[Any], folder: str) -> 
     """Compile a function for its first call."""
     if gear == "inductor":
         return _whole(fn, args, folder)
+    if gear in DEVICES:
+        fn = placed(fn, DEVICES[gear])
     compiled: Compiled = compile_only(fn, folder, target=TARGETS[gear])
     call = _on_device(compiled, DEVICES[gear]) if gear in DEVICES else compiled
     first = call(*args)
     return Run(call, compiled.report, compiled.plans, compiled.graphs, first)
 
 
+class _Placing(ast.NodeTransformer):
+    """Adds a device to every call that creates a tensor."""
+
+    def __init__(self, device: str):
+        self.device = ast.keyword("device", ast.Constant(device))
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if ast.unparse(node.func) in CREATORS:
+            node.keywords.append(self.device)
+        return node
+
+
+def placed(fn: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The function of a script with what it creates on the device; lines in reports are those of the changed script."""
+    name = fn.__code__.co_filename
+    tree = _Placing(device).visit(ast.parse("".join(linecache.getlines(name))))
+    return load(ast.unparse(ast.fix_missing_locations(tree)), f"{name} on {device}").fn
+
+
 def _on_device(fn: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function with its data, and what it creates, on the device; results on the CPU."""
+    """The function with its data on the device, and results on the CPU."""
 
     def call(*args: Any) -> Any:
-        with torch.device(device):
-            return tree_map_only(torch.Tensor, torch.Tensor.cpu, fn(*_moved(args, device)))
+        return tree_map_only(torch.Tensor, torch.Tensor.cpu, fn(*_moved(args, device)))
 
     return call
 
