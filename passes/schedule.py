@@ -129,9 +129,15 @@ def _map_tile(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[Axis, ...
 
 
 def _product_form(value: Node) -> Node:
-    """Products of the epilogue in normal form: (c0 * k) / (c1 * k) is c0 / c1 for a power of two k."""
+    """A quotient of two factors in normal form: (c0 * k) / (c1 * k) is c0 / c1 for a power of two k.
+
+    Products of more factors stay as the program multiplies them: in another order they might overflow.
+    """
     is_product = value.kind == "Map" and value.attr[0] in ("MUL", "DIV") and value.dtype == "float"
-    return factors(value).node() if is_product else value
+    parts = factors(value) if is_product else None
+    if parts is None or parts.above.total() > 1 or parts.below.total() > 1:
+        return value
+    return parts.node()
 
 
 def _map_sweeps(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[list[Sweep], list[Store]]:
