@@ -44,7 +44,7 @@ format: $(STAMP)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(STAMP): pyproject.toml setup.py | $(BIN)/python
+$(STAMP): pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) with $(TORCH) and $(TRITON)"
 	rm -f $(VENV)/.installed-*
 	$(BIN)/python -m pip install $(TORCH) $(TRITON)

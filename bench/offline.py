@@ -18,12 +18,12 @@ from unittest import mock
 import torch
 from tabulate import tabulate
 
-from flashlight import runtime
 from flashlight.codegen.offline import ARCHITECTURES
 from flashlight.codegen.triton.trials import ATTEMPTS, Choice, choose
-from flashlight.evaluate import new_output
-from flashlight.kernel import Kernel
-from flashlight.program import Program
+from flashlight.ir.evaluate import new_output
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Program
+from flashlight.runtime import op as runtime
 from tests.harness import compile_only
 from tests.zoo import ZOO, Size, Variant
 

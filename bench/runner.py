@@ -171,7 +171,7 @@ def _fused() -> str:
 def _visited(run: Run) -> str:
     """Tiles that a call computed, such as "136 of 256"; empty where all are."""
     import flashlight
-    from flashlight.runtime import observing
+    from flashlight.runtime.op import observing
 
     with observing() as seen:
         run()

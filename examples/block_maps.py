@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import flashlight
-from flashlight.drawing import Picture, picture_png, picture_text, pictures
-from flashlight.request import can_write_pictures
-from flashlight.runtime import observing
+from flashlight.runtime.op import observing
+from flashlight.tools.drawing import Picture, picture_png, picture_text, pictures
+from flashlight.tools.request import can_write_pictures
 
 N = 1024
 """Positions of the sequence; as an image, 4 lines of 256 pixels."""

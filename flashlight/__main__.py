@@ -2,7 +2,7 @@
 
 import sys
 
-from flashlight.cli import main
+from flashlight.tools.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

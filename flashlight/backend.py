@@ -13,19 +13,22 @@ from torch import fx
 from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
-from flashlight import debug, notices, runtime, targets
-from flashlight.allocations import Allocations
-from flashlight.cache import Cache, CacheError
-from flashlight.capture import Capture
-from flashlight.compilation import report_from_document, report_to_document
-from flashlight.errors import first_line
-from flashlight.lines import Lined, distinct, lines_of, moves, pattern
-from flashlight.options import Options, debug_level, parse, progress_wanted, warnings_wanted
-from flashlight.progress import compiling
-from flashlight.recovery import note, recovering
-from flashlight.report import Report, record
-from flashlight.versions import joint_pass, post_grad_pass
-from flashlight.warn import users_line
+from flashlight.base.cache import Cache, CacheError
+from flashlight.base.errors import first_line
+from flashlight.base.options import Options, debug_level, parse, progress_wanted, warnings_wanted
+from flashlight.base.versions import joint_pass, post_grad_pass
+from flashlight.base.warn import users_line
+from flashlight.front.allocations import Allocations
+from flashlight.front.capture import Capture
+from flashlight.front.compilation import report_from_document, report_to_document
+from flashlight.front.lines import Lined, distinct, lines_of, moves, pattern
+from flashlight.front.recovery import note, recovering
+from flashlight.report import levels as debug
+from flashlight.report import notices
+from flashlight.report.progress import compiling
+from flashlight.report.records import Report, record
+from flashlight.runtime import op as runtime
+from flashlight.runtime import targets
 
 
 def flashlight(
@@ -37,8 +40,8 @@ def flashlight(
 ) -> Callable[..., Any]:
     """Compile a Dynamo graph: attention-like regions by us, everything else by Inductor.
 
-    options: see :mod:`flashlight.options`.     mode: as of torch.compile.
-    Raises :class:`flashlight.options.OptionError`; with ``strict``, :class:`flashlight.capture.StrictError`.
+    options: see :mod:`flashlight.base.options`.     mode: as of torch.compile.
+    Raises :class:`flashlight.base.options.OptionError`; with ``strict``, :class:`flashlight.front.capture.StrictError`.
     """
     return compile_graph(gm, example_inputs, parse(options, mode), record)
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from flashlight import runtime
 from flashlight.backend import compile_graph
-from flashlight.options import NAMES, parse
-from flashlight.report import Report, record
-from flashlight.versions import isolated_recompiles
+from flashlight.base.options import NAMES, parse
+from flashlight.base.versions import isolated_recompiles
+from flashlight.report.records import Report, record
+from flashlight.runtime import op as runtime
 
 
 def explain(

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flashlight.checks import check_program, check_schedule
-from flashlight.kernel import Schedule
-from flashlight.passes.align import align
-from flashlight.passes.canonical import canonical
-from flashlight.passes.cut import cut
-from flashlight.passes.explog import explog
-from flashlight.passes.hoist import hoist
-from flashlight.passes.normal import normal
-from flashlight.passes.pick import pick
-from flashlight.passes.reassociate import reassociate
-from flashlight.passes.schedule import schedule
-from flashlight.passes.split_axes import split_axes
-from flashlight.program import Program
+from flashlight.ir.checks import check_program, check_schedule
+from flashlight.ir.kernel import Schedule
+from flashlight.ir.program import Program
+from flashlight.passes.program.align import align
+from flashlight.passes.program.canonical import canonical
+from flashlight.passes.program.explog import explog
+from flashlight.passes.program.hoist import hoist
+from flashlight.passes.program.normal import normal
+from flashlight.passes.program.reassociate import reassociate
+from flashlight.passes.program.split_axes import split_axes
+from flashlight.passes.schedule.cut import cut
+from flashlight.passes.schedule.kernels import schedule
+from flashlight.passes.schedule.pick import pick
 
 Pass = Callable[[Program], Program]
 

@@ -21,7 +21,7 @@ settings.register_profile("same", derandomize=True)
 settings.register_profile("random")
 settings.load_profile("same")
 
-NATIVE = ("flashlight.targets", "flashlight.codegen.cpp")
+NATIVE = ("flashlight.runtime.targets", "flashlight.codegen.cpp")
 """Modules of which tests that compile native kernels have imported one."""
 
 
@@ -60,8 +60,8 @@ def pytest_testnodedown(node: object) -> None:
 @pytest.fixture(scope="module")
 def short_blocks() -> Iterator[None]:
     """Kernels sweep 16 positions at a time, evaluated and native: small sizes have several blocks and row tiles."""
-    from flashlight import evaluate
     from flashlight.codegen.cpp import choose
+    from flashlight.ir import evaluate
 
     with (
         unittest.mock.patch.object(evaluate, "BLOCK", 16),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flashlight.index import Axis, Expr, of
-from flashlight.program import Const, Load, Map, Node, Program, Reduce, Store, Tensor
+from flashlight.ir.index import Axis, Expr, of
+from flashlight.ir.program import Const, Load, Map, Node, Program, Reduce, Store, Tensor
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,14 +14,15 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch.overrides import TorchFunctionMode
 
-from flashlight import runtime, targets
-from flashlight.blocks import FULL, SKIPPED, block_map
-from flashlight.capture import Capture
-from flashlight.evaluate import Value, Walk, axis_order, evaluate_kernel
-from flashlight.kernel import Kernel, Sweep
-from flashlight.options import parse
-from flashlight.plan import Plan
-from flashlight.report import Report
+from flashlight.analysis.blocks import FULL, SKIPPED, block_map
+from flashlight.base.options import parse
+from flashlight.front.capture import Capture
+from flashlight.ir.evaluate import Value, Walk, axis_order, evaluate_kernel
+from flashlight.ir.kernel import Kernel, Sweep
+from flashlight.report.records import Report
+from flashlight.runtime import op as runtime
+from flashlight.runtime import targets
+from flashlight.runtime.plan import Plan
 
 
 class _Stop(Exception):

@@ -15,7 +15,7 @@ from torch._functorch import config as autograd
 from torch._inductor import config as inductor
 
 import flashlight
-from flashlight.report import RegionReport, Report, ScoreSized
+from flashlight.report.records import RegionReport, Report, ScoreSized
 from tests.harness import Compiled, compile_only, largest_allocation, leaves
 
 N, D = 300, 16

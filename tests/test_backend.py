@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch._dynamo.exc import BackendCompilerFailed
 
 import flashlight
-from flashlight import targets
 from flashlight.backend import flashlight as backend
-from flashlight.errors import Decline
-from flashlight.options import LEGAL, OptionError, Options, debug_level, parse
-from flashlight.report import Report
+from flashlight.base.errors import Decline
+from flashlight.base.options import LEGAL, OptionError, Options, debug_level, parse
+from flashlight.report.records import Report
+from flashlight.runtime import targets
 from tests.harness import compile_only
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +204,7 @@ def test_an_internal_error_becomes_a_declined_region(monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("flashlight.capture.compile_program", broken)
+    monkeypatch.setattr("flashlight.front.capture.compile_program", broken)
     q, k, v = draw()
     with torch.no_grad():
         found = torch.compile(attention, backend="flashlight")(q, k, v)
@@ -288,7 +288,7 @@ def test_sdpa_stays_pytorchs_in_training():
 # ---------------------------------------------------------------- another process
 
 _SCRIPT = """
-import json, torch, flashlight, flashlight.capture as capture
+import json, torch, flashlight, flashlight.front.capture as capture
 from torch._dynamo.utils import counters
 calls = []
 run = capture.Capture.__call__

@@ -8,14 +8,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashlight import evaluate, runtime
-from flashlight.blocks import FULL, PARTIAL, SKIPPED, BlockMap, Task, block_count, block_map, count, launch_maps
-from flashlight.drawing import picture_png, picture_text, pictures
-from flashlight.index import Axis
-from flashlight.kernel import GRANULE, Kernel
-from flashlight.observation import Launch, Observation
-from flashlight.report import Report
-from flashlight.request import can_write_pictures
+from flashlight.analysis.blocks import (
+    FULL,
+    PARTIAL,
+    SKIPPED,
+    BlockMap,
+    Task,
+    block_count,
+    block_map,
+    count,
+    launch_maps,
+)
+from flashlight.ir import evaluate
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import GRANULE, Kernel
+from flashlight.report.observation import Launch, Observation
+from flashlight.report.records import Report
+from flashlight.runtime import op as runtime
+from flashlight.tools.drawing import picture_png, picture_text, pictures
+from flashlight.tools.request import can_write_pictures
 from tests.dsl import Builder
 from tests.harness import Compiled, compile_only
 from tests.passes.masks import attention, data, integers
@@ -237,9 +248,9 @@ def test_a_map_that_cannot_be_found_fails_nothing(cache: str, monkeypatch: pytes
 
 def drawn(states: Tensor, grid: tuple[Axis, ...], rows: Axis, x: Axis) -> str:
     """The text of made-up states."""
-    from flashlight.kernel import Sweep, Visit
-    from flashlight.program import Const
-    from flashlight.report import RegionReport
+    from flashlight.ir.kernel import Sweep, Visit
+    from flashlight.ir.program import Const
+    from flashlight.report.records import RegionReport
 
     visit = Visit(Const(True), Const(False), ())
     sweep = Sweep(x, (), (), visit)

@@ -18,11 +18,12 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from flashlight import budget, worth
-from flashlight.budget import Allowance, TooMuch
-from flashlight.capture import Capture
-from flashlight.options import parse
-from flashlight.report import Report
+from flashlight.base import budget
+from flashlight.base.budget import Allowance, TooMuch
+from flashlight.base.options import parse
+from flashlight.front import worth
+from flashlight.front.capture import Capture
+from flashlight.report.records import Report
 from tests.fuzz.corpus import protein_trunk
 from tests.harness import compile_only
 
@@ -230,7 +231,7 @@ def test_an_error_while_cutting_leaves_the_graph_as_it_was(tmp_path):
         return s.softmax(-1) @ v
 
     compiled = compile_only(two, str(tmp_path), target="evaluate", budget_nodes=3000)
-    with mock.patch("flashlight.capture.seed_by_seed", side_effect=RuntimeError("a bug")):
+    with mock.patch("flashlight.front.capture.seed_by_seed", side_effect=RuntimeError("a bug")):
         got = compiled(*qkv())
     torch.testing.assert_close(got, two(*qkv()))
     (region,) = compiled.report.regions

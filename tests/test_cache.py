@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flashlight import cache as module
-from flashlight.cache import Cache, CacheError, Usage, default_root
+from flashlight.base import cache as module
+from flashlight.base.cache import Cache, CacheError, Usage, default_root
 
 DOCUMENT = {"kernels": [{"name": "attn0", "source": "é\n" * 50}, {"name": "attn1"}], "pi": 3.14, "none": None}
 

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashlight.index import Axis, Expr, FloorDiv, Gather, Mod, divmod_expr, of, recombine, rewrite, view_index
+from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, divmod_expr, of, recombine, rewrite, view_index
 
 
 def value(e: Expr, at: dict[Axis, int]) -> int:

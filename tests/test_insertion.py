@@ -14,10 +14,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 import flashlight
-from flashlight.capture import Capture
-from flashlight.insertion import Insertion
-from flashlight.options import parse
-from flashlight.regions import graph as g
+from flashlight.base.options import parse
+from flashlight.front.capture import Capture
+from flashlight.front.insertion import Insertion
+from flashlight.front.regions import graph as g
 from tests.harness import Compiled, as_double, compile_only, error_ratio
 from tests.test_backend import fresh  # noqa: F401  (a fixture)
 
@@ -188,7 +188,7 @@ def test_an_error_at_the_end_undoes_the_whole_pass(tmp_path: Path, monkeypatch: 
 def test_where_inductor_fails_it_gets_the_graph_as_it_was(monkeypatch: pytest.MonkeyPatch):
     """With a call in the graph that cannot be computed, and nobody who notices."""
     monkeypatch.setattr(Insertion, "_adapt", lambda self, node, *rest: node)
-    monkeypatch.setattr("flashlight.insertion._verify", lambda nodes: None)
+    monkeypatch.setattr("flashlight.front.insertion._verify", lambda nodes: None)
     with torch.no_grad():
         fn = torch.compile(lambda *x: attention(TENSORS["slopes"], *x), backend="flashlight")
         torch.testing.assert_close(fn(*draw()), attention(TENSORS["slopes"], *draw()))

@@ -10,37 +10,64 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {
-    "budget", "cache", "checks", "contraction", "deferred", "errors", "evaluate", "files", "fills", "index", "kernel",
-    "naming", "nodes", "ops", "program", "report", "serialize", "text", "versions", "warn",
-}  # fmt: skip
+ORDER = (
+    "base",  # errors, options, files, the disk cache
+    "ir",  # Program and Kernel: text, checks, JSON, evaluation
+    "analysis",  # ranges, magnitudes, fills
+    "passes",  # Program -> Program -> Kernels
+    "codegen",  # Kernel -> Triton, C++
+    "report",  # what users are told
+    "runtime",  # plan, targets, the operator
+    "front",  # regions, lowering, capture
+    "backend",  # what torch.compile calls
+    "explanation",  # flashlight.explain
+    "tools",  # the command line
+)
+"""The rooms: each imports from itself and those before it."""
 
 
 def _sources(folder: str) -> Iterator[Path]:
     yield from sorted((ROOT / folder).rglob("*.py"))
 
 
-def _imports(path: Path) -> set[str]:
-    """First component after `flashlight.` of every import."""
-    found: set[str] = set()
+def _imports(path: Path) -> Iterator[str]:
+    """Every module of ours that is imported, dotted, without `flashlight.`."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "flashlight" else [node.module]
-        found |= {n.split(".")[1] for n in names if n.startswith("flashlight.")}
-    return found
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        yield from (n.removeprefix("flashlight.") for n in names if n.startswith("flashlight."))
 
 
-@pytest.mark.parametrize(("folder", "own"), [("passes", "passes"), ("codegen", "codegen")])
-def test_passes_and_codegen_use_only_leaf_modules(folder: str, own: str) -> None:
-    for path in _sources(folder):
-        assert _imports(path) <= LEAVES | {own}, path
+def _room(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return parts[0] if parts[0] != "flashlight" else parts[1].removesuffix(".py")
 
 
-def test_leaf_modules_use_only_leaf_modules() -> None:
-    for name in LEAVES:
-        path = ROOT / "flashlight" / f"{name}.py"
-        assert _imports(path) <= LEAVES, path
+def test_imports_flow_one_way() -> None:
+    known = {*ORDER, "__init__", "__main__"}
+    for path in (p for folder in ("flashlight", "passes", "codegen") for p in _sources(folder)):
+        room = _room(path)
+        assert room in known, f"{path} is in no room"
+        if room in ORDER:
+            before = ORDER[: ORDER.index(room) + 1]
+            late = [name for name in _imports(path) if name.split(".")[0] not in before]
+            assert not late, f"{path} imports {late} from rooms after its own"
+
+
+def test_codegen_and_passes_do_not_meet() -> None:
+    for path in _sources("codegen"):
+        assert not [n for n in _imports(path) if n.startswith("passes")], path
+
+
+def test_the_rooms_of_the_passes_flow_one_way() -> None:
+    order = ("program", "sparsity", "schedule", "pipeline")
+    for path in _sources("passes"):
+        own = path.relative_to(ROOT).parts[1].removesuffix(".py")
+        if own in order:
+            before = order[: order.index(own) + 1]
+            names = [n.split(".")[1] for n in _imports(path) if n.startswith("passes.")]
+            assert set(names) <= set(before), path
 
 
 @pytest.mark.parametrize("folder", ["passes", "codegen"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import flashlight
-from flashlight import capture, lines
-from flashlight.report import Report
+from flashlight.front import capture, lines
+from flashlight.report.records import Report
 
 ATTENTION = """
 import torch

@@ -69,7 +69,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     first = run(folder, [("first", kept), *((p.name, p) for p in (cleared, truncated, public))])
     assert [passes for passes, *_ in first.values()] == [1, 0, 0, 0]
     environment = {**os.environ, "FLASHLIGHT_CACHE_DIR": str(cleared)}
-    subprocess.run([sys.executable, "-m", "flashlight.cli", "cache", "clear"], cwd=ROOT, env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "flashlight", "cache", "clear"], cwd=ROOT, env=environment, check=True)
     for path in truncated.glob("*.json"):
         path.write_bytes(path.read_bytes()[:100])
     public.chmod(0o777)

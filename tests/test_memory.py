@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flashlight.memory import PAGE, on_huge_pages
+from flashlight.runtime.memory import PAGE, on_huge_pages
 
 ADVISED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

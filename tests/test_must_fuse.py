@@ -14,9 +14,9 @@ import torch
 
 from flashlight.codegen.triton import default_tiling, print_kernel, run_interpreted
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.evaluate import evaluate_kernel, new_output
-from flashlight.kernel import Kernel
-from flashlight.plan import Plan
+from flashlight.ir.evaluate import evaluate_kernel, new_output
+from flashlight.ir.kernel import Kernel
+from flashlight.runtime.plan import Plan
 from tests.harness import Compiled, as_double, compile_only, doubled, error_ratio, largest_allocation, leaves, rms_ratio
 from tests.table import ROWS, TableRow
 from tests.zoo import ZOO, Size, Variant

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 import flashlight
-from flashlight import notices, runtime, warn
-from flashlight.errors import FlashlightWarning, first_line
-from flashlight.options import OptionError, Options
-from flashlight.report import RegionReport, Report
+from flashlight.base import warn
+from flashlight.base.errors import FlashlightWarning, first_line
+from flashlight.base.options import OptionError, Options
+from flashlight.report import notices
+from flashlight.report.records import RegionReport, Report
+from flashlight.runtime import op as runtime
 from tests.zoo.declines import cumsum_weights, topk_keys
 
 DECLINED = RegionReport(False, "top-k of the scores", "model.py:40", "attention0", fix="use a threshold")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashlight.allocations import score_sized
+from flashlight.front.allocations import score_sized
 from tests.harness import as_double, compile_only, error_ratio
 
 N = 300

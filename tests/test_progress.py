@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from flashlight import progress
-from flashlight.options import OptionError, progress_wanted
+from flashlight.base.options import OptionError, progress_wanted
+from flashlight.report import progress
 from tests.harness import compile_only
 
 
@@ -120,7 +120,7 @@ def test_the_line_goes_away_after_an_error(terminal: Terminal):
 
 def test_regions_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch):
     seen = []
-    monkeypatch.setattr("flashlight.debug.timing", lambda what, seconds: seen.append(what))
+    monkeypatch.setattr("flashlight.report.levels.timing", lambda what, seconds: seen.append(what))
     compile_only(lambda q: torch.softmax(q @ q.mT, -1) @ q, str(tmp_path))(torch.randn(2, 32, 16))
     assert [what.partition(", ")[0] for what in seen[:3]] == ["region 1 of 1"] * 3
     assert [what.rpartition(": ")[2] for what in seen] == ["lowering", "passes", "cache", "regions", "kernels"]

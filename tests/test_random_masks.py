@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from flashlight import runtime
 from flashlight.codegen.cpp import available
+from flashlight.runtime import op as runtime
 from tests.harness import Compiled, as_double, compile_only, error_ratio, passing_over, rms_ratio
 
 TIMES = int(os.environ.get("FLASHLIGHT_EXAMPLES", "1"))

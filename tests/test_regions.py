@@ -13,10 +13,10 @@ from torch import fx, nn
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from flashlight.lowering import can_lower
-from flashlight.regions import Found, find_regions
-from flashlight.regions import labels as lab
-from flashlight.regions.graph import name_of, shape
+from flashlight.front.lowering import can_lower
+from flashlight.front.regions import Found, find_regions
+from flashlight.front.regions import labels as lab
+from flashlight.front.regions.graph import name_of, shape
 from tests.zoo import ZOO, Size, Variant
 from tests.zoo.declines import DECLINES, PASS_THROUGH, Decline, PassThrough
 from tests.zoo.models import MODELS, ModelCase

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import flashlight
-from flashlight import report as registry
+from flashlight.base.deferred import Later
 from flashlight.codegen.triton import print_kernel
-from flashlight.compilation import report_from_document, report_to_document
-from flashlight.deferred import Later
-from flashlight.report import KernelReport, RegionReport, Report
+from flashlight.front.compilation import report_from_document, report_to_document
+from flashlight.report import records as registry
+from flashlight.report.records import KernelReport, RegionReport, Report
 from tests.harness import compile_only
 
 
@@ -167,8 +167,8 @@ def test_compiling_prints_no_kernel(monkeypatch, tmp_path):
         return print_kernel(kernel, *rest)
 
     monkeypatch.setattr("flashlight.codegen.triton.print_kernel", printing)
-    monkeypatch.setattr("flashlight.text.kernel_text", lambda kernel: printed.append(kernel.name) or "TEXT")
-    monkeypatch.setattr("flashlight.text.program_text", lambda program: printed.append("program") or "TEXT")
+    monkeypatch.setattr("flashlight.ir.text.kernel_text", lambda kernel: printed.append(kernel.name) or "TEXT")
+    monkeypatch.setattr("flashlight.ir.text.program_text", lambda program: printed.append("program") or "TEXT")
     compiled = compile_only(attention, str(tmp_path), target="evaluate")
     compiled(*torch.randn(3, 1, 2, 256, 64), torch.tensor([20]))
     (region,) = compiled.report.regions

@@ -14,15 +14,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import flashlight
-from flashlight import runtime
-from flashlight.cache import Cache
+from flashlight.base.cache import Cache
+from flashlight.base.errors import FlashlightError
 from flashlight.codegen.cpp import available
-from flashlight.errors import FlashlightError
-from flashlight.kernel import Schedule
+from flashlight.ir.kernel import Schedule
+from flashlight.ir.program import Program, Tensor
 from flashlight.passes.pipeline import compile_program
-from flashlight.plan import Plan, plan_key, sources_hash
-from flashlight.program import Program, Tensor
-from flashlight.report import RegionReport
+from flashlight.report.records import RegionReport
+from flashlight.runtime import op as runtime
+from flashlight.runtime.plan import Plan, plan_key, sources_hash
 from tests.test_backend import draw, fresh  # noqa: F401  (a fixture)
 from tests.test_regions import joint_graph
 
@@ -34,7 +34,7 @@ def attention(q, k, v):
 @pytest.fixture
 def program() -> Program:
     """Attention over draw()'s tensors, in the order that Dynamo gives them."""
-    from flashlight.lowering import lower
+    from flashlight.front.lowering import lower
 
     graph, _ = joint_graph(attention, draw())
     return lower(graph.output_node().args[0], list(graph.find_nodes(op="placeholder")))  # type: ignore[arg-type]

@@ -50,12 +50,12 @@ def compiled(fn, cache, args, **options) -> Compiled:
 @pytest.fixture
 def measured(monkeypatch):
     monkeypatch.setattr(cpp, "detect_isa", lambda: "avx512bf16")
-    monkeypatch.setattr("flashlight.targets._native_problem", lambda: None)
-    monkeypatch.setattr("flashlight.targets.prepare", _evaluated)
+    monkeypatch.setattr("flashlight.runtime.targets._native_problem", lambda: None)
+    monkeypatch.setattr("flashlight.runtime.targets.prepare", _evaluated)
 
 
 def _evaluated(kernels, found, device, cache):
-    from flashlight.targets import _Evaluated
+    from flashlight.runtime.targets import _Evaluated
 
     return [_Evaluated(k) for k in kernels]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from flashlight import runtime
-from flashlight.kernel import Kernel
-from flashlight.targets import KernelRun
+from flashlight.ir.kernel import Kernel
+from flashlight.runtime import op as runtime
+from flashlight.runtime.targets import KernelRun
 from tests.harness import compile_only
 
 

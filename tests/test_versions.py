@@ -11,8 +11,8 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from flashlight import checkout
-from flashlight.versions import joint_pass
+from flashlight.base import checkout
+from flashlight.base.versions import joint_pass
 
 ROOT = Path(__file__).parent.parent
 UNINSTALLED = """
@@ -75,12 +75,6 @@ def test_a_checkout_runs_without_an_install(tmp_path: Path) -> None:
 
 
 def test_an_installed_package_is_left_alone(tmp_path: Path) -> None:
-    package = tmp_path / "flashlight"
-    for name in ("passes", "codegen"):
-        (package / name).mkdir(parents=True)
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").touch()
-    (tmp_path / "pyproject.toml").touch()
-    path, finders = [str(package)], list(sys.meta_path)
-    checkout.use(package, path)
-    assert path == [str(package)] and sys.meta_path == finders
+    finders = list(sys.meta_path)
+    checkout.use(tmp_path / "flashlight")
+    assert sys.meta_path == finders

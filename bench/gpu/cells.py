@@ -27,8 +27,9 @@ from bench.variants import (
     softcap,
     window256,
 )
-from flashlight import runtime, targets
-from flashlight.cache import default_root
+from flashlight.base.cache import default_root
+from flashlight.runtime import op as runtime
+from flashlight.runtime import targets
 
 CONTENDERS = ("eager", "sdpa", "flashlight", "flex", "inductor")
 VARIANTS: dict[str, Callable[[int, torch.dtype, Shape], Case]] = {

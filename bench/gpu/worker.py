@@ -75,7 +75,7 @@ class Worker:
         import torch
 
         from flashlight.codegen.offline import load_function
-        from flashlight.doctor import PROBE
+        from flashlight.tools.doctor import PROBE
 
         matrix = (torch.eye(16) * 3).to(self.device)
         result = torch.empty_like(matrix)

@@ -13,9 +13,9 @@ from flashlight.codegen.cpp.functions import IDENTITY, combine
 from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.structure import Buffer, Nest, Plan, Stage
-from flashlight.index import Axis
-from flashlight.kernel import Carry, Sweep, before
-from flashlight.program import Node
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Carry, Sweep, before
+from flashlight.ir.program import Node
 
 
 class CarryPrinter:

@@ -16,8 +16,8 @@ from flashlight.codegen.cpp.isa import VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.visits import masked
-from flashlight.index import Axis
-from flashlight.kernel import GRANULE, Kernel
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import GRANULE, Kernel
 
 LONGEST, SHORTEST = 384, 16
 """Positions of the swept axis in a block."""

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from flashlight.cache import Cache, CacheError
+from flashlight.base.cache import Cache, CacheError
 from flashlight.codegen.cpp.isa import FLAGS, ISAS, Isa, processor, runs_here
 from flashlight.codegen.cpp.toolchain import (
     COMMON_FLAGS,

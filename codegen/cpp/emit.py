@@ -17,9 +17,9 @@ from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.functions import COMPARISONS, IDENTITY, LOGIC, call, combine
 from flashlight.codegen.cpp.names import Names, int_literal, real_literal
 from flashlight.codegen.cpp.positions import Positions, Value, bare
-from flashlight.index import Axis
-from flashlight.ops import FNS
-from flashlight.program import Node, value_of
+from flashlight.ir.index import Axis
+from flashlight.ir.ops import FNS
+from flashlight.ir.program import Node, value_of
 
 LANES = {"float": "F", "bool": "B"}
 SCALARS = {"float": "real", "int": "long", "bool": "bool"}

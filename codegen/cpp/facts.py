@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from flashlight.index import Axis, Expr, Gather, const
-from flashlight.kernel import Kernel
-from flashlight.program import Node, Tensor, postorder, value_of
+from flashlight.ir.index import Axis, Expr, Gather, const
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Node, Tensor, postorder, value_of
 
 Span = tuple[float, float]
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashlight.ops import FNS
+from flashlight.ir.ops import FNS
 
 INFIX = {"ADD": "+", "SUB": "-", "MUL": "*", "DIV": "/", "LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==",
          "NE": "!=", "AND": "&", "OR": "|", "XOR": "^", "BITAND": "&", "BITOR": "|", "BITXOR": "^", "SHL": "<<",

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flashlight.files import make_private, read_own, replace, require_private, unlink
+from flashlight.base.files import make_private, read_own, replace, require_private, unlink
 
 
 def find(folder: Path, stem: str) -> Path | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flashlight.codegen.cpp.positions import Value
 from flashlight.codegen.cpp.structure import Buffer
 from flashlight.codegen.cpp.tiling import Tiling
-from flashlight.index import Axis
+from flashlight.ir.index import Axis
 
 LANE_TYPES = {"real": "F", "int": "I", "long": "J", "bool": "B", "pair": "I"}
 _LANE_STORAGE = {"real": "real", "int": "int32_t", "long": "int64_t", "bool": "mask", "pair": "int32_t"}

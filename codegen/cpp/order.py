@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
-from flashlight.program import Node, postorder
+from flashlight.ir.program import Node, postorder
 
 POINTWISE = ("map", "carry", "store")
 """Stages that can share a loop."""

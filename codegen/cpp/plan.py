@@ -21,9 +21,9 @@ from flashlight.codegen.cpp.products import Product, find_product
 from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Plan, Stage, SweepPlan
 from flashlight.codegen.cpp.tiling import Tiling
-from flashlight.index import ZERO, Axis
-from flashlight.kernel import Carry, Kernel, Sweep, before, carry_nodes
-from flashlight.program import Node, Store, postorder
+from flashlight.ir.index import ZERO, Axis
+from flashlight.ir.kernel import Carry, Kernel, Sweep, before, carry_nodes
+from flashlight.ir.program import Node, Store, postorder
 
 Key = tuple[Node, str, Axis | None]
 """What a stage is found by: the value, the kind of stage, the axis it is laid out along."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flashlight.codegen.cpp.facts import Facts
-from flashlight.index import Atom, Axis, Expr, FloorDiv, Gather
-from flashlight.program import Node
+from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather
+from flashlight.ir.program import Node
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from flashlight.codegen.cpp.structure import Buffer, Plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.toolchain import CppKernel
 from flashlight.codegen.cpp.visits import TestPrinter, coarse, step
-from flashlight.index import Axis
-from flashlight.kernel import Kernel, Sweep
-from flashlight.program import Node
-from flashlight.text import kernel_text
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel, Sweep
+from flashlight.ir.program import Node
+from flashlight.ir.text import kernel_text
 
 SMALL = 1 << 16
 """Values accumulated below which one thread does it."""

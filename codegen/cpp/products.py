@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from flashlight.codegen.cpp.facts import Facts
-from flashlight.index import Axis
-from flashlight.program import Const, Map, Node, value_of
+from flashlight.ir.index import Axis
+from flashlight.ir.program import Const, Map, Node, value_of
 
 FEWEST_ROWS = 2
 INF = float("inf")

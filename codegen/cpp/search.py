@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from flashlight.codegen.cpp.facts import Facts, affine
-from flashlight.index import Axis, Expr, of
-from flashlight.kernel import Carry
-from flashlight.program import Node, value_of
+from flashlight.ir.index import Axis, Expr, of
+from flashlight.ir.kernel import Carry
+from flashlight.ir.program import Node, value_of
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.codegen.cpp.visits import masked
-from flashlight.index import Axis, Expr
-from flashlight.kernel import Sweep
-from flashlight.program import Node
+from flashlight.ir.index import Axis, Expr
+from flashlight.ir.kernel import Sweep
+from flashlight.ir.program import Node
 
 
 class StagePrinter(CarryPrinter):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.tiling import Tiling
-from flashlight.index import Axis
-from flashlight.kernel import Carry, Kernel, Sweep
-from flashlight.program import Node, Store
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Carry, Kernel, Sweep
+from flashlight.ir.program import Node, Store
 
 
 @dataclass(eq=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flashlight.index import Axis
-from flashlight.kernel import Kernel, Visit
-from flashlight.program import Map, Reduce
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel, Visit
+from flashlight.ir.program import Map, Reduce
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import torch
 
+from flashlight.base.errors import FlashlightError
+from flashlight.base.versions import CPP_COMPILERS, cpp_compiler
+from flashlight.base.warn import warn_once
 from flashlight.codegen.cpp import library
 from flashlight.codegen.cpp.isa import FLAGS, Isa, runs_here
-from flashlight.errors import FlashlightError
-from flashlight.kernel import Kernel
-from flashlight.versions import CPP_COMPILERS, cpp_compiler
-from flashlight.warn import warn_once
+from flashlight.ir.kernel import Kernel
 
 HERE = Path(__file__).parent
 HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_tiles.h", "flashlight_contract.h")

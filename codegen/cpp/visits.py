@@ -17,9 +17,9 @@ from flashlight.codegen.cpp.emit import Emitter, Value
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.positions import bare
-from flashlight.index import Axis
-from flashlight.kernel import GRANULE, Sweep, Visit, first, last
-from flashlight.program import Node, postorder
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import GRANULE, Sweep, Visit, first, last
+from flashlight.ir.program import Node, postorder
 
 COARSE = 8
 """Granules that are tested at once where the test needs no summaries."""

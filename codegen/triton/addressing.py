@@ -13,9 +13,9 @@ import re
 import torch
 
 from flashlight.codegen.triton.state import State, Value, block_name, broken, spread, strip
-from flashlight.index import ZERO, Atom, Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.kernel import first, last
-from flashlight.program import Node, Store, Tensor, postorder
+from flashlight.ir.index import ZERO, Atom, Axis, Expr, FloorDiv, Gather, Mod
+from flashlight.ir.kernel import first, last
+from flashlight.ir.program import Node, Store, Tensor, postorder
 
 LARGE = 2**31
 

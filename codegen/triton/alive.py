@@ -14,9 +14,9 @@ from collections.abc import Mapping
 import torch
 
 from flashlight.codegen.triton.layout import Contraction, Layout
-from flashlight.index import Axis
-from flashlight.kernel import Kernel
-from flashlight.program import Node
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Node
 
 WIDE_FUNCTIONS = {"POW": 3}
 """Words an element that a function computing in float64 needs besides its arguments and its result."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from flashlight.codegen.triton.layout import power_of_two
 from flashlight.codegen.triton.state import State, Value
-from flashlight.index import Axis
-from flashlight.kernel import GRANULE, Visit, first, last
-from flashlight.program import Node, postorder, value_of
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import GRANULE, Visit, first, last
+from flashlight.ir.program import Node, postorder, value_of
 
 LARGEST_TEST = 16384
 """Elements of a tile of granules and rows that is reduced over the rows."""

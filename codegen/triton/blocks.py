@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from flashlight.index import Axis
+from flashlight.ir.index import Axis
 
 
 @dataclass(frozen=True)

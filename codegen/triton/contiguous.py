@@ -9,9 +9,9 @@ Both ends of a block grow from block to block; what is loaded for a block may do
 
 from __future__ import annotations
 
-from flashlight.index import Axis, Expr, FloorDiv, Gather
-from flashlight.ops import FNS
-from flashlight.program import Node, value_of
+from flashlight.ir.index import Axis, Expr, FloorDiv, Gather
+from flashlight.ir.ops import FNS
+from flashlight.ir.program import Node, value_of
 
 PARTIAL = ("LOG", "LOG2", "LOG1P", "SQRT")
 """Functions that are NaN before they start to grow."""

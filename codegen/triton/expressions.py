@@ -10,9 +10,9 @@ import torch
 
 from flashlight.codegen.triton.addressing import TYPES, expression
 from flashlight.codegen.triton.state import INLINE, Scope, State, Value, spread, strip
-from flashlight.index import Axis
-from flashlight.ops import FNS
-from flashlight.program import Node, value_of
+from flashlight.ir.index import Axis
+from flashlight.ir.ops import FNS
+from flashlight.ir.program import Node, value_of
 
 HINTS = {
     "EXP": "weight", "EXP2": "weight", "WHERE": "masked", "TANH": "bent", "SIGMOID": "gate", "NOT": "drop",

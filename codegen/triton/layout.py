@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from flashlight.codegen.triton.unmasked import unmasked
-from flashlight.index import Axis
-from flashlight.kernel import Kernel
-from flashlight.program import Map, Node, postorder
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Map, Node, postorder
 
 MIN_DOT = 16
 """Matrix instructions want every dimension at least this large."""

@@ -15,9 +15,9 @@ from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.layout import LARGEST_TILE, Layout, all_nodes, split
 from flashlight.codegen.triton.rescale import moving
-from flashlight.index import Axis
-from flashlight.kernel import Kernel
-from flashlight.program import Node, postorder
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Node, postorder
 
 REGISTERS = 246
 """Of the 255 that a thread can have, what an estimate may come to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashlight.kernel import Sweep
+from flashlight.ir.kernel import Sweep
 
 
 @dataclass(frozen=True)

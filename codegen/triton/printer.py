@@ -14,9 +14,9 @@ from flashlight.codegen.triton.helpers import helper_text
 from flashlight.codegen.triton.layout import Layout
 from flashlight.codegen.triton.state import INDENT, State, Value, block_name
 from flashlight.codegen.triton.sweep import SweepPrinter
-from flashlight.index import Axis
-from flashlight.kernel import Kernel
-from flashlight.program import Node
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Node
 
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 """torch.get_float32_matmul_precision() to Triton's input_precision."""

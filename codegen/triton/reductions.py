@@ -17,9 +17,9 @@ from flashlight.codegen.triton.addressing import inside, raw_load
 from flashlight.codegen.triton.expressions import integer, number, render, triton_dtype
 from flashlight.codegen.triton.layout import LARGEST_TILE, Contraction
 from flashlight.codegen.triton.state import Scope, State, Value, spread, strip
-from flashlight.index import Axis
-from flashlight.ops import MONOIDS
-from flashlight.program import Node
+from flashlight.ir.index import Axis
+from flashlight.ir.ops import MONOIDS
+from flashlight.ir.program import Node
 
 COMBINE = {
     "SUM": "{0} + {1}", "PROD": "{0} * {1}", "MAX": "tl.maximum({0}, {1})", "MIN": "tl.minimum({0}, {1})",

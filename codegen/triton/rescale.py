@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flashlight.codegen.triton.reductions import PAIRS
-from flashlight.kernel import Carry, Kernel, Sweep, carry_nodes
-from flashlight.program import Map, Node, postorder
+from flashlight.ir.kernel import Carry, Kernel, Sweep, carry_nodes
+from flashlight.ir.program import Map, Node, postorder
 
 
 def moving(c: Carry, sweep: Sweep) -> list[Node]:

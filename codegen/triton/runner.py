@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from flashlight.base.warn import warn_once
 from flashlight.codegen.assembler import assembling, doubt
 from flashlight.codegen.triton import interpreter
 from flashlight.codegen.triton.device import on_device
 from flashlight.codegen.triton.printer import TritonKernel
-from flashlight.kernel import Kernel
-from flashlight.warn import warn_once
+from flashlight.ir.kernel import Kernel
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from flashlight.codegen.triton.layout import Contraction, Layout, all_nodes, split
-from flashlight.index import Axis
-from flashlight.kernel import Kernel
-from flashlight.program import Node, postorder
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Node, postorder
 
 INLINE = 72
 """Expressions longer than this get a variable."""

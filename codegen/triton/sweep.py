@@ -25,9 +25,9 @@ from flashlight.codegen.triton.rescale import moving, nan_shows, refers_to_one, 
 from flashlight.codegen.triton.state import Scope, State, Value, block_name, broken, spread, strip
 from flashlight.codegen.triton.unmasked import without_conditions
 from flashlight.codegen.triton.visits import Visits, visits_blocks
-from flashlight.index import Axis
-from flashlight.kernel import FAR, Carry, Sweep, before, carry_nodes
-from flashlight.program import Node, Store
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import FAR, Carry, Sweep, before, carry_nodes
+from flashlight.ir.program import Node, Store
 
 REFERENCES = {
     op: f'tl.where({{0}} == float("{nothing}"), {far}, tl.where({{0}} == float("{other}"), 0.0, {{0}}))'

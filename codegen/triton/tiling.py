@@ -11,9 +11,9 @@ import torch
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.layout import MIN_DOT, all_nodes, power_of_two, split
 from flashlight.codegen.triton.needs import PEELED, Machine, Need, estimate, fits, machine, without_instructions
-from flashlight.index import Axis
-from flashlight.kernel import Kernel
-from flashlight.program import postorder
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import postorder
 
 SHAPES = (
     (128, 64, 8), (64, 64, 4), (128, 64, 4), (128, 128, 8), (64, 128, 4), (64, 64, 8), (64, 32, 4), (64, 32, 8),

@@ -20,8 +20,8 @@ from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.needs import estimate
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.tiling import ranked
-from flashlight.kernel import Kernel
-from flashlight.program import Node
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Node
 
 ATTEMPTS = 6
 """The most compilations of one kernel for one architecture."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from flashlight.base.errors import FlashlightError
 from flashlight.codegen.apart import compile_apart
 from flashlight.codegen.offline import Compiled, OfflineError
 from flashlight.codegen.triton.blocks import Tiling
@@ -29,8 +30,7 @@ from flashlight.codegen.triton.needs import fits
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.runner import Tensors, launch
 from flashlight.codegen.triton.tiling import ranked
-from flashlight.errors import FlashlightError
-from flashlight.kernel import Kernel
+from flashlight.ir.kernel import Kernel
 
 MOST = 12
 """Tilings that are timed at most."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flashlight.kernel import Carry, Sweep
-from flashlight.program import Const, Node, postorder, rebuild
+from flashlight.ir.kernel import Carry, Sweep
+from flashlight.ir.program import Const, Node, postorder, rebuild
 
 
 def unmasked(sweep: Sweep) -> Sweep:

@@ -20,7 +20,7 @@ from flashlight.codegen.triton.contiguous import contiguous
 from flashlight.codegen.triton.phase import Phase
 from flashlight.codegen.triton.state import Scope, State, block_name
 from flashlight.codegen.triton.unmasked import unmasked
-from flashlight.kernel import Sweep, Visit
+from flashlight.ir.kernel import Sweep, Visit
 
 
 def visits_blocks(state: State, sweep: Sweep) -> bool:

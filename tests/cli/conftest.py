@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashlight import report as registry
-from flashlight.report import Report
+from flashlight.report import records as registry
+from flashlight.report.records import Report
 from tests.cli.recorded import ATTENTION, DECLINED, FUSED
 
 
@@ -26,7 +26,7 @@ def script(tmp_path: Path) -> str:
         textwrap.dedent(f"""
         import sys
         import helper
-        from flashlight.report import Report, record
+        from flashlight.report.records import Report, record
 
         print("arguments", sys.argv[1:], __name__)
         text = {Report([FUSED, DECLINED], [("model.py:77", "softmax over classes")]).to_json()!r}

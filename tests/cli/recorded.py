@@ -1,6 +1,6 @@
 """A script that compiles attention, and reports recorded by hand."""
 
-from flashlight.report import KernelReport, RegionReport
+from flashlight.report.records import KernelReport, RegionReport
 
 SOURCE = """
 import triton

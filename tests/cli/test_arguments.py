@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flashlight import cli, request
+from flashlight.tools import cli, request
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 WITHOUT_TORCH = """
 import json, sys
-from flashlight import cli
+from flashlight.tools import cli
 for arguments in json.loads(sys.argv[1]):
     try:
         cli.main(arguments)

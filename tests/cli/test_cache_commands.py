@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flashlight import cache_commands, cli, doctor
+from flashlight.tools import cache_commands, cli, doctor
 
 
 def test_cache_commands(causal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flashlight import cli, doctor
+from flashlight.tools import cli, doctor
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flashlight import cli, inspection, request
-from flashlight import report as registry
-from flashlight.report import KernelReport, RegionReport, Report
+from flashlight.report import records as registry
+from flashlight.report.records import KernelReport, RegionReport, Report
+from flashlight.tools import cli, inspection, request
 from tests.cli.recorded import ATTENTION, SOURCE, TRITON
 
 
@@ -187,7 +187,7 @@ def test_files(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_a_folder_that_is_lost_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path, out = tmp_path / "script.py", tmp_path / "out"
     path.write_text(
-        f"from flashlight.report import Report, record\nrecord(Report())\nopen({str(out)!r}, 'w').close()\n"
+        f"from flashlight.report.records import Report, record\nrecord(Report())\nopen({str(out)!r}, 'w').close()\n"
     )
     assert cli.main(["inspect", str(path), "-o", str(out)]) == 1
     assert str(out) in capsys.readouterr().err

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flashlight import cli, request
+from flashlight.tools import cli, request
 
 
 def test_masks_are_drawn(causal: str, capsys: pytest.CaptureFixture[str]):

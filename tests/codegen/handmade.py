@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from flashlight.index import Axis, Expr, FloorDiv, const, of
-from flashlight.kernel import Carry, Kernel, Sweep, before, carry_nodes
-from flashlight.program import Carry as CarryNode
-from flashlight.program import Const, Load, Map, Node, Reduce, Store, Tensor, transform
+from flashlight.ir.index import Axis, Expr, FloorDiv, const, of
+from flashlight.ir.kernel import Carry, Kernel, Sweep, before, carry_nodes
+from flashlight.ir.program import Carry as CarryNode
+from flashlight.ir.program import Const, Load, Map, Node, Reduce, Store, Tensor, transform
 
 INF = float("inf")
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from flashlight.index import Axis, Expr, FloorDiv, Gather, const, of
-from flashlight.kernel import Kernel, Sweep, before
-from flashlight.program import Cast, Const, Index, Map, Node, Reduce
+from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, const, of
+from flashlight.ir.kernel import Kernel, Sweep, before
+from flashlight.ir.program import Cast, Const, Index, Map, Node, Reduce
 from tests.codegen.handmade import (
     INF,
     Case,

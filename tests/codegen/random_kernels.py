@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flashlight.evaluate import evaluate_program
-from flashlight.index import Axis, of
-from flashlight.kernel import Carry, Kernel, Sweep
-from flashlight.passes.temporaries import Temporaries
-from flashlight.passes.visit import with_visits
-from flashlight.program import Const, Index, Map, Node, Program, Reduce, Store, Tensor
+from flashlight.ir.evaluate import evaluate_program
+from flashlight.ir.index import Axis, of
+from flashlight.ir.kernel import Carry, Kernel, Sweep
+from flashlight.ir.program import Const, Index, Map, Node, Program, Reduce, Store, Tensor
+from flashlight.passes.program.temporaries import Temporaries
+from flashlight.passes.sparsity.visit import with_visits
 
 from .handmade import INF, Case, at, carry, exp, mul, put, rescaled_by, sub, tensor
 

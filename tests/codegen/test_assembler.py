@@ -11,6 +11,7 @@ import pytest
 import torch
 from triton import knobs
 
+from flashlight.base.errors import FlashlightWarning
 from flashlight.codegen import assembler as room
 from flashlight.codegen.apart import compile_apart
 from flashlight.codegen.assembler import Assembler, assembler, assembling
@@ -18,8 +19,7 @@ from flashlight.codegen.offline import compile_source, load_function
 from flashlight.codegen.triton import launch, print_kernel
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.printer import TritonKernel
-from flashlight.errors import FlashlightWarning
-from flashlight.evaluate import new_output
+from flashlight.ir.evaluate import new_output
 from tests.codegen import kernels
 from tests.codegen.fake_driver import fake_driver
 

@@ -13,8 +13,8 @@ from flashlight.codegen.cpp.toolchain import MORE_FLAGS
 from flashlight.codegen.triton import default_tiling as triton_tiling
 from flashlight.codegen.triton import print_kernel as print_triton
 from flashlight.codegen.triton import run_interpreted
-from flashlight.evaluate import evaluate_kernel
-from flashlight.program import Program
+from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.ir.program import Program
 
 from .handmade import Case
 from .random_kernels import random_case, random_tensors

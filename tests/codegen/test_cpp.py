@@ -23,8 +23,8 @@ from flashlight.codegen.cpp import (
     run,
     runs_here,
 )  # fmt: skip
-from flashlight.evaluate import evaluate_kernel
-from flashlight.kernel import Kernel
+from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.ir.kernel import Kernel
 
 from . import kernels
 

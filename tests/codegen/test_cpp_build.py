@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flashlight import warn
+from flashlight.base import warn
+from flashlight.base.errors import FlashlightWarning
 from flashlight.codegen.cpp import (
     Built,
     CompilerError,
@@ -24,11 +25,10 @@ from flashlight.codegen.cpp import (
     run,
 )
 from flashlight.codegen.cpp.toolchain import _load
-from flashlight.errors import FlashlightWarning
-from flashlight.evaluate import evaluate_program, new_output
-from flashlight.index import Axis, of
+from flashlight.ir.evaluate import evaluate_program, new_output
+from flashlight.ir.index import Axis, of
+from flashlight.ir.program import Load, Map, Node, Program, Reduce, Store, Tensor
 from flashlight.passes.pipeline import compile_program
-from flashlight.program import Load, Map, Node, Program, Reduce, Store, Tensor
 
 from . import kernels
 

@@ -17,11 +17,11 @@ from flashlight.codegen.cpp import (
     run,
     runs_here,
 )
-from flashlight.evaluate import evaluate_kernel
-from flashlight.index import Axis, of
-from flashlight.kernel import Kernel, Sweep
-from flashlight.ops import FNS
-from flashlight.program import Cast, Load, Map, Node, Store, Tensor
+from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.ir.index import Axis, of
+from flashlight.ir.kernel import Kernel, Sweep
+from flashlight.ir.ops import FNS
+from flashlight.ir.program import Cast, Load, Map, Node, Store, Tensor
 from tests.codegen.handmade import at, carry, put, tensor
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))

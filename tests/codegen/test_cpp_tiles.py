@@ -29,9 +29,9 @@ from flashlight.codegen.cpp import (
 )
 from flashlight.codegen.cpp.isa import FLAGS
 from flashlight.codegen.cpp.toolchain import COMMON_FLAGS, HERE, CompilerError
-from flashlight.evaluate import evaluate_kernel
-from flashlight.kernel import Kernel
-from flashlight.program import Map
+from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Map
 from tests.codegen import kernels
 
 from .handmade import Case, at, finish, mul, online, parts, put, softmax, tensor

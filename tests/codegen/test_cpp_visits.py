@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from flashlight.blocks import count
+from flashlight.analysis.blocks import count
 from flashlight.codegen.cpp import (
     ISAS,
     Isa,
@@ -20,10 +20,10 @@ from flashlight.codegen.cpp import (
     run,
     runs_here,
 )
-from flashlight.evaluate import evaluate_kernel, new_output
-from flashlight.index import Axis
+from flashlight.ir.evaluate import evaluate_kernel, new_output
+from flashlight.ir.index import Axis
+from flashlight.ir.program import Node, Program
 from flashlight.passes.pipeline import compile_program
-from flashlight.program import Node, Program
 from tests.dsl import Builder
 from tests.passes.masks import KINDS, H, attention, cases, data, integers
 from tests.passes.test_visits import MASKS, SAME, VALUES, M, N, with_ids

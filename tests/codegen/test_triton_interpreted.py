@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 
 from flashlight.codegen.offline import compile_source
 from flashlight.codegen.triton import Tiling, addressing, default_tiling, print_kernel, reductions, run_interpreted
-from flashlight.evaluate import evaluate_kernel
-from flashlight.index import Axis
-from flashlight.kernel import Kernel
+from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Cast, Const, Map, Program
 from flashlight.passes.pipeline import compile_program
-from flashlight.program import Cast, Const, Map, Program
 from tests.dsl import random_inputs
 from tests.passes.random_programs import programs
 

@@ -11,9 +11,9 @@ import torch
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, compile_source
 from flashlight.codegen.triton import Tiling, candidates, default_tiling, print_kernel
 from flashlight.codegen.triton.needs import fits
-from flashlight.index import Axis, of
-from flashlight.kernel import Kernel
-from flashlight.program import Const, Map
+from flashlight.ir.index import Axis, of
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Const, Map
 
 from . import kernels
 

@@ -11,8 +11,8 @@ from flashlight.codegen.offline import Assembly, Compiled, OfflineError
 from flashlight.codegen.triton import default_tiling, estimate, trials
 from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.tiling import ranked
-from flashlight.kernel import Kernel, before
-from flashlight.program import Map
+from flashlight.ir.kernel import Kernel, before
+from flashlight.ir.program import Map
 
 from . import kernels
 

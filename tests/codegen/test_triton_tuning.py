@@ -14,8 +14,8 @@ from flashlight.codegen.triton import TuningError, default_tiling, launch, print
 from flashlight.codegen.triton.device import architecture
 from flashlight.codegen.triton.needs import fits
 from flashlight.codegen.triton.tiling import ranked
-from flashlight.evaluate import new_output
-from flashlight.kernel import Kernel
+from flashlight.ir.evaluate import new_output
+from flashlight.ir.kernel import Kernel
 from tests.codegen import kernels
 from tests.codegen.fake_driver import FakeDriver, fake_driver
 from tests.harness import compile_only
@@ -150,7 +150,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
 
 def test_a_region_tunes_each_kernel_once_and_remembers_it(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tuning, "milliseconds", lambda run, best=None: run() or 1.0)
-    monkeypatch.setattr("flashlight.targets.require", lambda target, device: None)
+    monkeypatch.setattr("flashlight.runtime.targets.require", lambda target, device: None)
     inputs = [torch.randn(1, 2, 301, 64) for _ in range(3)]
     counts = []
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_a_region_tunes_each_kernel_once_and_remembers_it(tmp_path, monkeypatch)
             first = len(driver.launches)
             compiled(*inputs)
         counts.append((first, len(driver.launches) - first))
-        from flashlight import runtime
+        from flashlight.runtime import op as runtime
 
         runtime.forget()
     kernels_of_region = counts[0][1]

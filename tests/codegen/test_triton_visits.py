@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashlight.blocks import FULL, SKIPPED, block_map
+from flashlight.analysis.blocks import FULL, SKIPPED, block_map
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, compile_source
 from flashlight.codegen.triton import Tiling, block_tests, default_tiling, interpreter, print_kernel, run_interpreted
-from flashlight.evaluate import evaluate_kernel, new_output
-from flashlight.kernel import Kernel
-from flashlight.passes import visit
+from flashlight.ir.evaluate import evaluate_kernel, new_output
+from flashlight.ir.kernel import Kernel
 from flashlight.passes.pipeline import compile_program
+from flashlight.passes.sparsity import visit
 from tests.harness import compile_only
 from tests.passes.test_visits import with_ids
 

@@ -17,8 +17,8 @@ from torch import fx
 from torch.utils._pytree import tree_map_only
 
 from flashlight.codegen.cpp import toolchain
-from flashlight.plan import Plan
-from flashlight.report import Report
+from flashlight.report.records import Report
+from flashlight.runtime.plan import Plan
 from tests.fuzz.program import load
 from tests.harness import Compiled, compile_only
 
@@ -96,7 +96,7 @@ def _with_strides(x: torch.Tensor, device: str) -> torch.Tensor:
 
 def _whole(fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
     from flashlight.backend import compile_graph
-    from flashlight.options import parse
+    from flashlight.base.options import parse
 
     reports: list[Report] = []
     options = parse({"target": "evaluate", "cache_dir": folder, "fx_graph_cache": False})

@@ -11,8 +11,8 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from flashlight.allocations import marked
-from flashlight.lowering.source import source_line
+from flashlight.front.allocations import marked
+from flashlight.front.lowering.source import source_line
 from tests.fuzz.gears import Run
 from tests.fuzz.program import Case
 

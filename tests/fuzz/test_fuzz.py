@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flashlight import targets
-from flashlight.evaluate import evaluate_kernel
-from flashlight.kernel import Kernel
+from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.ir.kernel import Kernel
+from flashlight.runtime import targets
 from tests.fuzz import gears, runner
 from tests.fuzz.data import Input
 from tests.fuzz.grammar.skeletons import program

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import flashlight
-from flashlight import runtime
 from flashlight.backend import flashlight as backend
+from flashlight.runtime import op as runtime
 
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)

@@ -14,9 +14,9 @@ from torch._inductor.decomposition import select_decomp_table
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from flashlight.evaluate import evaluate_program
-from flashlight.lowering import lower_with_inputs
-from flashlight.program import Node, Program, postorder
+from flashlight.front.lowering import lower_with_inputs
+from flashlight.ir.evaluate import evaluate_program
+from flashlight.ir.program import Node, Program, postorder
 
 
 @dataclass

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flashlight.index import Axis, FloorDiv, Gather, Mod, of
-from flashlight.lowering.assume import bounds, facts_of
-from flashlight.program import Const, Index, Map
+from flashlight.front.lowering.assume import bounds, facts_of
+from flashlight.ir.index import Axis, FloorDiv, Gather, Mod, of
+from flashlight.ir.program import Const, Index, Map
 from tests.lowering.harness import both, nodes
 
 M, N = 7, 9

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flashlight.errors import Decline
-from flashlight.lowering import can_lower, lower
+from flashlight.base.errors import Decline
+from flashlight.front.lowering import can_lower, lower
 from tests.lowering.harness import trace
 
 X = torch.rand(4, 6)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import fx
 
-from flashlight.errors import Decline
-from flashlight.lowering import can_lower, lower, lower_with_inputs, source_line
-from flashlight.lowering.engine import Lowering
-from flashlight.program import postorder
+from flashlight.base.errors import Decline
+from flashlight.front.lowering import can_lower, lower, lower_with_inputs, source_line
+from flashlight.front.lowering.engine import Lowering
+from flashlight.ir.program import postorder
 from tests.lowering.harness import Captured, capture, check, nodes, trace
 
 G = torch.Generator().manual_seed(0)

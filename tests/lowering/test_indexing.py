@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flashlight.index import Gather
+from flashlight.ir.index import Gather
 from tests.lowering.harness import both, nodes
 
 G = torch.Generator().manual_seed(0)

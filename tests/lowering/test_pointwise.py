@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flashlight.lowering.registry import RULES
-from flashlight.regions.graph import POINTWISE, VIEWS
+from flashlight.front.lowering.registry import RULES
+from flashlight.front.regions.graph import POINTWISE, VIEWS
 from tests.lowering.harness import both, check, nodes, trace
 
 G = torch.Generator().manual_seed(0)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from flashlight.errors import Decline
-from flashlight.lowering import can_lower, lower
+from flashlight.base.errors import Decline
+from flashlight.front.lowering import can_lower, lower
 from tests.lowering.harness import both, nodes, trace
 
 G = torch.Generator().manual_seed(0)

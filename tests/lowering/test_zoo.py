@@ -7,9 +7,9 @@ goes through compile_fx itself.
 import pytest
 import torch
 
-from flashlight.errors import Decline
-from flashlight.lowering import can_lower
-from flashlight.lowering.engine import ancestors
+from flashlight.base.errors import Decline
+from flashlight.front.lowering import can_lower
+from flashlight.front.lowering.engine import ancestors
 from tests.lowering.harness import Captured, capture, check, decomposed
 from tests.zoo import ZOO, Size
 from tests.zoo.declines import DECLINES

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from flashlight.index import Axis, of
-from flashlight.program import Cast, Const, Index, Load, Map, Node, Reduce, Tensor
+from flashlight.ir.index import Axis, of
+from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Reduce, Tensor
 from tests.dsl import Builder, div, exp, largest, mul, sub, total
 
 H, D, E = Axis("o0", 2), Axis("d", 64), Axis("o2", 64)

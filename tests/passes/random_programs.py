@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from flashlight.index import Axis, of
-from flashlight.program import Const, Index, Map, Node, Program
+from flashlight.ir.index import Axis, of
+from flashlight.ir.program import Const, Index, Map, Node, Program
 from tests.dsl import Builder, add, div, exp, largest, mul, number, sub, total
 
 UNARY = ("EXP", "TANH", "SIGMOID", "RELU", "NEG", "ABS", "COS")
@@ -37,7 +37,7 @@ def programs(draw: st.DrawFn) -> Program:
 
 
 def _at(node: Node, old: Axis, new: Axis) -> Node:
-    from flashlight.program import substitute
+    from flashlight.ir.program import substitute
 
     return substitute(node, {old: of(new)})
 

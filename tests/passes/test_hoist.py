@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from flashlight.evaluate import evaluate_program
-from flashlight.index import Axis
+from flashlight.ir.evaluate import evaluate_program
+from flashlight.ir.index import Axis
+from flashlight.ir.program import Map, Node, Program
 from flashlight.passes.pipeline import compile_program
-from flashlight.program import Map, Node, Program
 from tests.dsl import Builder, add, div, exp, largest, mul, number, random_inputs, sub, total
 from tests.passes.test_passes import run_schedule
 

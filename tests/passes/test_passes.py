@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from flashlight.evaluate import evaluate_kernel, evaluate_program, new_output
-from flashlight.kernel import Schedule
-from flashlight.passes.canonical import canonical
-from flashlight.passes.hoist import hoist
+from flashlight.ir.evaluate import evaluate_kernel, evaluate_program, new_output
+from flashlight.ir.kernel import Schedule
+from flashlight.ir.program import Program
+from flashlight.ir.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json
 from flashlight.passes.pipeline import PIPELINE, compile_program
-from flashlight.program import Program
-from flashlight.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json
+from flashlight.passes.program.canonical import canonical
+from flashlight.passes.program.hoist import hoist
 from tests.dsl import random_inputs
 from tests.passes.random_programs import programs
 

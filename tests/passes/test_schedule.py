@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from flashlight.evaluate import evaluate_program
-from flashlight.index import Axis, of
-from flashlight.kernel import Schedule
+from flashlight.ir.evaluate import evaluate_program
+from flashlight.ir.index import Axis, of
+from flashlight.ir.kernel import Schedule
+from flashlight.ir.program import Const, Index, Map, Node, substitute
 from flashlight.passes.pipeline import compile_program
-from flashlight.program import Const, Index, Map, Node, substitute
 from tests.dsl import Builder, add, div, exp, largest, mul, number, random_inputs, sub, total
 from tests.passes.test_passes import assert_same, run_schedule
 
@@ -133,7 +133,7 @@ def test_a_partial_sum_joins_the_sweep() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_operands_survive_only_where_they_cannot_overflow(dtype: torch.dtype) -> None:
     """Rounding of operands is kept for bounded weights; unbounded ones leave float16 once a factor has left them."""
-    from flashlight.program import Reduce
+    from flashlight.ir.program import Reduce
 
     def compiled_operand(weights: Node, b: Builder) -> torch.dtype | None:
         b.store(Reduce("SUM", N, mul(weights, b.at("v", H, N, E)), dtype), H, M, E)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import sympy
 
-from flashlight.index import Axis
-from flashlight.passes.separate import Separator
-from flashlight.program import Carry, Const, Map, Node, Reduce
+from flashlight.ir.index import Axis
+from flashlight.ir.program import Carry, Const, Map, Node, Reduce
+from flashlight.passes.schedule.separate import Separator
 from tests.dsl import Builder, add, div, exp, mul, number, sub
 
 X, ROW, HEAD = Axis("x", 7), Axis("m", 3), Axis("h", 2)

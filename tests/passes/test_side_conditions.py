@@ -11,10 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from flashlight.evaluate import evaluate_program
-from flashlight.index import Axis, of
+from flashlight.ir.evaluate import evaluate_program
+from flashlight.ir.index import Axis, of
+from flashlight.ir.program import Const, Index, Map, Node, Program, Reduce, Tensor
 from flashlight.passes.pipeline import PIPELINE, compile_program
-from flashlight.program import Const, Index, Map, Node, Program, Reduce, Tensor
 from tests.dsl import Builder, add, div, exp, largest, mul, number, sub, total
 from tests.passes.test_passes import run_schedule
 

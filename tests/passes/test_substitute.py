@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from flashlight.evaluate import evaluate_program
-from flashlight.index import Axis, of
+from flashlight.ir.evaluate import evaluate_program
+from flashlight.ir.index import Axis, of
+from flashlight.ir.program import Node, Reduce, substitute
 from flashlight.passes.pipeline import PIPELINE
-from flashlight.program import Node, Reduce, substitute
 from tests.dsl import Builder, exp, mul, random_inputs, total
 
 M, N, D, E = Axis("o0", 3), Axis("n", 5), Axis("d", 4), Axis("o1", 2)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from flashlight.blocks import FULL, SKIPPED, block_map
-from flashlight.evaluate import Evaluator, evaluate_kernel, new_output
-from flashlight.index import Axis, of
-from flashlight.kernel import GRANULE, Kernel
-from flashlight.passes import visit
+from flashlight.analysis.blocks import FULL, SKIPPED, block_map
+from flashlight.ir.evaluate import Evaluator, evaluate_kernel, new_output
+from flashlight.ir.index import Axis, of
+from flashlight.ir.kernel import GRANULE, Kernel
+from flashlight.ir.program import Const, Index, Map, Node, Program, postorder
 from flashlight.passes.pipeline import compile_program
-from flashlight.program import Const, Index, Map, Node, Program, postorder
+from flashlight.passes.sparsity import visit
 from tests.dsl import Builder, largest, mul, total
 from tests.passes.masks import KINDS, D, H, attention, cases, data, ids, integers
 

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, options, files, the disk cache, versions, budgets."""

@@ -1,0 +1,1 @@
+"""From PyTorch's graph to Programs and back: regions, lowering, capture, insertion."""

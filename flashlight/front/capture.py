@@ -1,0 +1,373 @@
+"""The joint-graph pass: find regions, compile each to a plan, put the custom op in its place.
+
+    q, k, v -> bmm -> softmax -> bmm -> o      becomes      q, k, v -> flashlight::fused(key) -> getitem -> o
+
+Whatever a region cannot be fused for is recorded with its reason and leaves the graph as it was.  A region that is too
+much is tried again in smaller parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from flashlight.base.budget import Allowance, TooMuch
+from flashlight.base.errors import Decline, FlashlightError
+from flashlight.base.options import Options
+from flashlight.front import allocations, layouts, worth
+from flashlight.front.compilation import Compilation, flops
+from flashlight.front.extract import Extract, extract
+from flashlight.front.insertion import Insertion
+from flashlight.front.lowering import can_lower, lower_with_inputs
+from flashlight.front.regions import Found, Refusal, Region, find_regions, seed_by_seed, source_of, without_producers
+from flashlight.front.regions.absorb import Reason
+from flashlight.front.regions.graph import is_symbolic, name_of, numel
+from flashlight.front.sdpa import Attention, decompose, restore
+from flashlight.ir.kernel import Schedule
+from flashlight.ir.program import Program
+from flashlight.passes.pipeline import compile_program
+from flashlight.passes.sparsity.share import share
+from flashlight.report import levels as debug
+from flashlight.report.progress import stage
+from flashlight.report.records import RegionReport, Report
+from flashlight.runtime import op as runtime
+from flashlight.runtime import targets
+from flashlight.runtime.plan import Plan, plan_key, sources_hash
+
+TRAINING = "needs gradients: the backward pass is not fused yet"
+TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
+FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explicit target fuses them all the same"
+
+
+Dear = tuple[Region, TooMuch]
+"""A region that is too much, and why."""
+Smaller = Callable[[fx.Graph, Found, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
+"""Smaller regions in the place of others, see regions/smaller.py."""
+Planned = tuple[Program, Sequence[fx.Node], Schedule, list[tuple[str, Program]]]
+
+
+class StrictError(FlashlightError):
+    """options={"strict": True}: something that looks like attention was not fused."""
+
+
+@dataclass
+class Capture(CustomGraphPass):
+    """Inductor's hook.  parameters: positions of the graph inputs that are parameters of a module."""
+
+    options: Options
+    parameters: Collection[int] = ()
+    report: Report = field(default_factory=Report)
+    runs: int = 0
+
+    def uuid(self) -> str:
+        """What Inductor's caches must know of us: sources and options."""
+        precision = torch.get_float32_matmul_precision()
+        options = self.options
+        ours = f"{options.fingerprint()}-{options.budgets}-{options.cache_dir}"
+        return f"flashlight-{sources_hash()}-{precision}-{ours}"
+
+    def __call__(self, graph: fx.Graph) -> None:
+        self.runs += 1
+        with stage("regions"):
+            _GraphCapture(graph, self).run()
+
+
+class _GraphCapture:
+    """One graph: the joint graph of forward and backward, or an inference graph, or a subgraph of one."""
+
+    def __init__(self, graph: fx.Graph, owner: Capture):
+        self.graph, self.options, self.report = graph, owner.options, owner.report
+        self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
+        self.first = len(self.report.regions)
+        """How many regions other graphs had."""
+        self.training = any(n.name.startswith("tangents") for n in _placeholders(graph))
+        self.insertion = Insertion(graph)
+        self.maps: dict[fx.Node, Decline] = {}
+        """Values of the scores' size that stay in the graph, and why."""
+        self.views: dict[fx.Node, object] = {}
+        """Views of outputs of the op, and what they were as views of what these replaced."""
+        self.summaries: dict[tuple, list[fx.Node]] = {}
+        """Outputs of ops that summarise conditions, by key and inputs."""
+        self.allowance = Allowance(self.options.budget_nodes, self.options.budget_seconds)
+        self.outcomes: list[tuple[fx.Node, RegionReport]] = []
+        self.fused: list[Region] = []
+        self.thrifty = True
+        """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
+        self.compiled: dict[object, tuple[Schedule, list[tuple[str, Program]]]] = {}
+        """What programs were compiled to, with their lines: layers of a model often have the same."""
+
+    def run(self) -> None:
+        attentions: list[Attention] = []
+        try:
+            if not self.training:
+                decompose(self.graph, self.options.sdpa, self.options.target, attentions)
+            self._capture(attentions)
+            if self.insertion.changed or attentions:
+                self.insertion.sort()
+        except StrictError:
+            raise
+        except Exception as error:
+            self._undo(error, attentions)
+        if self.insertion.changed or attentions:
+            self.graph.eliminate_dead_code()
+        self._enforce()
+
+    def _undo(self, error: Exception, attentions: list[Attention]) -> None:
+        """After an internal error the graph computes what it did before; nothing in it is fused."""
+        failed = self._internal(error, "")
+        self.insertion.undo()
+        for view, value in self.views.items():
+            view.meta["val"] = value
+        restore(self.graph, attentions)
+        self.insertion.sort()
+        for report in self.report.regions[self.first :]:
+            if report.fused:
+                report.fused, report.reason, report.fix, report.kernels = False, failed.reason, failed.fix, []
+        if len(self.report.regions) == self.first:
+            self._number([failed])
+
+    def _capture(self, attentions: list[Attention]) -> None:
+        found = find_regions(self.graph, self.parameters, _reason)
+        self.outcomes += [(r.seeds[0], self._refused(r)) for r in found.declined]
+        tried = left = self._all(found.regions)
+        for smaller in (without_producers, seed_by_seed):
+            left = self._again(smaller, found, left) if left else []
+        for region, why in left:
+            self._left(region, why)
+        self._note_parts(tried)
+        order = {node: i for i, node in enumerate(self.graph.nodes)}
+        self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
+        self._number([report for _, report in self.outcomes])
+        self._mark(found)
+        self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
+        restore(self.graph, attentions)
+
+    def _all(self, regions: Sequence[Region]) -> list[Dear]:
+        """Fuse regions or say why not; gives those that are too much, and those like them that are no smaller."""
+        dear: list[Dear] = []
+        known: dict[object, Dear] = {}
+        for number, region in enumerate(regions, 1):
+            try:
+                alike, why = known.get(_kind(region), (None, None))
+                if alike and why and len(region.nodes) >= len(alike.nodes):
+                    raise type(why)(why.reason, why.fix)
+                report = self._region(region, f"region {number} of {len(regions)}, {region.source}")
+            except TooMuch as too_much:
+                known.setdefault(_kind(region), (region, too_much))
+                dear.append((region, too_much))
+            else:
+                self.outcomes += [(region.first, report)] if report is not None else []
+        return dear
+
+    def _again(self, smaller: Smaller, found: Found, dear: list[Dear]) -> list[Dear]:
+        """Try regions that are too much in smaller parts; gives those of which no part is fused."""
+        self.insertion.retire({n for r in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in dear]))
+        self.insertion.sort()
+        parts = smaller(self.graph, found, [region for region, _ in dear], self.parameters, _reason)
+        before = len(self.outcomes)
+        failed = self._all(parts)
+        left = [(region, why) for region, why in dear if not any(_within(part, region) for part in self.fused)]
+        whole = [region for region, _ in left]
+        tried = self.outcomes[before:]
+        self.outcomes[before:] = [o for o in tried if o[1].fused or not any(o[0] in r.core.inside for r in whole)]
+        for part, why in failed:
+            if not any(_within(part, region) for region in whole):
+                self.outcomes.append((part.first, self._not_fused(part, _declined(why, part.source))))
+        return left
+
+    def _left(self, region: Region, why: TooMuch) -> None:
+        """What no smaller part is fused of: all of it, if it could be planned, or nothing."""
+        try:
+            if not isinstance(why, worth.TooDear):
+                raise why
+            self.thrifty = False
+            report = self._region(region, region.source)
+        except TooMuch as too_much:
+            report = self._not_fused(region, _declined(too_much, region.source))
+        finally:
+            self.thrifty = True
+        self.outcomes += [(region.first, report)] if report is not None else []
+
+    def _note_parts(self, dear: list[Dear]) -> None:
+        """Say of which regions only parts are fused."""
+        for region, why in dear:
+            parts = [part for part in self.fused if _within(part, region)]
+            if parts and all(part.core is not region.core for part in parts):
+                rest = Decline(f"its region is fused in smaller parts: for the whole, {why.reason}")
+                self.maps = dict.fromkeys(region.quadratic, rest) | self.maps
+                self.report.untouched.append((region.source, f"fused in smaller parts: for the whole, {why.reason}"))
+
+    def _mark(self, found: Found) -> None:
+        """Say on the nodes why values of the scores' size stay in the graph, for `Allocations`."""
+        allocations.mark(found.maps | self.maps, found.least)
+
+    def _number(self, reports: list[RegionReport]) -> None:
+        for report in reports:
+            report.name = f"attention{len(self.report.regions)}"
+            self.report.regions.append(report)
+
+    def _refused(self, refusal: Refusal) -> RegionReport:
+        if self.training:
+            return _declined(Decline(TRAINING, TRAINING_FIX), source_of(refusal.seeds))
+        return _declined(refusal.decline, source_of(refusal.seeds))
+
+    def _region(self, region: Region, place: str) -> RegionReport | None:
+        """Fuse a region, or say why not; None where there is nothing to gain."""
+        try:
+            if self.training:
+                raise Decline(TRAINING, TRAINING_FIX)
+            return self._fuse(region, place)
+        except TooMuch:
+            raise
+        except Decline as decline:
+            report = _declined(decline, region.source)
+        except Exception as error:
+            report = self._internal(error, region.source)
+        return self._not_fused(region, report)
+
+    def _not_fused(self, region: Region, report: RegionReport) -> RegionReport:
+        self.maps |= dict.fromkeys(region.quadratic, Decline(report.reason or "", report.fix))
+        return report
+
+    def _internal(self, error: Exception, source: str) -> RegionReport:
+        """A bug of ours."""
+        text = f"internal error: {type(error).__name__}: {error}"
+        if self.options.strict:
+            raise StrictError(f"{source}: {text}") from error
+        debug.failure(source, error)
+        return _declined(Decline(text, "report this, with the region's code"), source)
+
+    def _fuse(self, region: Region, place: str) -> RegionReport | None:
+        """place: what progress calls the region."""
+        device = region.outputs[0].meta["val"].device
+        targets.require(self.options.target, device)
+        region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
+        copy = extract(region)
+        with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
+            program, used, schedule, trace = self._plan(region, copy, place)
+        if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
+            self.report.untouched.append((region.source, FEW_QUERIES))
+            return None
+        copy.specialise()
+        inputs = {t.name: copy.origin[n] for t, n in zip(program.inputs, used, strict=True)}
+        with stage(f"{place}: cache"):
+            language, whole = targets.language(self.options.target, device), program
+            shared, program, schedule = share(program, schedule)
+            parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
+            report = Compilation(language, whole, tuple(parts), tuple(trace)).report(source=region.source)
+            if shared:
+                inputs |= self._shared(shared, inputs, region, report)
+            plan = self._run_as(program, schedule, region.source)
+            runtime.register(plan, report)
+            self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
+        self.fused.append(region)
+        return report
+
+    def _plan(self, region: Region, copy: Extract, place: str) -> Planned:
+        """The program, the nodes that are its inputs, the kernels and what each pass made of the program.
+
+        Raises TooMuch where that takes more than may be, or where the kernels are not worth it.
+        """
+        with stage(f"{place}: lowering"):
+            for node, copied in zip(region.outputs, copy.outputs, strict=True):
+                copied.meta["val"] = layouts.preferred(node, copied.meta["val"])
+            program, used = lower_with_inputs(copy.outputs, copy.inputs)
+            if not program.inputs:
+                raise Decline("it reads no tensor: its values are known when compiling")
+            _check_strides(program, copy.outputs)
+        with stage(f"{place}: passes"):
+            key = program, frozenset(program.origins.items())
+            schedule, trace = self.compiled.get(key) or compile_program(program)
+            self.compiled[key] = schedule, trace
+            worth.require(schedule.kernels, region.nodes if self.thrifty else ())
+        return program, used, schedule, trace
+
+    def _run_as(self, program: Program, schedule: Schedule, source: str) -> Plan:
+        """The plan that the op runs."""
+        options = self.options
+        key = plan_key(program, f"{options.fingerprint()} {torch.get_float32_matmul_precision()}")
+        return Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
+
+    def _shared(
+        self,
+        shared: tuple[Program, Schedule],
+        inputs: Mapping[str, fx.Node],
+        region: Region,
+        report: RegionReport,
+    ) -> dict[str, fx.Node]:
+        """The nodes of summaries by tensor; regions with the same condition on the same tensors have the same ones."""
+        program, schedule = shared
+        plan = self._run_as(program, schedule, region.source)
+        runtime.register(plan, report, summaries=True)
+        given = [inputs[t.name] for t in program.inputs]
+        known = self.summaries.get((plan.key, *given))
+        if known is None:
+            like = region.outputs[0].meta["val"]
+            values = [like.new_empty_strided(t.shape, t.strides, dtype=t.dtype) for t in program.outputs]
+            known = self.insertion.call(given, plan, values, [region.first] * len(values))
+            self.summaries[(plan.key, *given)] = known
+        return {t.name: node for t, node in zip(program.outputs, known, strict=True)}
+
+    def _insert(self, region: Region, copy: Extract, inputs: Sequence[fx.Node], plan: Plan) -> None:
+        values = [node.meta["val"] for node in copy.outputs]
+        outputs = self.insertion.call(inputs, plan, values, region.outputs)
+        self.insertion.replace(region.outputs, outputs)
+        self.views = layouts.refresh(outputs) | self.views
+        calls = [n for n in (*outputs, *outputs[0].all_input_nodes) if allocations.is_fused(n)]
+        self.maps |= dict.fromkeys(calls, allocations.RESULT)
+        least = min((numel(n) for n in region.quadratic if region.core.is_map(n)), default=0)
+        for before, node in zip(region.outputs, outputs, strict=True):
+            self.maps[node] = region.maps.get(before) or allocations.why_written(node, least)
+
+    def _enforce(self) -> None:
+        """strict: every region must have been fused."""
+        if not self.options.strict:
+            return
+        for report in self.report.regions:
+            if not report.fused:
+                fix = f"; {report.fix}" if report.fix else ""
+                raise StrictError(f"{report.source}: {report.name} is not fused: {report.reason}{fix}")
+
+
+def _reason(node: fx.Node) -> Decline | None:
+    """Why a node cannot be lowered.  Asking about symbolic sizes would guard them: then lowering the copy tells."""
+    return None if any(map(is_symbolic, (node, *node.all_input_nodes))) else can_lower(node)
+
+
+def _within(part: Region, region: Region) -> bool:
+    """Whether a region is what became of a larger one."""
+    return region.core.inside.issuperset(part.seeds)
+
+
+def _kind(region: Region) -> object:
+    """Equal for regions around equal cores, as in the layers of a model."""
+    names = Counter(name_of(n) for n in region.core.inside)
+    return frozenset(names.items()), tuple(s.size for s in region.core.component.seeds)
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return list(graph.find_nodes(op="placeholder"))
+
+
+def _input_index(node: fx.Node) -> int | None:
+    """Which input of the backend a placeholder is."""
+    return getattr(node.meta.get("desc"), "idx", None)
+
+
+def _declined(decline: Decline, source: str) -> RegionReport:
+    return RegionReport(False, decline.reason, decline.source or source, fix=decline.fix)
+
+
+def _check_strides(program: Program, outputs: Sequence[fx.Node]) -> None:
+    """The rest of the graph was traced with these strides."""
+    for tensor, node in zip(program.outputs, outputs, strict=True):
+        value = node.meta["val"]
+        strides = zip(tensor.shape, tensor.strides, value.stride(), strict=True)
+        if tensor.shape != tuple(value.shape) or any(s > 1 and a != b for s, a, b in strides):
+            raise FlashlightError(f"{tensor.name} has strides {tensor.strides}, traced as {tuple(value.stride())}")

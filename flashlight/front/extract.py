@@ -1,0 +1,179 @@
+"""A region as a graph of its own, with sizes that are numbers.
+
+A symbolic size becomes the number it has now.  Only when the region is to be fused is it specialised: that adds a
+guard, so the compiled code is used for these sizes only and other sizes compile again.  A graph in which nothing is
+fused keeps the guards it has without us.  Sizes that the user marked as dynamic, or that depend on data, decline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_unbacked_symbols
+from torch.fx.node import map_arg
+
+from flashlight.base.errors import Decline
+from flashlight.front.lowering.constants import HELD, held
+from flashlight.front.lowering.source import source_line
+from flashlight.front.regions import Region
+from flashlight.front.regions.graph import hint, literal
+
+
+@dataclass
+class Extract:
+    """Outputs and inputs in the copied graph; origin: copied input -> input in the joint graph; sizes: what the numbers
+    in it stand for."""
+
+    outputs: list[fx.Node]
+    inputs: list[fx.Node]
+    origin: dict[fx.Node, fx.Node]
+    sizes: _Sizes
+
+    def specialise(self) -> None:
+        """Guard that every size is the number that was taken for it.  Raises Decline where that is not allowed."""
+        self.sizes.guard()
+
+
+def extract(region: Region) -> Extract:
+    """Copy what the outputs need, down to the inputs; a constant of one element becomes a number.
+
+    Raises Decline where a size cannot be a number.
+    """
+    graph, sizes = fx.Graph(), _Sizes()
+    new: dict[fx.Node, fx.Node] = {}
+    inputs: dict[fx.Node, fx.Node] = {}
+    for node in region.inputs:
+        value = literal(node)
+        if value is None:
+            new[node] = graph.placeholder(node.name)
+            inputs[new[node]] = node
+        else:
+            new[node] = graph.create_node("call_function", torch.ops.aten.full.default, _filled(node, value))
+        sizes.annotate(new[node], node)
+    boundary = set(region.inputs)
+    for node in _between(region.outputs, boundary):
+        args, kwargs = (sizes.arguments(value, new) for value in (node.args, node.kwargs))
+        new[node] = graph.create_node("call_function", node.target, args, kwargs, node.name)
+        sizes.annotate(new[node], node)
+    return Extract([new[n] for n in region.outputs], list(inputs), inputs, sizes)
+
+
+def _filled(node: fx.Node, value: bool | int | float) -> tuple[list[int], bool | int | float]:
+    """Arguments of `full` for a constant of one element."""
+    return [1] * len(node.meta["val"].shape), value
+
+
+def _between(outputs: Sequence[fx.Node], boundary: set[fx.Node]) -> list[fx.Node]:
+    """Nodes from the inputs to the outputs, arguments first; sizes computed in the graph are none of them."""
+    done: dict[fx.Node, None] = {}
+    stack = [(node, False) for node in reversed(outputs)]
+    while stack:
+        node, ready = stack.pop()
+        if node in done or node in boundary or _is_number(node):
+            continue
+        if node.op != "call_function":
+            raise Decline(f"{node.name} is no input of the region", source=source_line(node) or None)
+        if ready:
+            done[node] = None
+        else:
+            stack.append((node, True))
+            stack += [(a, False) for a in node.all_input_nodes]
+    return list(done)
+
+
+def _is_number(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+class _Sizes:
+    """Symbolic sizes as the numbers they have now, without guards, and which these are."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[torch.SymInt, fx.Node]] = []
+
+    def guard(self) -> None:
+        """Add the guards.  Raises Decline where a size depends on data after all."""
+        for size, node in self.taken:
+            try:
+                int(size)
+            except GuardOnDataDependentSymNode as error:
+                text = f"data-dependent shape: {size} is not known when compiling"
+                raise Decline(text, source=source_line(node) or None) from error
+
+    def number(self, size: int | torch.SymInt, node: fx.Node) -> int:
+        """A size as a number.  Raises Decline where it is not known or must not be fixed."""
+        if isinstance(size, int):
+            return size
+        line = source_line(node) or None
+        if free_unbacked_symbols(size):
+            raise Decline(f"data-dependent shape: the size {size} is not known when compiling", source=line)
+        if _is_constrained(size):
+            raise Decline(
+                f"dynamic shape: the size {size} is marked as dynamic, and fused attention needs it when compiling",
+                fix="drop mark_dynamic, or compile with dynamic=False",
+                source=line,
+            )
+        self.taken.append((size, node))
+        return hint(size)
+
+    def arguments(self, value: Any, new: dict[fx.Node, fx.Node]) -> Any:
+        """Arguments with nodes of the copy, and numbers for symbolic sizes."""
+
+        def convert(node: fx.Node) -> Any:
+            if node in new:
+                return new[node]
+            found = node.meta.get("val")
+            if isinstance(found, torch.SymInt):
+                return self.number(found, node)
+            if isinstance(found, int | float | bool):
+                return found
+            if isinstance(found, torch.SymFloat):
+                raise Decline(
+                    "a number that is computed while the program runs enters the scores",
+                    fix="make it a tensor, or a constant",
+                    source=source_line(node) or None,
+                )
+            raise Decline(f"{node.name} is not a tensor", source=source_line(node) or None)
+
+        return map_arg(value, convert)
+
+    def annotate(self, copy: fx.Node, node: fx.Node) -> None:
+        """The metadata of a node for its copy."""
+        copy.meta.update(node.meta)
+        if node.op == "get_attr":
+            copy.meta[HELD] = held(node)
+        copy.meta["val"] = self._value(node.meta.get("val"), node)
+
+    def _value(self, value: Any, node: fx.Node) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(self._value(v, node) for v in value)
+        if not isinstance(value, torch.Tensor):
+            return value
+        if all(isinstance(s, int) for s in (*value.shape, *value.stride())):
+            return value
+        shape = [self.number(s, node) for s in value.shape]
+        stride = [self.number(s, node) for s in value.stride()]
+        mode = getattr(value, "fake_mode", None)
+        if mode is None:
+            return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
+        with mode:
+            return torch.empty_strided(shape, stride, dtype=value.dtype, device=value.device)
+
+
+def _is_constrained(size: torch.SymInt) -> bool:
+    """Whether the user said, by mark_dynamic, that one of these symbols must stay symbolic."""
+    env = size.node.shape_env
+    wanted = size.node.expr.free_symbols
+    for tracked in getattr(env, "tracked_fakes", None) or ():
+        constraints = getattr(tracked.symbolic_context, "constraint_sizes", None)
+        if not constraints or not isinstance(tracked.fake, torch.Tensor):
+            continue
+        for s, constraint in zip(tracked.fake.shape, constraints, strict=False):
+            marked = constraint is not None and not getattr(constraint, "warn_only", True)
+            if marked and isinstance(s, torch.SymInt) and s.node.expr.free_symbols & wanted:
+                return True
+    return False

@@ -1,0 +1,192 @@
+"""What a condition says about positions holds in the branch it guards.
+
+    where(j <= i, x[i + (j - i + 7) // 8, (j - i + 7) % 8], -inf)   ->   where(j <= i, x[i, j - i + 7], -inf)
+
+The index of a relative shift (Transformer-XL, Music Transformer) wraps only where the causal mask hides it; a clamped
+distance clamps only there.  With the mask's inequality as a fact, both become affine.  Exact: the other positions of
+the branch are never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, const, divmod_expr
+from flashlight.ir.program import Const, Index, Load, Map, Node, index_expr, postorder, rebuild, value_of
+
+Facts = tuple[Expr, ...]
+"""Expressions known to be <= 0."""
+
+MAX_FACTS = 6
+
+_Steps = Generator[tuple[Node, Facts], Node, Node]
+
+_AT_MOST_ZERO = {
+    "LT": lambda x, y: [x - y + 1],
+    "LE": lambda x, y: [x - y],
+    "GT": lambda x, y: [y - x + 1],
+    "GE": lambda x, y: [y - x],
+    "EQ": lambda x, y: [x - y, y - x],
+    "NE": lambda x, y: [],
+}
+_OPPOSITE = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "EQ": "NE", "NE": "EQ"}
+
+
+def facts_of(condition: Node, holds: bool) -> list[Expr]:
+    """What follows for positions when a condition is true, or false."""
+    if condition.kind != "Map":
+        return []
+    fn = condition.attr[0]
+    if fn == "NOT":
+        return facts_of(condition.args[0], not holds)
+    if fn == ("AND" if holds else "OR"):
+        return facts_of(condition.args[0], holds) + facts_of(condition.args[1], holds)
+    if fn not in _AT_MOST_ZERO:
+        return []
+    x, y = index_expr(condition.args[0]), index_expr(condition.args[1])
+    if x is None or y is None:
+        return []
+    return _AT_MOST_ZERO[fn if holds else _OPPOSITE[fn]](x, y)
+
+
+def bounds(e: Expr, facts: Facts) -> tuple[int, int]:
+    """The range of e where the facts hold; each fact is tried alone."""
+    lo, hi = e.range
+    for fact in facts:
+        for atom, k in fact.terms:
+            c = e.coefficient(atom)
+            if c and c % k == 0:
+                rest = (e - fact * (c // k)).range
+                lo, hi = (lo, min(hi, rest[1])) if c // k > 0 else (max(lo, rest[0]), hi)
+    return lo, hi
+
+
+def narrowed(e: Expr, facts: Facts, gathered: dict[Node, Node]) -> Expr:
+    """An index expression with the quotients and remainders that the facts decide, and its gathered nodes replaced."""
+    out = const(e.const)
+    for atom, c in e.terms:
+        out = out + _narrowed_atom(atom, facts, gathered) * c
+    return out
+
+
+def _narrowed_atom(atom: Axis | FloorDiv | Mod | Gather, facts: Facts, gathered: dict[Node, Node]) -> Expr:
+    if isinstance(atom, Axis):
+        return Expr(((atom, 1),))
+    if isinstance(atom, Gather):
+        node = gathered.get(atom.node, atom.node)
+        found = index_expr(node)
+        return Expr(((Gather(node, atom.lo, atom.hi), 1),)) if found is None else found
+    arg = narrowed(atom.arg, facts, gathered)
+    lo, hi = bounds(arg, facts)
+    block = lo // atom.by
+    if block == hi // atom.by:
+        return const(block) if isinstance(atom, FloorDiv) else arg - block * atom.by
+    quotient, remainder = divmod_expr(arg, atom.by)
+    return quotient if isinstance(atom, FloorDiv) else remainder
+
+
+class _Assume:
+    """Rewrites nodes under facts, memoised on both, with a stack of its own."""
+
+    def __init__(self, origins: dict[Node, str]):
+        self.origins = origins
+        self.memo: dict[tuple[Node, Facts], Node] = {}
+
+    def __call__(self, root: Node) -> Node:
+        stack: list[tuple[Node, Facts, _Steps]] = [(root, (), self._steps(root, ()))]
+        result: Node | None = None
+        while stack:
+            node, facts, steps = stack[-1]
+            try:
+                wanted, given = steps.send(result)  # type: ignore[arg-type]
+            except StopIteration as stop:
+                stack.pop()
+                value: Node = stop.value
+                result = self.memo[node, facts] = value
+                if node in self.origins:
+                    self.origins.setdefault(value, self.origins[node])
+            else:
+                relevant = tuple(f for f in given if f.axes & wanted.free)
+                result = self.memo.get((wanted, relevant))
+                if result is None:
+                    stack.append((wanted, relevant, self._steps(wanted, relevant)))
+        assert result is not None
+        return result
+
+    def _steps(self, node: Node, facts: Facts) -> _Steps:
+        if node.kind == "Map" and node.attr[0] == "WHERE":
+            return (yield from self._branches(node, facts))
+        if node.kind == "Reduce":
+            outer = tuple(f for f in facts if node.attr[1] not in f.axes)
+            return rebuild(node, [(yield node.args[0], outer)])
+        args: list[Node] = []
+        for a in node.args:
+            args.append((yield a, facts))  # noqa: PERF401 (no yield in a comprehension)
+        if node.kind in ("Load", "Index"):
+            gathered = dict(zip(node.args, args, strict=True))
+            exprs = node.attr[1] if node.kind == "Load" else node.attr
+            new = [narrowed(e, facts, gathered) for e in exprs]
+            return Load(node.attr[0], new, node.dtype) if node.kind == "Load" else Index(new[0])
+        return _decided(node, args, facts) or rebuild(node, args)
+
+    def _branches(self, node: Node, facts: Facts) -> _Steps:
+        condition = yield node.args[0], facts
+        known = value_of(condition)
+        if known is not None:
+            return (yield node.args[1 if known else 2], facts)
+        yes = yield node.args[1], _extended(facts, facts_of(condition, True))
+        no = yield node.args[2], _extended(facts, facts_of(condition, False))
+        return Map("WHERE", condition, yes, no)
+
+
+def _extended(facts: Facts, new: Sequence[Expr]) -> Facts:
+    return tuple(dict.fromkeys([*new, *facts]))[:MAX_FACTS]
+
+
+def _decided(node: Node, args: Sequence[Node], facts: Facts) -> Node | None:
+    """A comparison, maximum, minimum or absolute value of positions that the facts decide."""
+    if node.kind != "Map" or not facts:
+        return None
+    es = [index_expr(a) for a in args]
+    if any(e is None for e in es):
+        return None
+    found = [e for e in es if e is not None]
+    fn = node.attr[0]
+    if fn in ("MAXIMUM", "MINIMUM"):
+        lo, hi = bounds(found[0] - found[1], facts)
+        if lo >= 0 or hi <= 0:
+            return args[0] if (lo >= 0) == (fn == "MAXIMUM") else args[1]
+    if fn == "ABS":
+        lo, hi = bounds(found[0], facts)
+        return args[0] if lo >= 0 else Map("NEG", args[0]) if hi <= 0 else None
+    if fn not in _AT_MOST_ZERO:
+        return None
+    for name, verdict in ((fn, True), (_OPPOSITE[fn], False)):
+        needed = _AT_MOST_ZERO[name](*found)
+        if needed and all(bounds(e, facts)[1] <= 0 for e in needed):
+            return Const(verdict)
+    return None
+
+
+def _worthwhile(roots: Sequence[Node]) -> bool:
+    """Whether there are conditions on positions, and something that they might decide."""
+    conditions: set[Node] = set()
+    gain = False
+    for n in postorder(roots):
+        if n.kind == "Map" and n.attr[0] == "WHERE":
+            if facts_of(n.args[0], True) or facts_of(n.args[0], False):
+                conditions.add(n.args[0])
+        elif n.kind == "Map" and n.dtype == "int" and n.attr[0] in ("MAXIMUM", "MINIMUM", "ABS"):
+            gain = True
+        elif n.kind in ("Load", "Index"):
+            exprs = n.attr[1] if n.kind == "Load" else n.attr
+            gain = gain or any(not isinstance(a, Axis) for e in exprs for a, _ in e.terms)
+    return len(conditions) > 1 or (gain and bool(conditions))
+
+
+def use_conditions(roots: Sequence[Node], origins: dict[Node, str]) -> list[Node]:
+    """Simplify every branch of a WHERE by what its condition says about positions; extends origins."""
+    if not _worthwhile(roots):
+        return list(roots)
+    rewrite = _Assume(origins)
+    return [rewrite(r) for r in roots]

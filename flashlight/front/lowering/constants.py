@@ -1,0 +1,53 @@
+"""Small tensors of integers that a graph holds: their elements as functions of the position.
+
+    torch.tensor([1, 3, 5])[i]   ->  1 + 2*i
+    torch.tensor([40, 17])[i]    ->  where(i < 1, 40, 17)
+
+Subscripts that are lists reach the graph like this.  Their values say which positions they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._python_dispatch import _disable_current_modes
+
+from flashlight.front.lowering.kinds import INTS
+from flashlight.ir.index import Expr, linearise
+from flashlight.ir.program import Const, Index, Map, Node
+
+MAX_ELEMENTS = 16
+LARGEST = 1 << 31
+HELD = "flashlight_held"
+"""Where the metadata of a copied node keeps the elements of the constant that it stands for."""
+
+
+def held(node: fx.Node) -> list[int] | list[bool] | None:
+    """The elements of a constant, row by row; None where it is no small tensor of integers or truth values."""
+    if node.op != "get_attr":
+        return node.meta.get(HELD)
+    found: Any = node.graph.owning_module
+    for name in str(node.target).split("."):
+        found = getattr(found, name, None)
+    if type(found) is not torch.Tensor or found.dtype not in (*INTS, torch.bool) or found.device.type == "meta":
+        return None
+    if not 0 < found.numel() <= MAX_ELEMENTS:
+        return None
+    with _disable_current_modes():
+        values = found.flatten().tolist()
+    return values if max(map(abs, values)) <= LARGEST else None
+
+
+def element(values: list[int] | list[bool], shape: tuple[int, ...], index: tuple[Expr, ...]) -> Node:
+    """The element at an index: affine where the values are evenly spaced, else a choice."""
+    at = linearise(index, shape)
+    if not isinstance(values[0], bool):
+        step = values[1] - values[0] if len(values) > 1 else 0
+        if all(v == values[0] + step * k for k, v in enumerate(values)):
+            return Index(at * step + values[0])
+    out = Const(values[-1])
+    for k in reversed(range(len(values) - 1)):
+        out = Map("WHERE", Map("LT", Index(at), Const(k + 1)), Const(values[k]), out)
+    return out

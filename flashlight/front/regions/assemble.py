@@ -1,0 +1,238 @@
+"""From cores to regions: what each takes in, what it hands out, and the maps that it does not write.
+
+A map is a value of the scores' size that is larger than what the scores are made from.  A region writes one if the
+function returns it.  Another region computes it again, see again.py; for an operation that needs all of it at once
+Inductor computes it beside the fused region, unless that takes more memory than writing it.
+
+    s = q @ k.mT;  o = softmax(s) @ v;  i = s.argmax(-1)      Inductor computes s for argmax; o is fused without it
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from flashlight.base.errors import Decline
+from flashlight.front.lowering.source import source_line
+from flashlight.front.regions import graph as g
+from flashlight.front.regions.absorb import Reason, bare_producers, outputs, producers
+from flashlight.front.regions.again import MAX_PRODUCTS, Recomputation
+from flashlight.front.regions.core import Core, is_returned, least_map
+from flashlight.front.regions.grow import Component, Growth
+from flashlight.front.regions.stored import is_stored
+from flashlight.front.regions.tangles import Untangler, disjoint, waiting
+
+MAX_ATTEMPTS = 16
+"""Times that cores are changed because one waits for itself, before one is refused instead."""
+_READ_WHOLE = "{op} reads the whole map, which is stored for it"
+_LATER = f"a later layer needs scores made of more than {MAX_PRODUCTS} products of earlier ones: stored for it"
+_IN_PLACE_OF_VALUES = "a product of queries and keys in the place of the values is computed before the fused region"
+_FROM_THE_LEFT = "(p @ q2) @ k2.mT is p @ (q2 @ k2.mT) without that map, where nothing else happens to it"
+_ONLY_MAPS = "only scores or weights leave the graph, which are stored in any case"
+_WITH_VALUES = (
+    "compute what follows (the product with the values, a sum, a loss) in the same compiled function, without a graph "
+    "break"
+)
+
+
+@dataclass
+class Region:
+    """Part of a graph: everything between inputs and outputs, both in graph order.
+
+    nodes: what it computes, the producers that it computes again for itself included.  quadratic: its values of the
+    scores' size.  maps: values of that size that are computed elsewhere, and why.  least: elements of the smallest map.
+    core: what it was assembled around.
+    """
+
+    seeds: list[fx.Node]
+    outputs: list[fx.Node]
+    inputs: list[fx.Node]
+    nodes: set[fx.Node]
+    ends: list[fx.Node]
+    quadratic: list[fx.Node]
+    maps: dict[fx.Node, Decline]
+    least: int
+    core: Core
+
+    @property
+    def first(self) -> fx.Node:
+        return self.seeds[0]
+
+    @property
+    def source(self) -> str:
+        return source_of(self.seeds)
+
+
+@dataclass
+class Refusal:
+    """A component that looks like attention, and why it is not fused."""
+
+    seeds: list[fx.Node]
+    decline: Decline
+    maps: dict[fx.Node, Decline]
+    least: int
+
+    @classmethod
+    def of(cls, component: Component, decline: Decline) -> Refusal:
+        """All values of the scores' size are stored for the same reason."""
+        maps = dict.fromkeys(component.quadratic, decline)
+        return cls([s.node for s in component.seeds], decline, maps, least_map(component.seeds))
+
+
+def source_of(nodes: Iterable[fx.Node]) -> str:
+    """The first source line that any of the nodes knows."""
+    return next((line for line in map(source_line, nodes) if line), "")
+
+
+class Assembly:
+    """All regions of a graph.  order: of its nodes.  bare: whether they take in only what costs nothing."""
+
+    def __init__(self, order: Mapping[fx.Node, int], reason: Reason, growth: Growth, bare: bool = False):
+        self.order, self.reason, self.bare = order, reason, bare
+        self.growth = growth
+        self.regions: list[Region] = []
+        self.refusals: list[Refusal] = []
+        self.cores: list[Core] = []
+
+    def run(self, cores: Sequence[Core]) -> None:
+        """Fill regions and refusals."""
+        claimed = disjoint(cores, self.order)
+        taken = {n for core in claimed for n in core.base}
+        for core in claimed:
+            core.grow(taken, self.reason)
+            taken |= core.nodes
+        untangle = Untangler(self.order, self.reason)
+        for attempt in itertools.count():
+            self.cores = sorted(claimed, key=lambda core: min(self.order[n] for n in core.seeds))
+            parts = self._regions()
+            self.regions = list(parts.values())
+            knots = waiting(self.order, {core: (r.outputs, r.inputs) for core, r in parts.items()})
+            if not knots:
+                break
+            claimed = self.cores
+            for knot in knots:
+                claimed = untangle(claimed, knot, attempt < MAX_ATTEMPTS)
+        self.refusals += [Refusal.of(core.whole, decline) for core, decline in untangle.refused]
+
+    def _regions(self) -> dict[Core, Region]:
+        """The regions of the cores; those that make none are refused."""
+        self.recomputation = Recomputation(self.order, self.cores)
+        parts: dict[Core, Region] = {}
+        for step in (self._take_in, self._build):
+            for core in list(self.cores):
+                try:
+                    made = step(core)
+                except Decline as decline:
+                    self.cores.remove(core)
+                    self.refusals.append(Refusal.of(core.whole, decline))
+                else:
+                    parts |= {core: made} if made else {}
+        return parts
+
+    # inputs
+
+    def _take_in(self, core: Core) -> None:
+        score = min((s.size[0] * s.size[1] for s in core.component.seeds), default=1)
+        foreign = set().union(*(other.nodes for other in self.cores)) - core.nodes
+        core.again = set()
+        again = functools.partial(self.recomputation, core=core)
+        if self.bare:
+            core.absorbed, core.inputs = bare_producers(core.nodes, core.trees, self.reason)
+        else:
+            core.absorbed, core.inputs = producers(core.nodes, core.trees, foreign, score, self.reason, again)
+        _check_inputs(core.inputs)
+
+    # outputs
+
+    def _build(self, core: Core) -> Region:
+        others = [c for c in self.cores if c is not core]
+        read = {n for c in others for n in c.inputs}
+        leaving = {n for n in outputs(core.nodes, core.inside) if self._leaves(n, core, others)}
+        leaving = self._sorted(leaving | (core.nodes & read))
+        needed = {n: self._why_stored(n, core) for n in leaving if core.is_map(n) and not is_returned(n)}
+        beside = {n for n in needed if self._stored_beside(n, core, n in read) <= g.numel(n)}
+        leaving = [n for n in leaving if n not in beside]
+        if not leaving:
+            raise next(iter(needed.values()))
+        if all(core.is_map(n) for n in leaving):
+            raise Decline(_ONLY_MAPS, _WITH_VALUES, source_of(leaving) or None)
+        return Region(
+            seeds=[s.node for s in core.component.seeds],
+            outputs=leaving,
+            inputs=self._sorted(core.inputs),
+            nodes=core.nodes | core.absorbed,
+            ends=core.component.ends,
+            quadratic=core.component.quadratic,
+            maps=self._maps(core, needed, beside),
+            least=core.least,
+            core=core,
+        )
+
+    def _stored_beside(self, node: fx.Node, core: Core, read: bool) -> int:
+        """Elements that are stored when Inductor computes a map that something outside needs.  read: by our op."""
+        made = self.recomputation.below(node)
+        stored = {n for n in made if is_stored(n, core.inside - made)} | ({node} if read else set())
+        return sum(map(g.numel, stored))
+
+    def _leaves(self, node: fx.Node, core: Core, others: Sequence[Core]) -> bool:
+        """Whether something outside needs the node, regions that compute it again aside."""
+        users = [u for u in node.users if u not in core.inside]
+        return any(not any(c.takes(node, u) for c in others) for u in users)
+
+    def _why_stored(self, node: fx.Node, core: Core) -> Decline:
+        """What outside a region reads a map of it, and why it is not part of the region."""
+        for user in node.users:
+            if user in core.inside:
+                continue
+            if any(user in c.inside for c in self.cores):
+                return Decline(_LATER, source=source_line(user) or None)
+            text = _READ_WHOLE.format(op=g.name_of(user) or user.name)
+            return self.growth.reasons.get(user) or self.reason(user) or Decline(text, source=source_line(user) or None)
+        return Decline(_LATER, source=source_line(node) or None)
+
+    def _maps(
+        self, core: Core, needed: Mapping[fx.Node, Decline], beside: Collection[fx.Node]
+    ) -> dict[fx.Node, Decline]:
+        """Values as large as a map that are stored although the region is fused."""
+        found = {n: needed[node] for node in beside for n in self.recomputation.below(node)} | dict(needed)
+        found |= {n: core.whole.barriers[0][1] for n in core.whole.quadratic if n in core.whole.tainted}
+        for node in (n for n in core.inputs if g.numel(n) >= core.least):
+            made = g.through_views(node)
+            if any(made in c.inside for c in self.cores):
+                found[made] = Decline(_LATER, source=source_line(made) or None)
+            elif made in self.growth.dims:
+                fix = _FROM_THE_LEFT if g.name_of(made) in g.CONTRACTIONS else None
+                why = Decline(_IN_PLACE_OF_VALUES, fix, source_line(made) or None)
+                found |= dict.fromkeys(self._quadratic_below(made), why)
+        return found
+
+    def _quadratic_below(self, node: fx.Node) -> set[fx.Node]:
+        """The values of the scores' size that a map is computed from, itself included."""
+        found: set[fx.Node] = set()
+        stack = [node]
+        while stack:
+            n = stack.pop()
+            if n in self.growth.dims and n not in found:
+                found.add(n)
+                stack += n.all_input_nodes
+        return found
+
+    def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
+        return sorted(nodes, key=self.order.__getitem__)
+
+
+def _check_inputs(inputs: list[fx.Node]) -> None:
+    """What is kept in a type that kernels do not read is no input, even behind a cast."""
+    for node in inputs:
+        for seen in (node, *(g.tensors(node) if g.name_of(node) in g.CASTS else ())):
+            name = str(g.dtype(seen)).removeprefix("torch.")
+            if "float8" in name or "float4" in name:
+                raise Decline(
+                    f"{name} operands: the smallest type of fused attention is 16 bits wide",
+                    fix="keep them in bfloat16 or float16",
+                    source=source_line(node) or None,
+                )

@@ -1,0 +1,125 @@
+"""Cores that share row statistics, and regions that wait for their own results.
+
+    m = maximum(s1.amax, s2.amax);  exp(s1 - m) @ v1 + exp(s2 - m) @ v2       one region: both parts need m
+    o1 * lse(s2) + o2 * lse(s1)                                               each would wait for the other
+    o * exp(lse - logaddexp(lse, other))                                      waits for what is computed from its lse
+
+A region runs as one call, so it may not read what is computed from its results.  What lies between is taken in where
+it needs nothing else; otherwise the part of the epilogue that waits is left to Inductor.  Where the scores themselves
+wait, the regions become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from torch import fx
+
+from flashlight.base.errors import Decline
+from flashlight.front.lowering.source import source_line
+from flashlight.front.regions import graph as g
+from flashlight.front.regions.absorb import Reason
+from flashlight.front.regions.core import Core, united
+from flashlight.front.regions.cycles import cycles
+
+_BETWEEN = g.POINTWISE | {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand", "alias", "clone"}
+
+
+def disjoint(cores: Sequence[Core], order: Mapping[fx.Node, int]) -> list[Core]:
+    """The cores, those that share nodes united."""
+    kept: list[Core] = []
+    for core in cores:
+        while sharing := [other for other in kept if not other.base.isdisjoint(core.base)]:
+            core = united([*sharing, core], order)
+            kept = [other for other in kept if other not in sharing]
+        kept.append(core)
+    return kept
+
+
+def waiting(
+    nodes: Iterable[fx.Node], parts: Mapping[Core, tuple[Collection[fx.Node], Collection[fx.Node]]]
+) -> list[list[fx.Node | Core]]:
+    """What waits for itself when every core is one call.  parts: the outputs and inputs of each."""
+    made: dict[fx.Node, Core] = {n: core for core, (outputs, _) in parts.items() for n in outputs}
+    needs: dict[fx.Node | Core, list[fx.Node | Core]] = {
+        n: [made.get(a, a) for a in n.all_input_nodes] for n in nodes if n not in made
+    }
+    needs |= {core: [made.get(a, a) for a in inputs] for core, (_, inputs) in parts.items()}
+    return cycles(needs)
+
+
+class Untangler:
+    """Changes cores of one graph so that none waits for itself.
+
+    order: of the nodes.  reason: why one has no rule.  refused: cores that cannot be a region, and why.
+    """
+
+    def __init__(self, order: Mapping[fx.Node, int], reason: Reason):
+        self.order, self.reason = order, reason
+        self.refused: list[tuple[Core, Decline]] = []
+
+    def __call__(self, cores: Sequence[Core], knot: Collection[fx.Node | Core], patient: bool) -> list[Core]:
+        """The cores with those of a knot changed.  patient: whether something else is tried before one is refused."""
+        tied = [core for core in cores if core in knot]
+        made = {n: core for core in cores for n in core.nodes}
+        loose = sorted((n for n in knot if isinstance(n, fx.Node) and n not in made), key=self.order.__getitem__)
+        if patient:
+            waited = {core: {n for n in core.inputs if n in knot or made.get(n) in knot} for core in tied}
+            released = [self._release(core, waited[core], loose, knot) for core in tied]
+            if any(released):
+                return list(cores)
+            one = self._united(cores, tied, loose)
+            if one is not None:
+                return one
+        self.refused.append((tied[-1], _why(loose, self.reason)))
+        return [core for core in cores if core is not tied[-1]]
+
+    def _united(self, cores: Sequence[Core], tied: Sequence[Core], loose: Sequence[fx.Node]) -> list[Core] | None:
+        """The cores with the tied ones united, if that unties them."""
+        whole, others = united(tied, self.order), [core for core in cores if core not in tied]
+        taken = {n for other in others for n in other.nodes}
+        if len(tied) < 2 or not whole.base.issuperset(loose) or not taken.isdisjoint(whole.base):
+            return None
+        whole.grow(taken, self.reason)
+        return [*others, whole]
+
+    def _release(
+        self, core: Core, waited: set[fx.Node], loose: Sequence[fx.Node], knot: Collection[fx.Node | Core]
+    ) -> bool:
+        """Take in what lies between a core and what it waits for, or let go of the part of the epilogue that waits."""
+        between: set[fx.Node] = set()
+        for node in loose:
+            if g.name_of(node) in _BETWEEN and self._is_closed(node, core.nodes | between, knot):
+                between.add(node)
+        late = self._after(waited, core)
+        if waited <= between:
+            core.put_behind(core.behind | between)
+        elif late.isdisjoint(core.base):
+            core.put_behind(core.behind - late)
+        else:
+            return False
+        return bool(waited)
+
+    def _is_closed(self, node: fx.Node, inside: set[fx.Node], knot: Collection[fx.Node | Core]) -> bool:
+        """Whether a node is computed from what is inside and what waits for nothing, and is no larger."""
+        args = g.tensors(node)
+        known = all(a in inside or a not in knot for a in args) and not inside.isdisjoint(args)
+        return known and g.numel(node) <= max(map(g.numel, args), default=0) and not self.reason(node)
+
+    def _after(self, waited: set[fx.Node], core: Core) -> set[fx.Node]:
+        """The nodes of a core that need what it waits for."""
+        late: set[fx.Node] = set()
+        for node in sorted(core.inside | core.absorbed, key=self.order.__getitem__):
+            if any(a in waited or a in late for a in node.all_input_nodes):
+                late.add(node)
+        return late & core.inside
+
+
+def _why(loose: Sequence[fx.Node], reason: Reason) -> Decline:
+    if not loose:
+        return Decline("its scores are made from results of another region, whose scores are made from its results")
+    obstacle = next((n for n in loose if g.name_of(n) not in g.FOLLOWED or reason(n)), loose[0])
+    return Decline(
+        f"{g.name_of(obstacle) or obstacle.name} outside the region needs one of its results and feeds another",
+        source=source_line(obstacle) or None,
+    )

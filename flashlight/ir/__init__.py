@@ -1,0 +1,1 @@
+"""The languages of the compiler: index expressions, Program, Kernel; their text, checks, JSON and evaluation."""

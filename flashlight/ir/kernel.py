@@ -1,0 +1,205 @@
+"""Kernel: a schedule for a Program.
+
+    Carry(node, step, rescale)               the running value of one reduction over the swept axis
+    Visit(some, every, conditions, exact)    which blocks of a sweep are computed
+    Sweep(axis, carries, stores, visit)      one loop over an axis: carries accumulate, stores write per-step values
+    Kernel(grid, tile, whole, sweeps, stores)
+
+Each grid instance owns one position of every `grid` axis and one block of every `tile` axis; `whole` axes (features,
+small head groups) are held entirely.  Sweeps run in order.  Inside the sweep that owns a carry, its Carry node is the
+running value; in later sweeps and in the epilogue stores it is the final value.
+
+Inside its sweep an extremum is seen by others through its *reference*: its value, where that is finite.  Where nothing
+was found yet it is -FAR for MAX and FAR for MIN (the larger of that and a sink is the sink), for the other infinity 0.
+A sum whose body uses such references has a `rescale`: before a step is added, what was accumulated is multiplied by it,
+so that all of it refers to the references of this block.  A sum that is 0 stays 0.  After the sweep the sum refers to
+the references of the final extrema; where these are infinite the program corrects it (see passes/schedule/stream.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from flashlight.ir.index import Axis
+from flashlight.ir.program import Node, Store, Tensor, make, postorder
+
+
+@dataclass(frozen=True)
+class Carry:
+    """One accumulated reduction.
+
+    node:     the Carry node that stands for its value, with the step's free axes in canonical order
+    step:     a Reduce over the swept axis, evaluated block by block
+    rescale:  for SUM: the factor by which the value moves to the references of a block.  A function of references
+              and of those of the block before, for which `before` stands: exp(c0_before - c0)
+    """
+
+    node: Node
+    step: Node
+    rescale: Node | None = None
+
+    @property
+    def name(self) -> str:
+        return self.node.attr[0]
+
+    @property
+    def op(self) -> str:
+        return self.step.attr[0]
+
+    @property
+    def body(self) -> Node:
+        return self.step.args[0]
+
+    @property
+    def operand(self) -> torch.dtype | None:
+        """The dtype that the factors of a product may be rounded to before they are multiplied."""
+        return self.step.attr[2]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return self.node.attr[1]
+
+
+def before(carry: Node) -> Node:
+    """Stands for the reference of a carry before this block."""
+    name, axes = carry.attr
+    return make("Carry", (f"{name}_before", axes), (), carry.dtype)
+
+
+FAR = 1e30
+"""The size of references where nothing was found yet: beyond all scores, and finite when it is scaled."""
+
+GRANULE = 64
+"""Positions of a swept axis that are visited or passed over together; summaries hold one value for each so many."""
+
+
+def first(axis: Axis) -> Axis:
+    """Stands for the smallest position of axis in a block."""
+    return Axis(f"{axis.name}_first", axis.size)
+
+
+def last(axis: Axis) -> Axis:
+    """Stands for the largest position of axis in a block."""
+    return Axis(f"{axis.name}_last", axis.size)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Which blocks of a sweep are computed.
+
+    A block is a range of swept positions that does not straddle a multiple of GRANULE, for the rows of one tile.
+    `some` and `every` are truth values over grid axes and the `first` and `last` positions of the tile and swept axes;
+    a reduction over a tile axis inside them runs over the rows of the tile.
+
+    some:        where false, no carry changes over the block: it need not be computed
+    every:       where true, all `conditions` are true at all positions of the block
+    exact:       a truth value over rows, of the carries after the last block and before their final correction: where
+                 it is false for a row, passing blocks over was wrong, and the tile is computed again without
+    cost:        estimated cost of the summaries that the tests load, as a part of the work of the whole sweep
+    """
+
+    some: Node
+    every: Node
+    conditions: tuple[Node, ...]
+    exact: Node | None = None
+    cost: float = 0.0
+
+    @property
+    def roots(self) -> list[Node]:
+        return [self.some, self.every, *([self.exact] if self.exact is not None else [])]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A loop over axis.  Carries are ordered: a body uses only earlier carries of this sweep, or earlier sweeps.
+
+    visit: None where every block is computed.
+    dear: where finding out which blocks matter costs too much: the estimated cost, as a part of the work
+    """
+
+    axis: Axis
+    carries: tuple[Carry, ...]
+    stores: tuple[Store, ...] = ()
+    visit: Visit | None = None
+    dear: float = 0.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One launch.  inputs and outputs are the tensors it touches; `stores` is the epilogue."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    grid: tuple[Axis, ...]
+    tile: tuple[Axis, ...]
+    whole: tuple[Axis, ...]
+    sweeps: tuple[Sweep, ...]
+    stores: tuple[Store, ...]
+    double: bool = False
+    """Accumulate in float64 instead of float32."""
+    origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
+    """The user's source line of values, where it is known; not part of the digest."""
+
+    @property
+    def carries(self) -> tuple[Carry, ...]:
+        return tuple(c for s in self.sweeps for c in s.carries)
+
+    @property
+    def roots(self) -> list[Node]:
+        """Every node the kernel computes, in execution order."""
+        out: list[Node] = []
+        for s in self.sweeps:
+            out += [c.step for c in s.carries] + [t.value for t in s.stores]
+        return out + [t.value for t in self.stores]
+
+    @property
+    def nodes(self) -> list[Node]:
+        return postorder(self.roots)
+
+    def tensor(self, name: str) -> Tensor:
+        return next(t for t in self.inputs + self.outputs if t.name == name)
+
+    @property
+    def digest(self) -> str:
+        """Content hash: equal for equal schedules, whatever the process."""
+        from flashlight.ir.serialize import kernel_to_json
+
+        document = kernel_to_json(self) | {"origins": []}
+        for _, shape, strides, _ in (*document["inputs"], *document["outputs"]):
+            strides[:] = [s if size != 1 else 0 for size, s in zip(shape, strides, strict=True)]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        from flashlight.ir.text import kernel_text
+
+        return kernel_text(self)
+
+
+def carry_nodes(node: Node) -> list[Node]:
+    """The Carry nodes below node, each once."""
+    return [n for n in postorder([node]) if n.kind == "Carry"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The kernels of one region in launch order.  temporaries are written by one kernel and read by later ones.
+
+    conditions: stores of those temporaries that summarise conditions, which other regions may have too.
+    """
+
+    kernels: tuple[Kernel, ...]
+    temporaries: tuple[Tensor, ...] = ()
+    conditions: tuple[Store, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("".join(k.digest for k in self.kernels).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.kernels))

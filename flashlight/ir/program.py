@@ -1,0 +1,158 @@
+"""Program: the mathematics of a region, with named axes and no layouts: outputs as functions of inputs.
+
+The expressions are nodes (see nodes.py), offered here too: a pass needs one import.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from flashlight.ir.index import Axis, Expr
+from flashlight.ir.nodes import (
+    Carry,
+    Cast,
+    Const,
+    Index,
+    Load,
+    Map,
+    Node,
+    Reduce,
+    index_expr,
+    inherited_origins,
+    is_const,
+    make,
+    number_of,
+    order_key,
+    postorder,
+    rebuild,
+    substitute,
+    transform,
+    transform_map,
+    value_of,
+)
+from flashlight.ir.ops import Kind
+
+__all__ = [
+    "Carry",
+    "Cast",
+    "Const",
+    "Index",
+    "Load",
+    "Map",
+    "Node",
+    "Program",
+    "Reduce",
+    "Store",
+    "Tensor",
+    "dense_tensor",
+    "index_expr",
+    "inherited_origins",
+    "is_const",
+    "make",
+    "number_of",
+    "order_key",
+    "postorder",
+    "rebuild",
+    "substitute",
+    "transform",
+    "value_of",
+]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: name, shape in elements, strides in elements, dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def kind(self) -> Kind:
+        if self.dtype is torch.bool:
+            return "bool"
+        return "float" if self.dtype.is_floating_point else "int"
+
+
+def dense_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A row-major tensor."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return Tensor(name, tuple(shape), tuple(reversed(strides)), dtype)
+
+
+@dataclass(frozen=True)
+class Store:
+    """outputs[tensor][index] = value, for all positions of the axes in index."""
+
+    tensor: str
+    index: tuple[Expr, ...]
+    value: Node
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        found: dict[Axis, None] = {}
+        for e in self.index:
+            found.update(dict.fromkeys(sorted(e.axes, key=lambda a: a.key)))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Outputs as functions of inputs.  origins: node -> 'file.py:12' of the user's line it came from.
+
+    temporaries are values that passes decided to compute once: a store writes each, loads of later stores read it.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    stores: tuple[Store, ...]
+    origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
+    temporaries: tuple[Tensor, ...] = ()
+
+    @property
+    def compute(self) -> torch.dtype:
+        """float64 when any floating input is, else float32."""
+        wide = any(t.dtype is torch.float64 for t in self.inputs + self.outputs)
+        return torch.float64 if wide else torch.float32
+
+    @property
+    def roots(self) -> list[Node]:
+        return [s.value for s in self.stores]
+
+    def with_values(self, values: Sequence[Node]) -> Program:
+        """The same stores with new values.  Source lines stay with values of the same structure (see `rewrite`)."""
+        return self.with_stores(Store(s.tensor, s.index, v) for s, v in zip(self.stores, values, strict=True))
+
+    def with_stores(self, stores: Iterable[Store], temporaries: Sequence[Tensor] = ()) -> Program:
+        """Other stores, and further temporaries."""
+        stores = tuple(stores)
+        origins = inherited_origins(self.origins, [s.value for s in stores])
+        return Program(self.inputs, self.outputs, stores, origins, (*self.temporaries, *temporaries))
+
+    def rewrite(self, rule: Callable[[Node], Node]) -> Program:
+        """Every value rebuilt bottom-up with rule applied to each node; what replaces a node keeps its source line."""
+        new = transform_map(self.roots, rule)
+        origins = {new[n]: where for n, where in self.origins.items() if n in new}
+        moved = Program(self.inputs, self.outputs, self.stores, {**self.origins, **origins}, self.temporaries)
+        return moved.with_values([new[r] for r in self.roots])
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {t.name: t for t in self.inputs + self.outputs + self.temporaries}
+
+    def __str__(self) -> str:
+        from flashlight.ir.text import program_text
+
+        return program_text(self)

@@ -1,0 +1,141 @@
+"""Text forms of Program and Kernel: one line a shared value, small values inline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Carry, Kernel, Sweep
+from flashlight.ir.program import Node, Program, Store, Tensor, postorder, value_of
+
+_INFIX = {
+    "ADD": "+",
+    "SUB": "-",
+    "MUL": "*",
+    "DIV": "/",
+    "LT": "<",
+    "LE": "<=",
+    "GT": ">",
+    "GE": ">=",
+    "EQ": "==",
+    "NE": "!=",
+    "AND": "&",
+    "OR": "|",
+}
+
+
+DEEPEST = 30
+"""Functions in each other that are written on one line."""
+
+
+class Printer:
+    """Prints nodes; a value used more than once, or made of many others, gets a name and a line of its own."""
+
+    def __init__(self, roots: Sequence[Node], origins: Mapping[Node, str] | None = None):
+        self.names: dict[Node, str] = {}
+        self.uses = Counter(a for n in postorder(roots) for a in n.args) + Counter(roots)
+        self.origins = origins or {}
+        self.lines: list[str] = []
+        self.depths: dict[Node, int] = {}
+
+    def define(self, roots: Iterable[Node], indent: str) -> list[str]:
+        """Lines that define the values below the roots that have names, not yet defined."""
+        self.lines = []
+        for node in postorder(roots, lambda n: n not in self.names):
+            if node in self.names:
+                continue
+            depth = self.depths[node] = 1 + max((self.depths.get(a, 0) for a in node.args), default=0)
+            if (self.uses[node] > 1 or depth >= DEEPEST) and node.kind in ("Map", "Reduce", "Cast"):
+                self.depths[node] = 0
+                text = self._inner(node)
+                self.names[node] = f"v{len(self.names)}"
+                axes = ",".join(a.name for a in sorted(node.free, key=lambda a: a.key))
+                origin = f"    # {self.origins[node]}" if node in self.origins else ""
+                self.lines.append(f"{indent}{self.names[node]}[{axes}] = {text}{origin}")
+        return self.lines
+
+    def show(self, node: Node) -> str:
+        return self.names.get(node) or self._inner(node)
+
+    def _inner(self, n: Node) -> str:
+        if n.kind == "Const":
+            return str(value_of(n))
+        if n.kind == "Index":
+            return f"<{self._expr(n.attr[0])}>"
+        if n.kind == "Load":
+            return f"{n.attr[0]}[{', '.join(self._expr(e) for e in n.attr[1])}]"
+        if n.kind == "Carry":
+            return n.attr[0]
+        args = [self.show(a) for a in n.args]
+        if n.kind == "Cast":
+            return f"{str(n.attr[0]).removeprefix('torch.')}({args[0]})"
+        if n.kind == "Reduce":
+            op, axis, operand = n.attr
+            rounding = f" as {str(operand).removeprefix('torch.')}" if operand else ""
+            return f"{op.lower()}[{axis.name} < {axis.size}{rounding}]({args[0]})"
+        fn = n.attr[0]
+        return f"({args[0]} {_INFIX[fn]} {args[1]})" if fn in _INFIX else f"{fn.lower()}({', '.join(args)})"
+
+    def _expr(self, e: object) -> str:
+        return str(e)
+
+
+def _tensor_text(t: Tensor) -> str:
+    return f"{t.name}: {str(t.dtype).removeprefix('torch.')}{list(t.shape)}"
+
+
+def _axes_text(axes: Iterable[Axis]) -> str:
+    return ", ".join(f"{a.name} < {a.size}" for a in axes)
+
+
+def _store_text(s: Store, p: Printer) -> str:
+    return f"{s.tensor}[{', '.join(map(str, s.index))}] = {p.show(s.value)}"
+
+
+def program_text(program: Program) -> str:
+    """inputs, then each output as an expression over named axes."""
+    p = Printer(program.roots, program.origins)
+    lines = [f"in  {_tensor_text(t)}" for t in program.inputs] + [f"out {_tensor_text(t)}" for t in program.outputs]
+    lines += [f"tmp {_tensor_text(t)}" for t in program.temporaries]
+    for s in program.stores:
+        lines += p.define([s.value], "")
+        lines.append(f"{_store_text(s, p)}    for {_axes_text(s.axes)}")
+    return "\n".join(lines)
+
+
+def _carry_text(c: Carry, p: Printer) -> str:
+    axes = ",".join(a.name for a in c.axes)
+    rescale = "" if c.rescale is None else f"    rescaled by {p.show(c.rescale)}"
+    return f"{c.name}[{axes}] {c.op.lower()}= {p.show(c.body)}{rescale}"
+
+
+def _sweep_head(s: Sweep, p: Printer) -> list[str]:
+    lines = [f"  sweep {s.axis.name} < {s.axis.size}:"]
+    if s.visit is None:
+        dear = f"    every block: finding out which matter would cost {s.dear:.2%} of the products"
+        return [*lines, dear] if s.dear else lines
+    lines += [*p.define(s.visit.roots, "    "), f"    blocks where {p.show(s.visit.some)}"]
+    lines.append(f"    unmasked where {p.show(s.visit.every)}")
+    lines += [f"    summaries cost {s.visit.cost:.2%} of the products"] if s.visit.cost else []
+    return lines + ([f"    exact if then {p.show(s.visit.exact)}"] if s.visit.exact is not None else [])
+
+
+def kernel_text(kernel: Kernel) -> str:
+    """grid, tiles, then sweeps with their carries, then the epilogue."""
+    p = Printer(kernel.roots, kernel.origins)
+    head = f"kernel {kernel.name}({', '.join(_tensor_text(t) for t in kernel.inputs)})"
+    lines = [head, f"  grid   {_axes_text(kernel.grid)}", f"  tile   {_axes_text(kernel.tile)}"]
+    lines.append(f"  whole  {_axes_text(kernel.whole)}")
+    for s in kernel.sweeps:
+        lines += _sweep_head(s, p)
+        for c in s.carries:
+            lines += p.define([c.body], "    ")
+            lines.append(f"    {_carry_text(c, p)}")
+        for t in s.stores:
+            lines += p.define([t.value], "    ")
+            lines.append(f"    {_store_text(t, p)}")
+    for t in kernel.stores:
+        lines += p.define([t.value], "  ")
+        lines.append(f"  {_store_text(t, p)}")
+    return "\n".join(lines)

@@ -1,7 +1,0 @@
-"""Attention-like regions of a joint graph."""
-
-from flashlight.regions.assemble import Refusal, Region, source_of
-from flashlight.regions.find import Found, find_regions
-from flashlight.regions.smaller import seed_by_seed, without_producers
-
-__all__ = ["Found", "Refusal", "Region", "find_regions", "seed_by_seed", "source_of", "without_producers"]

@@ -1,0 +1,1 @@
+"""The command line: inspection, drawing, doctor, cache commands."""

@@ -1,0 +1,109 @@
+"""Split an axis that is used only through // and % into two.
+
+out[i, m] for i < B*H, with q[i//H, i%H, m]                  ->   out[b*H + h, m] with q[b, h, m]
+out[m, j] for j < H*D, with q[m, j//D*D + d] and v[n, j]     ->   out[m, h*D + e] with q[m, h*D + d], v[n, h*D + e]
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, of, rewrite
+from flashlight.ir.program import Node, Program, Reduce, Store, postorder, rebuild, substitute
+
+
+def _exprs(nodes: Iterable[Node]) -> Iterable[Expr]:
+    for n in nodes:
+        if n.kind == "Load":
+            yield from n.attr[1]
+        elif n.kind == "Index":
+            yield n.attr[0]
+
+
+def _scan(e: Expr, uses: dict[Axis, set[int]], bare: set[Axis]) -> None:
+    for atom, _ in e.terms:
+        if isinstance(atom, Axis):
+            bare.add(atom)
+        elif isinstance(atom, FloorDiv | Mod):
+            inner = atom.arg.single
+            if inner is not None:
+                uses[inner].add(atom.by)
+            else:
+                _scan(atom.arg, uses, bare)
+        else:
+            assert isinstance(atom, Gather)
+
+
+def _splits(program: Program) -> dict[Axis, int]:
+    """axis -> divisor.
+
+    A bound axis is split where it is used only through // and %, and some tensor needs just one of the parts.  An
+    output axis is split where it is used only through // and %, or where an operand of a contraction needs only its //.
+    """
+    every = postorder(program.roots)
+    outputs = {a for s in program.stores for a in s.axes}
+    found = {a: c for a, c in _divisors(every).items() if a in outputs or _needed_in_part(every, a, c)}
+    inner = postorder([n for n in every if n.kind == "Reduce" and n.level == 1])
+    for load in (n for n in inner if n.kind == "Load"):
+        found |= {a: c for a, c in _divisors([load]).items() if a in outputs and _part(load, a, c) == {FloorDiv}}
+    return {a: c for a, c in found.items() if c != a.size}
+
+
+def _needed_in_part(nodes: Iterable[Node], axis: Axis, by: int) -> bool:
+    return any(len(_part(n, axis, by)) == 1 for n in nodes if n.kind == "Load")
+
+
+def _part(load: Node, axis: Axis, by: int) -> set[type]:
+    """Which of // and % by this divisor a load uses."""
+    found: set[type] = set()
+    stack = [atom for e in load.attr[1] for atom, _ in e.terms]
+    while stack:
+        atom = stack.pop()
+        if isinstance(atom, FloorDiv | Mod):
+            if atom.arg.single == axis and atom.by == by:
+                found.add(type(atom))
+            else:
+                stack += [inner for inner, _ in atom.arg.terms]
+    return found
+
+
+def _divisors(nodes: Iterable[Node]) -> dict[Axis, int]:
+    """axis -> smallest divisor, for axes never used bare and divisible."""
+    uses: dict[Axis, set[int]] = defaultdict(set)
+    bare: set[Axis] = set()
+    for e in _exprs(nodes):
+        _scan(e, uses, bare)
+    return {
+        axis: min(by)
+        for axis, by in uses.items()
+        if axis not in bare and axis.size % min(by) == 0 and all(c % min(by) == 0 for c in by)
+    }
+
+
+def _apply(program: Program, splits: Mapping[Axis, int]) -> Program:
+    parts = {a: (Axis(a.name + "h", a.size // c), Axis(a.name + "l", c)) for a, c in splits.items()}
+    joined = {a: of(h) * splits[a] + of(low) for a, (h, low) in parts.items()}
+    new: dict[Node, Node] = {}
+    for node in postorder(program.roots):
+        done = rebuild(node, [new[a] for a in node.args])
+        if done.kind == "Reduce" and done.attr[1] in parts:
+            op, axis, operand = done.attr
+            high, low = parts[axis]
+            body = substitute(done.args[0], {axis: joined[axis]})
+            for part in (low, high):
+                body = Reduce(op, part, body, operand) if part.size != 1 else body
+            done = body
+        new[node] = done
+    stores = tuple(
+        Store(s.tensor, tuple(rewrite(e, joined) for e in s.index), substitute(new[s.value], joined))
+        for s in program.stores
+    )
+    return program.with_stores(stores)
+
+
+def split_axes(program: Program) -> Program:
+    """To a fixpoint: each round may make another axis splittable."""
+    while splits := _splits(program):
+        program = _apply(program, splits)
+    return program

@@ -1,0 +1,1 @@
+"""Program -> Kernels: sweeps, carries, tiles."""

@@ -1,0 +1,59 @@
+"""Statistics that a sweep needs before it can start are computed once, by an earlier store.
+
+    o[m, d] = sum[n](exp(s[m, n]) / sum[m'](exp(s[m', n])) * v[n, d])
+        ->   t0[n] = sum[m'](exp(s[m', n]));    o[m, d] = sum[n](exp(s[m, n]) / t0[n] * v[n, d])
+
+Which reductions are cut is decided where the sweep is chosen, see sweep.py.
+"""
+
+from __future__ import annotations
+
+from flashlight.base.errors import InternalError
+from flashlight.ir.program import Program, Store, postorder
+from flashlight.passes.program.canonical import canonical_nodes
+from flashlight.passes.program.temporaries import Temporaries
+from flashlight.passes.schedule.sites import Sites
+from flashlight.passes.schedule.sweep import sweep
+
+
+def cut(program: Program) -> Program:
+    """Every store has its sweep; stores of temporaries, new ones too, come before the stores that load them."""
+    cuts, sites = Temporaries(program), Sites()
+    done: list[Store] = []
+    waiting = list(reversed(program.stores))
+    while waiting:
+        known = cuts.mark()
+        done.append(_settled(waiting.pop(), cuts, sites))
+        waiting += reversed(cuts.stores[known:])
+    if not cuts.tensors:
+        return program
+    return program.with_stores(in_order(done), cuts.tensors)
+
+
+def _settled(store: Store, cuts: Temporaries, sites: Sites) -> Store:
+    """A store that nothing more is cut from."""
+    while (swept := sweep(store, cuts, sites)).cut:
+        (value,) = canonical_nodes([swept.store.value])
+        store = Store(store.tensor, store.index, value)
+    return store
+
+
+def in_order(stores: list[Store]) -> list[Store]:
+    """The stores, those of what a store loads before it, otherwise as they are."""
+    by_name = {s.tensor: s for s in stores}
+    needs = {s.tensor: [n.attr[0] for n in postorder([s.value]) if n.kind == "Load"] for s in stores}
+    out: dict[str, Store] = {}
+    opened: set[str] = set()
+    stack = [s.tensor for s in reversed(stores)]
+    while stack:
+        name = stack[-1]
+        missing = [t for t in dict.fromkeys(needs[name]) if t in by_name and t not in out]
+        if name in out or not missing:
+            out.setdefault(name, by_name[name])
+            stack.pop()
+        elif name in opened:
+            raise InternalError(f"{name} and {missing[0]} need each other")
+        else:
+            opened.add(name)
+            stack += reversed(missing)
+    return list(out.values())

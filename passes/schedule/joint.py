@@ -1,0 +1,29 @@
+"""One extremum over several maps of scores.
+
+maximum(max[x](s[x]), max[x](r[x]))    ->   max[x](maximum(s[x], r[x]))
+
+While a sweep runs, an extremum that has met nothing counts as far below all scores (see kernel.py), but not below
+what programs fill masked scores with.  Two running maxima, of which one has met nothing and the other only such fills,
+would together refer to neither; one maximum refers to what was met.
+"""
+
+from __future__ import annotations
+
+from flashlight.ir.index import Axis
+from flashlight.ir.program import Map, Node, Reduce, transform
+
+_EXTREMA = {"MAXIMUM": "MAX", "MINIMUM": "MIN"}
+
+
+def joint_extrema(value: Node, axis: Axis) -> Node:
+    """The value with extrema over the swept axis joined."""
+
+    def rule(n: Node) -> Node:
+        if n.kind != "Map" or n.attr[0] not in _EXTREMA:
+            return n
+        op = _EXTREMA[n.attr[0]]
+        if any(a.kind != "Reduce" or a.attr[:2] != (op, axis) for a in n.args):
+            return n
+        return Reduce(op, axis, Map(n.attr[0], *[a.args[0] for a in n.args]))
+
+    return transform([value], rule)[0]

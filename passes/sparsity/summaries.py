@@ -1,0 +1,74 @@
+"""What a test of blocks needs to know of data: computed once, by stores of their own, and loaded.
+
+min over granules of doc[b, n]   ->   t0[b, j] = min[c < 64](doc[b, 64*j + c]),  loaded as t0[b, n_first // 64]
+
+A few integers are kept as the set of their remainders by 64, the bits of one number: 1 << (doc & 63), "or" over all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flashlight.ir.index import Axis, divmod_expr, of
+from flashlight.ir.kernel import GRANULE, first
+from flashlight.ir.program import Const, Index, Map, Node, Reduce, substitute
+from flashlight.passes.program.temporaries import Temporaries
+
+LARGEST = 2**62
+"""Integers are taken to lie between this and its opposite."""
+_START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): float("inf"),
+          ("MAX", "float"): float("-inf"), ("ANY", "bool"): False, ("ANY", "int"): 0}  # fmt: skip
+
+
+class Summaries:
+    """Registers the summaries of a kernel's sweep with these tile and whole axes and so many scores."""
+
+    def __init__(self, temporaries: Temporaries, tile: tuple[Axis, ...], whole: tuple[Axis, ...], scores: int):
+        self.temporaries, self.tile, self.whole, self.scores = temporaries, tile, whole, scores
+
+    def over_granules(self, node: Node, x: Axis) -> tuple[Node, Node]:
+        """(smallest, largest) in the granule of x that a block lies in; of truth values (everywhere, somewhere)."""
+        if node.dtype == "bool":
+            missing = self._granule("ANY", Map("NOT", node), x)
+            return Map("NOT", missing), self._granule("ANY", node, x)
+        return self._granule("MIN", node, x), self._granule("MAX", node, x)
+
+    def set_over_granules(self, node: Node, x: Axis) -> Node:
+        """The remainders that integers have in the granule of x that a block lies in."""
+        return self._granule("ANY", remainder(node), x)
+
+    def _granule(self, op: str, node: Node, x: Axis) -> Node:
+        block = Axis(f"{x.name}_granule", -(-x.size // GRANULE))
+        within = Axis("c", GRANULE)
+        position = of(block) * GRANULE + of(within)
+        body = substitute(node, {x: position})
+        if x.size % GRANULE:
+            inside = Map("LT", Index(position), Const(x.size))
+            body = Map("WHERE", inside, body, Const(_START[op, node.dtype]))
+        value = Reduce(op, within, body)
+        found = self.temporaries.load(value, self._ordered(value.free))
+        self.temporaries.conditions.add(found.attr[0])
+        return substitute(found, {block: divmod_expr(of(first(x)), GRANULE)[0]})
+
+    def largest(self, load: Node, x: Axis) -> Node | None:
+        """The largest absolute value (NaN if any is) of a load by grid position, whatever the row and swept position;
+        None where finding it would mean reading something as large as the scores."""
+        sides = [a for a in (x, *self.tile) if a in load.free]
+        if len(sides) > 1:
+            return None
+        value = Map("ABS", load)
+        for axis in sides:
+            value = self.temporaries.load(Reduce("MAX", axis, value), self._ordered(value.free - {axis}))
+        for axis in sorted(value.free & set(self.whole), key=lambda a: a.key):
+            value = Reduce("MAX", axis, value)
+        return value
+
+    def _ordered(self, axes: Iterable[Axis]) -> list[Axis]:
+        """Features and rows innermost: they are read together."""
+        inner = (*self.whole, *self.tile)
+        return sorted(axes, key=lambda a: (inner.index(a) if a in inner else -1, a.key))
+
+
+def remainder(node: Node) -> Node:
+    """The set of one integer's remainder by 64, as a bit."""
+    return Map("SHL", Const(1), Map("BITAND", node, Const(63)))

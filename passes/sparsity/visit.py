@@ -1,0 +1,101 @@
+"""Sweeps that need not visit every block.
+
+    sweep n < 4096:  m = max(where(n <= i, s, -inf));  l = sum(exp(where(n <= i, s, -inf) - m))
+        ->   blocks where n_first <= i_last, unmasked where n_last <= i_first
+
+A block is visited if some position of it may change some carry, or if what makes its contribution nothing (finite
+values, see neutral.py) does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import reduce
+from math import prod
+
+from flashlight.base.errors import Decline
+from flashlight.ir.kernel import GRANULE, Kernel, Sweep, Visit
+from flashlight.ir.program import Const, Map, Node, Store, Tensor, postorder, value_of
+from flashlight.passes.program.temporaries import Temporaries
+from flashlight.passes.sparsity.neutral import neutral
+from flashlight.passes.sparsity.ranges import Ranges
+from flashlight.passes.sparsity.summaries import Summaries
+
+CONDITION, MAGNITUDE = 24, 2
+"""Operations that one value of a condition counts as when it is summarised, and one value whose magnitude is sought:
+measured on a CPU, where conditions are read across and magnitudes along their rows."""
+WORTHWHILE = 0.1
+"""The largest part of the work of a sweep that its summaries may cost."""
+
+TRUE, FALSE = Const(True), Const(False)
+
+
+def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
+    """The kernel with a Visit on every sweep that may pass blocks over; loads summaries registered in temporaries."""
+    sweeps = tuple(_with_visit(s, kernel, temporaries) for s in kernel.sweeps)
+    loaded = {n.attr[0] for s in sweeps if s.visit for n in postorder(s.visit.roots) if n.kind == "Load"}
+    have = {t.name for t in kernel.inputs}
+    known: dict[str, Tensor] = {t.name: t for t in temporaries.tensors}
+    extra = tuple(known[name] for name in sorted(loaded - have) if name in known)
+    return replace(kernel, sweeps=sweeps, inputs=(*kernel.inputs, *extra))
+
+
+def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep:
+    if sweep.stores or not sweep.carries or sweep.axis.size < 2 * GRANULE:
+        return sweep
+    mark, share = temporaries.mark(), 0.0
+    for sets in (True, False):
+        try:
+            visit = _visit(sweep, kernel, temporaries, sets)
+        except Decline:  # too many summaries
+            temporaries.keep(mark, ())
+            continue
+        used = {n.attr[0] for n in postorder(visit.roots) if n.kind == "Load"} if visit else set[str]()
+        new = [s for s in temporaries.stores[mark:] if s.tensor in used]
+        share = sum(_cost(s, s.tensor in temporaries.conditions) for s in new) / max(_work(sweep, kernel), 1)
+        if visit is None or share <= WORTHWHILE:
+            temporaries.keep(mark, used)
+            return replace(sweep, visit=visit and replace(visit, cost=share))
+        temporaries.keep(mark, ())
+    return replace(sweep, dear=share)
+
+
+def _cost(summary: Store, condition: bool) -> float:
+    """Operations it takes to compute a summary."""
+    reduce = summary.value
+    return (CONDITION if condition else MAGNITUDE) * prod(a.size for a in {*reduce.args[0].free, reduce.attr[1]})
+
+
+def _work(sweep: Sweep, kernel: Kernel) -> float:
+    """Floating-point operations of the products of a sweep, every block visited."""
+    sums = [n for n in postorder([c.step for c in sweep.carries]) if n.kind == "Reduce" and n.attr[0] == "SUM"]
+    rows = {*kernel.grid, *kernel.tile, sweep.axis}
+    return sum(2 * prod(a.size for a in {*n.args[0].free, n.attr[1], *rows}) for n in sums)
+
+
+def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -> Visit | None:
+    scores = prod(a.size for a in (*kernel.grid, *kernel.tile, sweep.axis))
+    summaries = Summaries(temporaries, kernel.tile, kernel.whole, scores)
+    own = {c.node: c for c in sweep.carries}
+    per_carry = [neutral(c, own, sweep.axis, summaries) for c in sweep.carries]
+    if not all(per_carry):
+        return None
+    found = [n for ns in per_carry for n in ns]
+    ranges = Ranges(sweep.axis, kernel.tile, kernel.whole, summaries, sets=sets)
+    live = dict.fromkeys(_all(n.condition for n in ns) for ns in per_carry)
+    some = _any(ranges.truth(condition)[1] for condition in live)
+    conditions = tuple(dict.fromkeys(n.condition for n in found if n.masks))
+    every = _all(ranges.truth(c)[0] for c in conditions) if conditions else FALSE
+    if value_of(some) is True:
+        return None
+    before, after = _all(_all(n.before) for n in found), [a for n in found for a in n.after]
+    return Visit(Map("OR", some, Map("NOT", before)), every, conditions, _all(after) if after else None)
+
+
+def _all(nodes: Iterable[Node]) -> Node:
+    return reduce(lambda a, b: Map("AND", a, b), dict.fromkeys(nodes), TRUE)
+
+
+def _any(nodes: Iterable[Node]) -> Node:
+    return reduce(lambda a, b: Map("OR", a, b), dict.fromkeys(nodes), FALSE)
