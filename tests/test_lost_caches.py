@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = """
 import json, os, sys, warnings
 import torch, flashlight
-from flashlight import capture, runtime
+from flashlight.front import capture
+from flashlight.runtime import op as runtime
 
 passes = []
 run = capture.Capture.__call__
