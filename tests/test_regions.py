@@ -122,14 +122,17 @@ def test_a_norm_that_resembles_a_product_with_one_query_hides_no_scores():
     assert len(found.regions) == 1 and not found.untouched
 
 
-@pytest.mark.parametrize("select", ["topk", "sort", "scatter"])
+@pytest.mark.parametrize("select", ["topk", "sort", "scatter", "causal scatter"])
 def test_what_small_scores_select_is_an_input(select: str):
     """Blocks of keys chosen by a gate: only the gate's own scores need all of an axis at once."""
 
     def blocks(q, k, v):
         gate = q @ k.unflatten(-2, (-1, 4)).mean(-2).mT
-        if select == "scatter":
-            chosen = torch.zeros_like(gate, dtype=torch.bool).scatter(-1, gate.topk(3, -1).indices, True)
+        late = torch.arange(N // 4) > torch.arange(M)[:, None] // 4
+        if select == "causal scatter":
+            gate = gate.masked_fill(late, -math.inf)
+        if "scatter" in select:
+            chosen = torch.zeros_like(gate, dtype=torch.bool).scatter(-1, gate.topk(3, -1).indices, True) & ~late
         elif select == "topk":
             chosen = gate >= gate.topk(3, -1).values[..., -1:]
         else:
@@ -139,8 +142,19 @@ def test_what_small_scores_select_is_an_input(select: str):
 
     found = regions(blocks, *qkv())
     assert len(found.regions) == 1 and not found.declined
-    assert select == "scatter" or (B, H, M, N // 4) in shapes(found.regions[0].inputs)
-    assert select == "scatter" or any("needs all of an axis" in text for _, text in found.untouched)
+    assert "scatter" in select or (B, H, M, N // 4) in shapes(found.regions[0].inputs)
+    assert "scatter" in select or any("small scores that select keys" in text for _, text in found.untouched)
+
+
+def test_a_loss_fuses_beside_the_accuracy_of_the_same_scores():
+    a, b = draw((N, D), (N, D))
+
+    def loss(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        s, labels = a @ b.T, torch.arange(N)
+        return F.cross_entropy(s, labels), (s.argmax(-1) == labels).float().mean()
+
+    found = regions(loss, a, b)
+    assert len(found.regions) == 1 and not found.declined
 
 
 def test_a_second_layer_without_a_batch_that_is_normalised_by_groups():
@@ -165,8 +179,9 @@ def test_biases_that_are_counted_in_float_are_followed():
     lambda s: F.layer_norm(s, s.shape[-1:]).exp(),
     lambda s: F.group_norm(s, H).exp(),
     lambda s: F.channel_shuffle(s, H).exp(),
-], ids=["glu", "layer norm", "group norm", "channel shuffle"])  # fmt: skip
-def test_operations_without_a_rule_are_followed_through_their_decomposition(change: Callable[..., torch.Tensor]):
+    lambda s: F.pad(s, (1, 1)).unfold(-1, 3, 1).amax(-1).exp(),
+], ids=["glu", "layer norm", "group norm", "channel shuffle", "windows"])  # fmt: skip
+def test_operations_made_of_simpler_ones_are_followed(change: Callable[..., torch.Tensor]):
     found = regions(lambda q, k, v: change(q @ k.mT) @ v, *qkv())
     assert len(found.regions) == 1
     assert len(found.regions[0].seeds) == 1

@@ -13,7 +13,6 @@ Kinds of fault:
 
 from __future__ import annotations
 
-import linecache
 import re
 import signal
 import traceback
@@ -150,7 +149,6 @@ Samples = dict[int, list[Sample]]
 def _samples(case: Case, run: gears.Run, seeds: Iterable[int]) -> Samples | Fault:
     samples: Samples = {}
     reassociated = any(name == "reassociate" for r in run.report.regions for name, _ in r.passes)
-    guarded = any("scaled_dot_product_attention" in line for line in linecache.getlines(case.name))
     for seed in seeds:
         args = case.inputs(seed)
         near = Margins()
@@ -167,8 +165,7 @@ def _samples(case: Case, run: gears.Run, seeds: Iterable[int]) -> Samples | Faul
             return Fault("crash", _line(error))
         infinite = any(bool(a.isinf().any()) for a in args if isinstance(a, Tensor))
         samples[seed] = [
-            Sample(*triple, reassociated and infinite, infinite, guarded)
-            for triple in zip(got, eager, exact, strict=True)
+            Sample(*triple, reassociated and infinite, infinite) for triple in zip(got, eager, exact, strict=True)
         ]
         if case.dtype in NARROW and any(map(misplaced, samples[seed])):
             others = zip(*_in_float32(case, seed, eager), strict=True)

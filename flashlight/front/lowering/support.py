@@ -25,6 +25,17 @@ _WHOLE = "{op} along an axis needs all of it at once"
 _SIZE = "{op} makes a tensor of data-dependent size"
 _MASK = "use torch.where with the condition instead"
 _PREFIX = "{op} is a running total: every element depends on those before it"
+NO_SPELLING = "none that is known: Inductor runs it, and the scores are stored"
+_ORDER = "compare with a threshold instead of ordering: where(s >= t, s, -inf)"
+_EXTREME = (
+    "where no two are equal, one_hot(p.argmax(-1)) @ v is (p == p.amax(-1, keepdim=True)).to(v.dtype) @ v; an index by "
+    "itself is left to Inductor"
+)
+_WINDOWS = (
+    "_low_memory_max_pool_with_offsets max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d "
+    "avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d"
+)
+_SHIFTED = "take windows as a view and reduce them: F.pad(s, (1, 1)).unfold(-1, 3, 1).mean(-1), or .amax(-1)"
 _ROTATE = "write the rotation with cos and sin of real tensors"
 
 _OUTSIDE = "compute it outside, on something smaller than the scores"
@@ -43,9 +54,18 @@ _SERIES = (
 scores, and each would need an approximation of its own for every target."""
 
 _REASONS: tuple[tuple[str, Reason], ...] = (
-    ("topk sort msort kthvalue median nanmedian mode quantile unique_consecutive histc", Reason(_WHOLE)),
-    ("argsort argmax argmin", Reason(_WHOLE, "compute the indices outside and pass them in")),
-    ("cumsum cumprod cummax cummin logcumsumexp", Reason(_PREFIX, "compute it outside and pass it in")),
+    (
+        "topk sort msort argsort kthvalue median nanmedian mode quantile unique_consecutive histc",
+        Reason(_WHOLE, _ORDER),
+    ),
+    ("argmax argmin", Reason(_WHOLE, _EXTREME)),
+    ("cumsum cumprod cummax cummin logcumsumexp", Reason(_PREFIX, NO_SPELLING)),
+    (_WINDOWS, Reason("{op} takes windows of the scores", _SHIFTED)),
+    (
+        "_linalg_solve_ex _linalg_svd _linalg_eigh linalg_lu_factor_ex linalg_inv_ex linalg_solve_triangular linalg_qr "
+        "linalg_cholesky_ex linalg_householder_product triangular_solve",
+        Reason("{op} needs a whole matrix at once", NO_SPELLING),
+    ),
     ("nonzero nonzero_static argwhere unique unique2 _unique _unique2 bincount", Reason(_SIZE)),
     ("masked_select", Reason(_SIZE, _MASK)),
     ("masked_scatter", Reason("{op} takes values in the order in which its mask is true", _MASK)),
@@ -74,7 +94,19 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
 
 _KNOWN: dict[str, Reason] = {name: why for names, why in _REASONS for name in names.split()}
 
-_NAMES = {"topk": "top-k"}
+_NAMES = {
+    "topk": "top-k",
+    "_low_memory_max_pool_with_offsets": "max_pool",
+    "max_pool2d_with_indices": "max_pool2d",
+    "max_pool3d_with_indices": "max_pool3d",
+    "_linalg_solve_ex": "linalg.solve",
+    "_linalg_svd": "linalg.svd",
+    "_linalg_eigh": "linalg.eigh",
+    "linalg_inv_ex": "linalg.inv",
+    "linalg_cholesky_ex": "linalg.cholesky",
+    "linalg_lu_factor_ex": "linalg.lu_factor",
+}
+"""Operators whose names are not those that users write."""
 
 _ATTENTION = Reason(
     "scaled_dot_product_attention was left to PyTorch's own kernel",

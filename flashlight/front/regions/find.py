@@ -117,6 +117,7 @@ class Candidates:
         self.rejected: list[tuple[Component, str]] = []
         self.cores: list[Core] = []
         self.refused: list[Refusal] = []
+        self._barred: list[tuple[Component, Decline]] = []
 
     def judge(self) -> None:
         """Every component, the most likely attention first: an operation that ends one ends no other."""
@@ -127,6 +128,20 @@ class Candidates:
             key=lambda c: (id(c) in without, not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]),
         ):
             self._judge(component)
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Components of which a barrier leaves nothing.
+
+        Scores that no values follow and that are smaller than those of all cores select keys for these: they are no
+        attention by themselves.
+        """
+        least = min((g.numel(s.node) for core in self.cores for s in core.component.seeds), default=0)
+        for component, decline in self._barred:
+            if max(g.numel(s.node) for s in component.seeds) < least and not self._has_values(component):
+                self.selecting |= self.growth.selecting(component)
+            else:
+                self.refused.append(Refusal.of(component, decline))
 
     def _hiding(self) -> set[fx.Node]:
         """Sums that look like the product of one query or key, and whose axes go on where those of other scores end.
@@ -174,7 +189,7 @@ class Candidates:
         try:
             kept = _without_tainted(component, ends)
         except Decline as decline:
-            self.refused.append(Refusal.of(component, decline))
+            self._barred.append((component, decline))
             return
         self.cores.append(Core(kept, component))
 
@@ -212,11 +227,13 @@ class Candidates:
 def _without_tainted(component: Component, ends: list[fx.Node]) -> Component:
     """The component without what depends on a barrier.
 
-    Raises Decline where a barrier leaves no contraction with values.
+    Raises Decline where a barrier leaves no contraction with values, nor a statistic that others use.
     """
     if not component.barriers:
         return component
-    if not [e for e in ends if e not in component.tainted]:
+    inside = {*component.quadratic, *component.ends}
+    statistics = [e for e in component.ends if not ends and any(u not in inside for u in g.walk_users(e))]
+    if not [e for e in (*ends, *statistics) if e not in component.tainted]:
         raise component.barriers[0][1]
     return Component(
         component.seeds,

@@ -22,6 +22,7 @@ from torch import fx
 
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
+from flashlight.front.lowering.support import NO_SPELLING
 from flashlight.front.regions import graph as g
 from flashlight.front.regions import labels as lab
 from flashlight.front.regions.absorb import Reason, is_mask_number, statistics
@@ -30,7 +31,7 @@ from flashlight.front.regions.propagate import Known, contracted, operands, posi
 from flashlight.front.regions.seeds import Seed, Sources, find_seed
 
 _THRESHOLD = "compare the scores with a threshold instead of ordering them: where(scores >= t, scores, -inf) fuses"
-_FROM_THE_END = "where only values follow, p.cumsum(-1) @ v is p @ v.flip(-2).cumsum(-2).flip(-2)"
+_SELECTS = "small scores that select keys for larger ones, whose region reads the selection"
 _TOP = "top-k of the scores needs all of an axis at once", _THRESHOLD
 _SORT = "sort of the scores needs all of an axis at once", _THRESHOLD
 _WHOLE_AXIS: dict[str, tuple[str, str | None]] = {
@@ -38,9 +39,13 @@ _WHOLE_AXIS: dict[str, tuple[str, str | None]] = {
     "kthvalue": _TOP,
     "sort": _SORT,
     "argsort": _SORT,
-    "cumsum": ("cumsum of the scores is a running sum: every element depends on those before it", _FROM_THE_END),
-    "cumprod": ("cumprod of the scores is a running product: every element depends on those before it", None),
 }
+_RUNNING = {"cumsum": "sum", "cumprod": "product", "logcumsumexp": "sum", "cummax": "maximum", "cummin": "minimum"}
+_CUMSUM_FIXES = {
+    1: "of weights that only values follow, p.cumsum(-1) @ v is p @ v.flip(-2).cumsum(-2).flip(-2)",
+    2: "of weights that only values follow, p.cumsum(-2) @ v is (p @ v).cumsum(-2)",
+}
+"""By the dimension, counted from the last."""
 
 
 @dataclass
@@ -169,9 +174,10 @@ class Growth:
         )
 
     def selecting(self, component: Component) -> dict[fx.Node, Decline]:
-        """Scores that a barrier takes with all that leads from them to it, and why that cannot be fused."""
+        """Scores that a barrier takes with all that leads from them to it, and why no region holds them."""
         taken: dict[fx.Node, Decline] = {}
-        for barrier, why in component.barriers:
+        for barrier, _ in component.barriers:
+            why = Decline(f"{_SELECTS}: {g.name_of(barrier)}", source=source_line(barrier) or None)
             stack = [a for a in barrier.all_input_nodes if a in self.dims]
             while stack:
                 node = stack.pop()
@@ -292,6 +298,8 @@ def _obstacle(node: fx.Node) -> tuple[str, str | None] | None:
         return text, "keep all elements and hide some: torch.where(condition, scores, -inf)"
     if g.name_of(node) in _WHOLE_AXIS:
         return _WHOLE_AXIS[g.name_of(node)]
+    if g.name_of(node) in _RUNNING:
+        return _running(node)
     dtype = g.dtype(node)
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and dtype.is_complex:
@@ -304,6 +312,13 @@ def _obstacle(node: fx.Node) -> tuple[str, str | None] | None:
         text = f"integer scores ({name}): fused attention multiplies floating-point numbers"
         return text, "convert q and k to a floating-point type first"
     return None
+
+
+def _running(node: fx.Node) -> tuple[str, str]:
+    name, rank = g.name_of(node), len(g.shape(node))
+    text = f"{name} of the scores is a running {_RUNNING[name]}: every element depends on those before it"
+    fix = _CUMSUM_FIXES.get(rank - g.argument(node, "dim") % max(rank, 1)) if name == "cumsum" else None
+    return text, fix or NO_SPELLING
 
 
 def _extent(factor: fx.Node, product: fx.Node) -> list[int]:

@@ -233,6 +233,14 @@ def _diagonal(node: fx.Node, known: Known) -> Dims:
     return (*rest, ((g.shape(node)[-1], met & ~lab.both_bits(lab.quadratic(met))),))
 
 
+def _unfold(node: fx.Node, known: Known) -> Dims:
+    """Windows along a dimension: where they begin runs as it does, a place within one over neither rows nor keys."""
+    dims, size = list(_first(node, known)), g.shape(node)
+    at = g.argument(node, "dimension") % len(dims)
+    dims[at] = ((size[at], lab.dim_bits(dims[at])),)
+    return (*dims, ((size[-1], 0),))
+
+
 def _copy(node: fx.Node, known: Known) -> Dims:
     return lab.broadcast([known.of(g.argument(node, "src"))], g.shape(node))
 
@@ -295,6 +303,7 @@ _RULES: dict[str, Rule] = {
     "convolution": _convolution,
     "copy": _copy,
     "diagonal": _diagonal,
+    "unfold": _unfold,
     "unsqueeze": _unsqueeze,
     "select": _select,
     "getitem": _getitem,
