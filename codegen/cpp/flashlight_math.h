@@ -215,12 +215,11 @@ FL_LIBRARY(sin) FL_LIBRARY(cos) FL_LIBRARY(erf)
 FL_INLINE real sigmoid(real x) { return 1 / (1 + std::exp(-x)); }
 FL_INLINE real pow(real x, real y) { return std::pow(x, y); }
 FL_INLINE F pow(F x, F y) { return each(x, y, [](real a, real b) { return real(std::pow(a, b)); }); }
-FL_EACH(erf)
 
 // ---------------------------------------------------------------- logarithms and angles
 
 #ifdef FL_DOUBLE
-FL_EACH(log) FL_EACH(log2) FL_EACH(log1p) FL_EACH(sin) FL_EACH(cos)
+FL_EACH(log) FL_EACH(log2) FL_EACH(log1p) FL_EACH(sin) FL_EACH(cos) FL_EACH(erf)
 #else
 // x = m * 2^e with sqrt(1/2) <= m < sqrt(2); log(m) = f + tail with f = m - 1
 struct Split { vf e, f, tail; };
@@ -281,7 +280,16 @@ FL_INLINE F angles(F x, int quadrant) {
 }
 FL_INLINE F sin(F x) { return angles(x, 0); }
 FL_INLINE F cos(F x) { return angles(x, 1); }
-FL_PAIR(log) FL_PAIR(log2) FL_PAIR(log1p)
+// An odd polynomial near 0; elsewhere 1 - exp(-t - t q(t)), which is 1 from 4 on.  Both were fitted in double.
+FL_INLINE vf erf(vf x) {
+  vf a = magnitude(x), z = x * x, t = bounded(a, 0.9f, 4.f);
+  vf p = splat<F>(-6.09048235e-4f), q = splat<F>(1.04331148e-5f);
+  for (float c : {5.01199020e-3f, -2.67789308e-2f, 1.12821415e-1f, -3.76125246e-1f, 1.28379151e-1f}) p = fma(p, z, splat<F>(c));
+  for (float c : {-3.14858102e-4f, 3.61034204e-3f, -2.36945655e-2f, 1.06159046e-1f, 6.35198057e-1f, 1.28637075e-1f}) q = fma(q, t, splat<F>(c));
+  vf far = splat<F>(1) - exp_core(-fma(q, t, t));
+  return a < splat<F>(0.9f) ? fma(p, x, x) : (vf)((vb)far | (vb)signs(x));
+}
+FL_PAIR(log) FL_PAIR(log2) FL_PAIR(log1p) FL_PAIR(erf)
 #endif
 
 // ---------------------------------------------------------------- inverse functions
