@@ -21,11 +21,21 @@ from flashlight.base.budget import Allowance, TooMuch
 from flashlight.base.errors import Decline, FlashlightError
 from flashlight.base.options import Options
 from flashlight.front import allocations, layouts, worth
-from flashlight.front.compilation import Compilation, flops
+from flashlight.front.compilation import Compilation
+from flashlight.front.counts import flops
 from flashlight.front.extract import Extract, extract
 from flashlight.front.insertion import Insertion
 from flashlight.front.lowering import can_lower, lower_with_inputs
-from flashlight.front.regions import Found, Refusal, Region, find_regions, seed_by_seed, source_of, without_producers
+from flashlight.front.regions import (
+    Found,
+    Refusal,
+    Region,
+    find_regions,
+    seed_by_seed,
+    source_of,
+    without_map_products,
+    without_producers,
+)
 from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.graph import is_symbolic, name_of, numel
 from flashlight.front.sdpa import Attention, decompose, restore
@@ -136,7 +146,7 @@ class _GraphCapture:
         found = find_regions(self.graph, self.parameters, _reason)
         self.outcomes += [(r.seeds[0], self._refused(r)) for r in found.declined]
         tried = left = self._all(found.regions)
-        for smaller in (without_producers, seed_by_seed):
+        for smaller in (without_producers, seed_by_seed, without_map_products):
             left = self._again(smaller, found, left) if left else []
         for region, why in left:
             self._left(region, why)
@@ -199,7 +209,7 @@ class _GraphCapture:
         for region, why in dear:
             parts = [part for part in self.fused if _within(part, region)]
             if parts and all(part.core is not region.core for part in parts):
-                rest = Decline(f"its region is fused in smaller parts: for the whole, {why.reason}")
+                rest = Decline(f"its region is fused in smaller parts: for the whole, {why.reason}", why.fix)
                 self.maps = dict.fromkeys(region.quadratic, rest) | self.maps
                 self.report.untouched.append((region.source, f"fused in smaller parts: for the whole, {why.reason}"))
 
@@ -285,7 +295,7 @@ class _GraphCapture:
             key = program, frozenset(program.origins.items())
             schedule, trace = self.compiled.get(key) or compile_program(program)
             self.compiled[key] = schedule, trace
-            worth.require(schedule.kernels, region.nodes if self.thrifty else ())
+            worth.require(schedule.kernels, region.nodes, smaller=self.thrifty)
         return program, used, schedule, trace
 
     def _run_as(self, program: Program, schedule: Schedule, source: str) -> Plan:

@@ -10,7 +10,7 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,16 +18,14 @@ from typing import Any
 from flashlight.analysis.blocks import Task, block_count
 from flashlight.base.deferred import Later
 from flashlight.base.errors import FlashlightError
+from flashlight.front.counts import BLOCK, flops
 from flashlight.front.lines import moved
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Sweep
-from flashlight.ir.program import Node, Program, Tensor, postorder
+from flashlight.ir.program import Program, Tensor
 from flashlight.ir.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json
 from flashlight.report.records import KernelReport, RegionReport, Report
 from flashlight.runtime.targets import expected_blocks, expected_task, native_source
-
-BLOCK = 64
-"""Positions of an axis in a block where no target says better."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def _kernel_report(details: _Details) -> KernelReport:
         grid=Later(lambda: details.grid),
         tiles=Later(lambda: details.tiles),
         sweeps=len(kernel.sweeps),
-        flops=flops(kernel),
+        flops=Later(lambda: flops(kernel, details.blocks)),
         bytes_read=sum(map(tensor_bytes, kernel.inputs)),
         bytes_written=sum(map(tensor_bytes, kernel.outputs)),
         tiles_total=Later(lambda: details.total),
@@ -265,26 +263,6 @@ def _finding(sweep: Sweep) -> str:
 
 
 # ---------------------------------------------------------------- counts
-
-
-def flops(kernel: Kernel) -> int:
-    """Two operations for each product that a SUM adds up, over all positions the kernel visits."""
-    return sum(2 * _volume(n) for n in _reduces(kernel) if n.attr[0] == "SUM" and _is_product(n))
-
-
-def _reduces(kernel: Kernel) -> Iterator[Node]:
-    steps = [c.step for c in kernel.carries]
-    stored = [t.value for s in (*kernel.sweeps, kernel) for t in s.stores]
-    return (n for n in postorder([*steps, *stored]) if n.kind == "Reduce")
-
-
-def _is_product(node: Node) -> bool:
-    body = node.args[0]
-    return body.kind == "Map" and body.attr[0] == "MUL"
-
-
-def _volume(node: Node) -> int:
-    return math.prod(a.size for a in {*node.args[0].free, node.attr[1]})
 
 
 def tensor_bytes(tensor: Tensor) -> int:

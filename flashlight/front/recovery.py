@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from flashlight.base.versions import inductor_cache
-from flashlight.front.compilation import Compilation, flops
+from flashlight.front.compilation import Compilation
+from flashlight.front.counts import flops
 from flashlight.report import levels as debug
 from flashlight.report.records import RegionReport, Report
 from flashlight.runtime import op as runtime

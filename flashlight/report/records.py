@@ -56,7 +56,7 @@ class KernelReport(_Plain):
     grid: Deferred[tuple[int | str, ...]] = Deferred(())
     tiles: Deferred[dict[str, int]] = Deferred(Later(dict))
     sweeps: int = 0
-    flops: int = 0
+    flops: Deferred[int] = Deferred(0)
     bytes_read: int = 0
     bytes_written: int = 0
     tiles_total: Deferred[int] = Deferred(0)

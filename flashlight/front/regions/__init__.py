@@ -2,6 +2,15 @@
 
 from flashlight.front.regions.assemble import Refusal, Region, source_of
 from flashlight.front.regions.find import Found, find_regions
-from flashlight.front.regions.smaller import seed_by_seed, without_producers
+from flashlight.front.regions.smaller import seed_by_seed, without_map_products, without_producers
 
-__all__ = ["Found", "Refusal", "Region", "find_regions", "seed_by_seed", "source_of", "without_producers"]
+__all__ = [
+    "Found",
+    "Refusal",
+    "Region",
+    "find_regions",
+    "seed_by_seed",
+    "source_of",
+    "without_map_products",
+    "without_producers",
+]

@@ -2,6 +2,7 @@
 
     without_producers    the same core; biases and the like, which it would compute again, become inputs
     seed_by_seed         each contraction with what is computed from it alone, the last contraction first
+    without_map_products the same, without products of two maps: of p @ v and p @ p.mT the former
 
 Both look at the graph as it is by then, with the regions that are fused already.
 """
@@ -17,6 +18,7 @@ from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.assemble import Assembly, Region
 from flashlight.front.regions.core import Core
 from flashlight.front.regions.find import Candidates, Found
+from flashlight.front.regions.propagate import operands
 from flashlight.front.regions.seeds import Sources
 
 REACH = 300
@@ -35,10 +37,40 @@ def seed_by_seed(
     graph: fx.Graph, found: Found, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
 ) -> list[Region]:
     """A region for each contraction that is attention by itself."""
+    return _alone(graph, found, regions, [set(r.core.inside) for r in regions], parameters, reason)
+
+
+def without_map_products(
+    graph: fx.Graph, found: Found, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
+) -> list[Region]:
+    """The same, where products of two values of the scores' size are left outside; they read a map that is stored."""
+    left = [set(r.core.inside) - _map_products(r) for r in regions]
+    return _alone(graph, found, regions, left, parameters, reason)
+
+
+def _map_products(region: Region) -> set[fx.Node]:
+    """Products of two of the region's values of the scores' size."""
+    maps = set(region.quadratic)
+    products = (n for n in _contractions(region) if g.name_of(n) in g.CONTRACTIONS)
+    return {n for n in products if all(_is_made_of(side, maps) for side in operands(n))}
+
+
+def _is_made_of(node: fx.Node, maps: Collection[fx.Node]) -> bool:
+    return node in maps or g.through_views(node) in maps
+
+
+def _alone(
+    graph: fx.Graph,
+    found: Found,
+    regions: Sequence[Region],
+    within: Sequence[set[fx.Node]],
+    parameters: Collection[fx.Node],
+    reason: Reason,
+) -> list[Region]:
+    """Regions around contractions of `within`, part of each region."""
     order = {node: i for i, node in enumerate(graph.nodes)}
     cores: list[Core] = []
-    for region in regions:
-        left = set(region.core.inside)
+    for region, left in zip(regions, within, strict=True):
         for seed in sorted(_contractions(region), key=order.__getitem__, reverse=True):
             if seed in left:
                 candidates = Candidates(_computed_from(seed, left, order), order, Sources(set(parameters)), reason)
