@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from flashlight.analysis.spans import power_of_two
 from flashlight.codegen.cpp.facts import Facts
-from flashlight.codegen.cpp.functions import COMPARISONS, IDENTITY, LOGIC, call, combine
+from flashlight.codegen.cpp.functions import COMPARISONS, IDENTITY, LOGIC, WRAPPING, call, combine
 from flashlight.codegen.cpp.names import Names, int_literal, real_literal
 from flashlight.codegen.cpp.positions import Positions, Value, bare
 from flashlight.ir.index import Axis
@@ -216,6 +217,8 @@ class Emitter(Positions):
             args = [self.as_kind(a, n.dtype) for a in args]
         kind = self._common(n, args)
         texts = [self.lift(a, kind) for a in args] if kind else [a.text for a in args]
+        if kind is None and fn in WRAPPING and self.facts.overflows(n):
+            return Value(f"wrapping_{fn.lower()}({', '.join(texts)})", "long")
         result = "B" if kind and n.dtype == "bool" else kind or SCALARS[n.dtype]
         return Value(call(fn, texts), result)
 
@@ -238,7 +241,7 @@ class Emitter(Positions):
         return Value(f"where({cond.text}, {self.lift(x, to)}, {self.lift(y, to)})", to)
 
     def _special(self, fn: str, n: Node, args: list[Value]) -> Value | None:
-        """What has a shorter form: constants as divisors and powers, exponents below 0."""
+        """What has a shorter form: constants as divisors and powers, exponents below 0, remainders by 2**n."""
         if fn == "EXP" and args[0].type == "F" and self.facts.never_positive(n.args[0]):
             return Value(f"exp_{'rough' if self.facts.rough(n) else 'below'}({args[0].text})", "F")
         last = value_of(n.args[-1]) if n.args else None
@@ -250,6 +253,11 @@ class Emitter(Positions):
             text = {2.0: f"({x} * {x})", 1.0: x, 0.5: f"sqrt({x})", -1.0: f"recip({x})", 3.0: f"({x} * {x} * {x})",
                     -0.5: f"rsqrt({x})", 4.0: f"(({x} * {x}) * ({x} * {x}))"}.get(float(last))  # fmt: skip
             return Value(text, args[0].type) if text else None
+        if fn == "REM" and n.dtype == "int" and (by := power_of_two(n.args[1])):
+            to = next((a.type for a in args if a.lanes), "long")
+            to = "J" if to == "I" and by > 2**31 else to
+            x = self.lift(args[0], to)
+            return Value(f"({x} & {f'all<{to}>({by - 1}L)' if args[0].lanes else f'{by - 1}L'})", to)
         if fn in COMPARISONS and all(a.type in ("B", "bool") for a in args) and fn in ("EQ", "NE"):
             to = "B" if any(a.lanes for a in args) else "bool"
             x, y = (self.lift(a, to) for a in args)

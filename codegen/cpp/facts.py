@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from flashlight.analysis.spans import INT32, UNBOUNDED, Span, exceeds, power_of_two, span_of
 from flashlight.ir.index import Axis, Expr, Gather, const
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Node, Tensor, postorder, value_of
 
-Span = tuple[float, float]
 T = TypeVar("T")
 
 CHEAP = 4
@@ -19,8 +19,6 @@ CHEAP = 4
 _COSTS = {"EXP": 14, "EXP2": 12, "EXPM1": 16, "TANH": 24, "SIGMOID": 20, "LOG": 16, "LOG2": 16, "LOG1P": 24, "SIN": 24,
           "COS": 24, "ERF": 200, "POW": 200, "DIV": 4, "RECIP": 4, "SQRT": 6, "RSQRT": 8, "REM": 100, "FLOORDIV": 100,
           "TRUNCDIV": 50}  # fmt: skip
-_INT32 = (-(2.0**31), 2.0**31 - 1)
-_UNBOUNDED = (-(2.0**63), 2.0**63)
 
 
 class Facts:
@@ -82,7 +80,7 @@ class Facts:
         if n.kind == "Map":
             if n.attr[0] == "POW" and value_of(n.args[1]) is not None:
                 return below + 4
-            own = _COSTS.get(n.attr[0], 1)
+            own = 1 if n.attr[0] == "REM" and power_of_two(n.args[1]) else _COSTS.get(n.attr[0], 1)
             return below + (1 if own == 4 and n.args[-1].kind == "Const" else own)
         return below + (1 if n.kind in ("Index", "Carry") else 0)
 
@@ -104,29 +102,14 @@ class Facts:
 
     def wide(self, node: Node) -> bool:
         """Whether an integer value may need 64 bits."""
-        lo, hi = self._fill(self._span, node, self._own_span)
-        return lo < _INT32[0] or hi > _INT32[1]
+        return exceeds(self._spanned(node), INT32)
 
-    def _own_span(self, n: Node) -> Span:
-        if n.dtype == "bool":
-            return 0, 1
-        if n.kind == "Const":
-            v = value_of(n)
-            return (float(v), float(v)) if v is not None and n.dtype == "int" else _UNBOUNDED
-        if n.kind == "Index":
-            return n.attr[0].range
-        if n.kind == "Load":
-            size = self.tensors[n.attr[0]].dtype.itemsize
-            return (
-                _UNBOUNDED
-                if size == 8
-                else (-(2.0 ** (8 * size - 1)), 2.0 ** (8 * size) - 1 if size < 4 else _INT32[1])
-            )
-        if n.kind == "Cast" and n.args[0].dtype != "float":
-            return self._span[n.args[0]]
-        if n.kind == "Map":
-            return _span_of(n.attr[0], [self._span[a] for a in n.args])
-        return _UNBOUNDED
+    def overflows(self, node: Node) -> bool:
+        """Whether arithmetic of integers may leave 64 bits, and wraps."""
+        return node.dtype == "int" and exceeds(self._spanned(node), UNBOUNDED)
+
+    def _spanned(self, node: Node) -> Span:
+        return self._fill(self._span, node, lambda n: span_of(n, self._span, self.tensors))
 
     def _fill(self, table: dict[Node, T], node: Node, rule: Callable[[Node], T]) -> T:
         if node not in table:
@@ -138,27 +121,6 @@ class Facts:
 
 def _half_sum(n: Node) -> bool:
     return n.kind == "Reduce" and n.attr[0] == "SUM" and n.attr[2] is not None and n.attr[2].itemsize == 2
-
-
-def _span_of(fn: str, s: list[Span]) -> Span:
-    if fn == "ADD":
-        return s[0][0] + s[1][0], s[0][1] + s[1][1]
-    if fn == "SUB":
-        return s[0][0] - s[1][1], s[0][1] - s[1][0]
-    if fn == "MUL":
-        ends = [a * b for a in s[0] for b in s[1]]
-        return min(ends), max(ends)
-    if fn == "NEG":
-        return -s[0][1], -s[0][0]
-    if fn in ("MAXIMUM", "MINIMUM", "WHERE"):
-        return min(x[0] for x in s[-2:]), max(x[1] for x in s[-2:])
-    if fn == "ABS":
-        top = max(abs(s[0][0]), abs(s[0][1]))
-        return 0, top
-    if fn in ("FLOORDIV", "TRUNCDIV", "REM"):
-        top = max(abs(e) for x in s for e in x)
-        return -top, top
-    return _UNBOUNDED
 
 
 def affine(e: Expr, axis: Axis) -> int | None:

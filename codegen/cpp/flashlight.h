@@ -133,7 +133,16 @@ FL_INLINE I positions(long first, long last) {
 
 #define FL_BINARY(op) \
   template <class T, class = if_lanes<T>> FL_INLINE T operator op(T x, T y) { return {x.a op y.a, x.b op y.b}; }
-FL_BINARY(+) FL_BINARY(-) FL_BINARY(*) FL_BINARY(/) FL_BINARY(&) FL_BINARY(|) FL_BINARY(^) FL_BINARY(<<) FL_BINARY(>>)
+FL_BINARY(/) FL_BINARY(&) FL_BINARY(|) FL_BINARY(^) FL_BINARY(<<) FL_BINARY(>>)
+// Sums and products of 64-bit integers wrap: as signed numbers their overflow has no meaning.
+typedef uint64_t vw __attribute__((vector_size(V * 8)));
+#define FL_WRAPPING(op, name) \
+  template <class T, class = if_lanes<T>> FL_INLINE T operator op(T x, T y) { \
+    if constexpr (std::is_same<T, J>::value) return {vj(vw(x.a) op vw(y.a)), vj(vw(x.b) op vw(y.b))}; \
+    else return {x.a op y.a, x.b op y.b}; \
+  } \
+  FL_INLINE long name(long x, long y) { return long(uint64_t(x) op uint64_t(y)); }
+FL_WRAPPING(+, wrapping_add) FL_WRAPPING(-, wrapping_sub) FL_WRAPPING(*, wrapping_mul)
 template <class T, class = if_lanes<T>> FL_INLINE T operator-(T x) { return {-x.a, -x.b}; }
 FL_INLINE B operator!(B x) { return {~x.a, ~x.b}; }
 

@@ -9,6 +9,8 @@ INFIX = {"ADD": "+", "SUB": "-", "MUL": "*", "DIV": "/", "LT": "<", "LE": "<=", 
          "SHR": ">>"}  # fmt: skip
 PREFIX = {"NEG": "-", "NOT": "!"}
 LOGIC = frozenset({"AND", "OR", "XOR", "NOT"})
+WRAPPING = frozenset({"ADD", "SUB", "MUL"})
+"""Arithmetic that leaves 64 bits where int64 data is large: signed overflow has no meaning in C++."""
 COMPARISONS = frozenset({"LT", "LE", "GT", "GE", "EQ", "NE"})
 IDENTITY = {
     ("SUM", "float"): "0", ("SUM", "int"): "0", ("PROD", "float"): "1", ("PROD", "int"): "1",

@@ -83,7 +83,7 @@ def all_inside(state: State, axes: frozenset[Axis], dims: tuple[Axis, ...]) -> l
 def expression(state: State, e: Expr, dims: tuple[Axis, ...], wide: bool | None = None) -> str:
     """An index expression over the given dimensions.  wide: compute in 64 bits (default: where the range asks)."""
     lo, hi = e.range
-    wide = wide if wide is not None else max(-lo, hi) >= LARGE
+    wide = wide if wide is not None else max(-lo, hi, abs(e.const), *(abs(c) for _, c in e.terms)) >= LARGE
     text = ""
     for atom, c in sorted(e.terms, key=lambda t: (-abs(t[1]), t[0].key)):
         leaf = _atom(state, atom, dims, wide)

@@ -8,8 +8,9 @@ import struct
 
 import torch
 
+from flashlight.analysis.spans import power_of_two
 from flashlight.codegen.triton.addressing import TYPES, expression
-from flashlight.codegen.triton.state import INLINE, Scope, State, Value, spread, strip
+from flashlight.codegen.triton.state import INLINE, WIDENING, Scope, State, Value, spread, strip
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Node, value_of
@@ -94,14 +95,18 @@ def pointwise(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
         unrolled = _power(state, node, dims)
         if unrolled:
             return unrolled
+    if fn == "REM" and node.dtype == "int" and (by := power_of_two(node.args[1])):
+        return f"({render(state, node.args[0], dims)} & {integer(by - 1)})"
     template = FNS[fn].triton
     if fn == "RELU" and node.dtype == "int":
         template = "tl.maximum({0}, 0)"
     if node.dtype == "int":
-        for name, integer in INTEGER_HELPERS.items():
-            template = template.replace(f"{name}(", f"{integer}(")
+        for name, other in INTEGER_HELPERS.items():
+            template = template.replace(f"{name}(", f"{other}(")
     state.helpers.update(re.findall(r"\b_\w+(?=\()", template))
     args = [render(state, a, dims) for a in node.args]
+    if fn in WIDENING and node.dtype == "int" and state.widens(node):
+        args[0] = f"tl.cast({strip(args[0])}, tl.int64)"
     infix = template.startswith("(")
     if not infix:
         args = [strip(a) for a in args]

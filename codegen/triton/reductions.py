@@ -90,7 +90,10 @@ def collapsed(state: State, node: Node, exact: bool = True) -> str:
     op, axis, _ = node.attr
     body = node.args[0]
     dims = state.dims(body)
-    text = masked(state, render(state, body, dims), axis, dims, op, body.dtype)
+    text = render(state, body, dims)
+    if op in ("SUM", "PROD") and body.dtype == "int" and state.widens(node):
+        text = f"tl.cast({strip(text)}, tl.int64)"
+    text = masked(state, text, axis, dims, op, body.dtype)
     if exact and op in PAIRS and body.dtype == "float":
         state.helpers.add(PAIRS[op])
         return f"tl.reduce({strip(text)}, {dims.index(axis)}, {PAIRS[op]})"

@@ -23,6 +23,7 @@ class Temporaries:
 
     def __init__(self, program: Program):
         self.compute = program.compute
+        self.inputs = {t.name: t for t in (*program.inputs, *program.temporaries)}
         self.names: dict[Node, str] = {}
         self.numbers = count(len(program.temporaries))
         self.tensors: list[Tensor] = []

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flashlight.analysis.spans import UNBOUNDED, Span, exceeds, span_of
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.ir.kernel import first, last
 from flashlight.ir.ops import FNS
@@ -23,6 +24,7 @@ from flashlight.passes.sparsity.summaries import LARGEST, Summaries, remainder
 Range = tuple[Node, Node]
 FALSE, TRUE = Const(False), Const(True)
 UNKNOWN = (FALSE, TRUE)
+_GROWING = ("ADD", "SUB", "MUL")
 
 
 class Ranges:
@@ -44,6 +46,7 @@ class Ranges:
         self.within = within or {}
         self.moving = {x, *tile, *whole}
         self._memo: dict[Node, Range | None] = {}
+        self._spans: dict[Node, Span] = {}
 
     def truth(self, node: Node) -> Range:
         """(true everywhere, true somewhere) of a truth value; nothing is claimed where it is not known."""
@@ -151,6 +154,8 @@ class Ranges:
         result = apply(n.attr[0], found)
         if result is None:
             return None
+        if n.attr[0] in _GROWING and self._overflows(n) and not _is_open(result):
+            result = _unless_too_large(n.attr[0], found, result)
         if n.attr[0] == "AND":
             return result[0], self._jointly(n, result[1])
         if n.attr[0] in ("EQ", "NE") and self.sets and self._selected_apart(*n.args):
@@ -160,6 +165,15 @@ class Ranges:
                 return every, Map("AND", some, Map("NE", common, Const(0)))
             return Map("OR", every, Map("EQ", common, Const(0))), some
         return result
+
+    def _overflows(self, n: Node) -> bool:
+        """Whether arithmetic of integers may leave 64 bits, and wraps."""
+        if n.dtype != "int":
+            return False
+        for m in postorder([n], lambda m: m not in self._spans):
+            if m not in self._spans:
+                self._spans[m] = span_of(m, self._spans, self.summaries.temporaries.inputs)
+        return exceeds(self._spans[n], UNBOUNDED)
 
     def _selected_apart(self, a: Node, b: Node) -> bool:
         """Whether the swept position selects one of two integers from data, and the rows the other."""
@@ -246,15 +260,31 @@ def apply(fn: str, args: list[Range]) -> Range | None:
         return _choice(*args)
     if fn == "ABS":
         return _folded(*args[0])
-    if fn == "MUL" and not any(map(_is_open, args)) and any(value_of(lo) is not None and lo is hi for lo, hi in args):
-        return _scaled(*args)
+    if fn == "REM" and args[1][0] is args[1][1] and (value_of(args[1][0]) or 0) > 0:
+        return _remainder(args[0], args[1][0])
+    open_ended = fn in _GROWING and any(map(_is_open, args))
+    if fn == "MUL" and any(value_of(lo) is not None and lo is hi for lo, hi in args):
+        return _unless_too_large(fn, args, _scaled(*args)) if open_ended else _scaled(*args)
     if fn in ("FLOORDIV", "SHR", "DIV") and args[1][0] is args[1][1] and (value_of(args[1][0]) or -1) >= 0:
         by = args[1][0]
         return Map(fn, args[0][0], by), Map(fn, args[0][1], by)
     signs = FNS[fn].monotone
-    if signs and not (fn in ("ADD", "SUB") and any(map(_is_open, args))):
-        return _monotone(fn, signs, args)
+    if signs:
+        result = _monotone(fn, signs, args)
+        return _unless_too_large(fn, args, result) if open_ended else result
     return _at_a_point(fn, args)
+
+
+def _unless_too_large(fn: str, args: list[Range], result: Range) -> Range:
+    """The range of a sum, difference or multiple of integers, if the ends of its arguments are so small that nothing
+    between them overflows; else nothing is known."""
+    factors = [abs(v) for lo, hi in args if lo is hi and isinstance(v := value_of(lo), int)]
+    most = LARGEST // max(factors[0], 1) if fn == "MUL" and factors else LARGEST // 2
+    small = Const(True)
+    for lo, hi in args:
+        if lo.kind != "Const":
+            small = Map("AND", small, Map("AND", Map("LE", Const(-most), lo), Map("LE", hi, Const(most))))
+    return Map("WHERE", small, result[0], Const(-LARGEST)), Map("WHERE", small, result[1], Const(LARGEST))
 
 
 def _is_open(r: Range) -> bool:
@@ -294,6 +324,14 @@ def _folded(lo: Node, hi: Node) -> Range:
     zero = Const(0) if lo.dtype == "int" else Const(0.0)
     most = Map("MAXIMUM", Map("NEG", lo), hi)
     return Map("MAXIMUM", zero, Map("MAXIMUM", lo, Map("NEG", hi))), most
+
+
+def _remainder(a: Range, by: Node) -> Range:
+    """What wraps may be anything, unless no value of the block does, or all wrap as often."""
+    lo, hi = (Map("REM", end, by) for end in a)
+    once = _same(*a) if _is_open(a) or a[0].dtype != "int" else Map("EQ", *(Map("FLOORDIV", end, by) for end in a))
+    zero, most = (Const(0), Map("SUB", by, Const(1))) if by.dtype == "int" else (Const(0.0), by)
+    return Map("WHERE", once, lo, zero), Map("WHERE", once, hi, most)
 
 
 def _scaled(a: Range, b: Range) -> Range:

@@ -14,8 +14,8 @@ from flashlight.ir.kernel import GRANULE, first
 from flashlight.ir.program import Const, Index, Map, Node, Reduce, substitute
 from flashlight.passes.program.temporaries import Temporaries
 
-LARGEST = 2**62
-"""Integers are taken to lie between this and its opposite."""
+LARGEST = 2**63 - 1
+"""Integers lie between this and its opposite."""
 _START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): float("inf"),
           ("MAX", "float"): float("-inf"), ("ANY", "bool"): False, ("ANY", "int"): 0}  # fmt: skip
 

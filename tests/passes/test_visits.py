@@ -139,6 +139,44 @@ def test_ends_that_stand_for_all_integers_do_not_overflow(fn: str) -> None:
         assert not ((blocks == FULL) & ~full).any()
 
 
+def _wrapped(a: Node) -> Node:
+    return Map("ADD", Map("REM", Map("ADD", a, Const(2**31)), Const(2**32)), Const(-(2**31)))
+
+
+BEHIND = {
+    "a window": lambda d: _and(_le(Const(0), d), Map("LT", d, Const(100))),
+    "any": lambda d: Map("LT", Const(0), d),
+    "a distance": lambda d: Map("LT", Map("ABS", d), Const(100)),
+    "a multiple": lambda d: Map("LT", Map("ADD", Map("MUL", d, Const(3)), Const(7)), Const(100)),
+}
+SORTED = {
+    "small": torch.arange(512) * 2,
+    "at the end": torch.arange(512) * 2 + 2**31 - 600,
+    "everywhere": torch.arange(-256, 256) * 2**23,
+    "in int64": torch.arange(-256, 256) * 2**55,
+}
+
+
+@pytest.mark.parametrize("values", SORTED)
+@pytest.mark.parametrize("mask", BEHIND)
+@pytest.mark.parametrize("bits", [32, 64])
+def test_differences_of_data_that_wrap_are_no_ranges(bits: int, mask: str, values: str) -> None:
+    """Blocks are skipped where no difference overflows, and only there."""
+    b = Builder(torch.float32)
+    dtype = torch.int32 if bits == 32 else torch.int64
+    difference = Map("SUB", *(integers(b, name, dtype, H, axis) for name, axis in (("id_q", M), ("id_k", N))))
+    condition = BEHIND[mask](_wrapped(difference) if bits == 32 else difference)
+    attention(b, "-inf", condition, M, N)
+    same = SORTED[values].to(dtype).expand(H.size, -1).contiguous()
+    kernel, tensors = main_kernel(b.program, data(b, 1) | {"id_k": same, "id_q": same})
+    live, full = brute(truth(condition, M, N, tensors), 64)
+    found = block_map(kernel, kernel.sweeps[0], tensors, 64).expand(live.shape)
+    assert not ((found == SKIPPED) & live).any()
+    assert not ((found == FULL) & ~full).any()
+    if values == "small" and mask != "a multiple":
+        assert torch.equal(found != SKIPPED, live)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_blocks_of_documents_are_found_nearly_exactly(causal: bool) -> None:
     b = Builder(torch.float32)

@@ -13,8 +13,8 @@ from torch import fx
 
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
-from flashlight.front.lowering.kinds import constant, convert
-from flashlight.front.lowering.registry import Position, Steps, arguments, overloads, parts, rule
+from flashlight.front.lowering.kinds import constant, convert, round_positions, wrap_int
+from flashlight.front.lowering.registry import Position, Steps, arguments, overloads, parts, rule, static_dtype
 from flashlight.front.lowering.views import source
 from flashlight.ir.index import Expr
 from flashlight.ir.program import Const, Index, Map, Node
@@ -81,7 +81,8 @@ def arange(ctx: Lowering, node: fx.Node, index: Position) -> Node:
         start = 0
     kind = ctx.kind(node)
     if isinstance(start, int) and isinstance(step, int):
-        return convert(kind, Index(index[0] * step + start))
+        value, dtype = convert(kind, Index(index[0] * step + start)), static_dtype(node)
+        return wrap_int(value, dtype) if kind == "int" else round_positions(value, dtype)
     if not isinstance(start, (int, float)) or not isinstance(step, (int, float)):
         raise Decline("the bounds of an arange are only known at run time")
     steps = Map("MUL", convert("float", Index(index[0])), Const(float(step)))

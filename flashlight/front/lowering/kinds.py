@@ -4,12 +4,14 @@ A node is a float, an int or a bool.  Float casts vanish, because a Program comp
 
     x.to(bfloat16) + y  ->  x + y             (rounding of an intermediate is elided)
     (i < j) * x         ->  float(i < j) * x
+    arange(N, bfloat16) ->  rounded           (positions are compared)
     x.to(uint8) + 1     ->  (int(x) & 255) + 1, again & 255
+    i * 3 + j           ->  i * 3 + j         (int32 positions, too small to wrap)
+    x - y               ->  (x - y + 2**31) % 2**32 - 2**31     (int32 data)
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -27,7 +29,8 @@ HALVES = (torch.bfloat16, torch.float16)
 
 INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
-_WRAPS = {torch.uint8: (8, False), torch.int8: (8, True), torch.int16: (16, True)}
+_WRAPS = {torch.uint8: (8, False), torch.int8: (8, True), torch.int16: (16, True), torch.int32: (32, True)}
+_INT64 = (-(1 << 63), (1 << 63) - 1)
 
 _EXACT_FLOAT = 1 << 24
 
@@ -67,33 +70,70 @@ def convert(kind: Kind, node: Node) -> Node:
     return Cast(kind, node)
 
 
-def wrap_int(node: Node, dtype: torch.dtype) -> Node:
-    """Two's complement in the narrow integer types; 32 and 64 bits are taken to be wide enough."""
-    if dtype not in _WRAPS or node.dtype != "int":
-        return node
+def bounds_of(dtype: torch.dtype) -> tuple[int, int]:
+    """The smallest and the largest value of an integer type."""
+    if dtype not in _WRAPS:
+        return _INT64
     bits, signed = _WRAPS[dtype]
     half = 1 << (bits - 1) if signed else 0
-    lo, hi = int_range(node)
-    if -half <= lo and hi < (1 << bits) - half:
+    return -half, (1 << bits) - half - 1
+
+
+def wrap_int(node: Node, dtype: torch.dtype) -> Node:
+    """Two's complement, where the range of a value leaves its integer type.  int64 wraps by itself on every target;
+    only an index expression, which is exact, must not leave it."""
+    if node.dtype != "int" or not (dtype is torch.int64 or dtype in _WRAPS):
         return node
-    shifted = Map("REM", Map("ADD", node, Const(half)), Const(1 << bits))
-    return Map("SUB", shifted, Const(half))
+    (lo, hi), (least, most) = int_range(node), bounds_of(dtype)
+    if least <= lo and hi <= most:
+        return node
+    if dtype is torch.int64:
+        if index_expr(node) is None:
+            return node
+        raise Decline("positions overflow int64", fix="keep positions and what is computed from them below 2**63")
+    shifted = Map("REM", Map("ADD", node, Const(-least)), Const(most - least + 1))
+    return Map("ADD", shifted, Const(least))
+
+
+def cast_int(node: Node, source: torch.dtype, dtype: torch.dtype) -> Node:
+    """An integer of one type in another.  Floats beyond int32 have no defined value there and are not wrapped."""
+    if source.is_floating_point:
+        return node if dtype is torch.int32 else wrap_int(node, dtype)
+    (lo, hi), (least, most) = (0, 1) if source is torch.bool else bounds_of(source), bounds_of(dtype)
+    return node if least <= lo and hi <= most else wrap_int(node, dtype)
+
+
+_WHOLE = {torch.bfloat16: 1 << 8, torch.float16: 1 << 11}
+"""Whole numbers up to this are exact in the 16-bit types."""
+
+
+def round_positions(node: Node, dtype: torch.dtype) -> Node:
+    """Positions beyond what a 16-bit float holds are rounded to it: 257 is 256 in bfloat16, and compares equal."""
+    e = index_expr(node.args[0]) if node.kind == "Cast" else None
+    if dtype not in _WHOLE or e is None or len(e.terms) > 1 or max(map(abs, e.range)) <= _WHOLE[dtype]:
+        return node
+    return Cast(dtype, node)
 
 
 # ---------------------------------------------------------------- ranges of integer nodes
 
-Range = tuple[float, float]
-_UNKNOWN: Range = (-math.inf, math.inf)
+Range = tuple[int, int]
+_UNKNOWN: Range = _INT64
 
 
 def _products(a: Range, b: Range) -> Range:
-    found = [0.0 if 0 in (x, y) else x * y for x in a for y in b]
+    found = [x * y for x in a for y in b]
     return min(found), max(found)
 
 
 def _magnitude(a: Range) -> Range:
     lo, hi = a
-    return (0 if lo <= 0 <= hi else min(abs(lo), abs(hi))), max(abs(lo), abs(hi))
+    return (0 if lo <= 0 <= hi else min(abs(lo), abs(hi))), min(max(abs(lo), abs(hi)), _INT64[1])
+
+
+def _quotients(a: Range, b: Range) -> Range:
+    """Rounded down or towards zero; a positive divisor makes nothing larger."""
+    return (min(a[0], 0), max(a[1], 0)) if b[0] > 0 else _UNKNOWN
 
 
 _RANGES: dict[str, Callable[..., Range]] = {
@@ -108,6 +148,8 @@ _RANGES: dict[str, Callable[..., Range]] = {
     "WHERE": lambda c, a, b: (min(a[0], b[0]), max(a[1], b[1])),
     "REM": lambda a, b: (0, b[1] - 1) if b[0] > 0 else _UNKNOWN,
     "SIGN": lambda a: (-1, 1),
+    "FLOORDIV": _quotients,
+    "TRUNCDIV": _quotients,
 }
 
 
@@ -121,7 +163,8 @@ def int_range(node: Node, depth: int = 8) -> Range:
     if node.dtype != "int" or depth == 0:
         return _UNKNOWN
     if node.kind == "Map" and node.attr[0] in _RANGES:
-        return _RANGES[node.attr[0]](*[int_range(a, depth - 1) for a in node.args])
+        lo, hi = _RANGES[node.attr[0]](*[int_range(a, depth - 1) for a in node.args])
+        return (lo, hi) if _INT64[0] <= lo and hi <= _INT64[1] else _UNKNOWN
     if node.kind == "Cast" and node.args[0].dtype == "bool":
         return 0, 1
     if node.kind == "Reduce" and node.attr[0] in ("MAX", "MIN") and node.attr[1].size:

@@ -62,7 +62,8 @@ for _fn in ("AND", "OR", "XOR", "NOT"):
 def _shift(fn: str, shorts: list[str]) -> None:
     def lower_shift(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
         args = yield from operands(ctx, node.args, index, "int")
-        return wrap_int(int_map(fn, *args), static_dtype(node))
+        value = int_map(fn, *args)
+        return wrap_int(value, static_dtype(node)) if fn == "SHL" else value
 
     rule(*names(*shorts, kinds="both"))(lower_shift)
 

@@ -17,7 +17,15 @@ from torch import fx
 
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
-from flashlight.front.lowering.kinds import constant, convert, int_map, int_range, wrap_int
+from flashlight.front.lowering.kinds import (
+    cast_int,
+    constant,
+    convert,
+    int_map,
+    int_range,
+    round_positions,
+    wrap_int,
+)
 from flashlight.front.lowering.registry import Position, Steps, overload, overloads, rule, static_dtype
 from flashlight.ir.ops import Kind
 from flashlight.ir.program import Const, Map, Node, value_of
@@ -74,7 +82,8 @@ def _arithmetic(fn: str) -> None:
             return Map(_BOOLEAN[fn], *args) if fn in _BOOLEAN else args[0]
         if fn == "RELU" and kind == "int":
             return int_map("MAXIMUM", args[0], Const(0))
-        return wrap_int(apply(fn, kind, *args), static_dtype(node))
+        value = apply(fn, kind, *args)
+        return wrap_int(value, static_dtype(node)) if fn in ("MUL", "NEG", "ABS") else value
 
     rule(*names(*[s for s, f in _ARITHMETIC.items() if f == fn], kinds="both"))(lower_arithmetic)
 
@@ -131,7 +140,13 @@ def divide_rounded(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
         return quotient(x, y)
     if mode == "trunc" and kind == "float":
         return Map("TRUNC", Map("DIV", x, y))
-    return wrap_int(apply("FLOORDIV" if mode == "floor" else "TRUNCDIV", kind, x, y), static_dtype(node))
+    return _quotient_of_ints("FLOORDIV" if mode == "floor" else "TRUNCDIV", kind, x, y, node)
+
+
+def _quotient_of_ints(fn: str, kind: Kind, x: Node, y: Node, node: fx.Node) -> Node:
+    """Only the smallest integer divided by -1 is too large for its type."""
+    value = apply(fn, kind, x, y)
+    return value if kind != "int" or int_range(y)[0] > 0 else wrap_int(value, static_dtype(node))
 
 
 @rule(overload("prims.div.default"))
@@ -139,7 +154,7 @@ def divide_prim(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """prims.div truncates integers."""
     kind = ctx.kind(node)
     x, y = yield from operands(ctx, node.args, index, kind)
-    return Map("DIV", x, y) if kind == "float" else int_map("TRUNCDIV", x, y)
+    return Map("DIV", x, y) if kind == "float" else _quotient_of_ints("TRUNCDIV", kind, x, y, node)
 
 
 @rule(*names("fmod", kinds="both"))
@@ -166,7 +181,7 @@ def add_product(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     kind = ctx.kind(node)
     x, y, z = yield from operands(ctx, node.args[:3], index, kind)
     term = Map("MUL" if node.target is aten.addcmul.default else "DIV", y, z)
-    return Map("ADD", x, _scaled(term, ctx.arguments(node)["value"], kind))
+    return wrap_int(Map("ADD", x, _scaled(term, ctx.arguments(node)["value"], kind)), static_dtype(node))
 
 
 @rule(
@@ -365,9 +380,11 @@ def _is_exact_in_float32(x: Node) -> bool:
 
 @rule(*overloads("prims.convert_element_type.default", "aten._to_copy.default", "aten.to.dtype"))
 def cast(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """To another kind; among floats nothing happens, to narrow integers bits are cut."""
+    """To another kind; among floats nothing happens (but positions are rounded), to narrow integers bits are cut."""
     x = yield from ctx.operand(node.args[0], index)
     dtype = static_dtype(node)
     if dtype is torch.float64 and not ctx.double and value_of(x) is None and not _is_exact_in_float32(x):
         raise Decline("a value is computed in float64, its inputs are narrower", fix="compute it in float32")
-    return wrap_int(convert(ctx.kind(node), x), dtype)
+    value = convert(ctx.kind(node), x)
+    source = static_dtype(node.args[0]) if isinstance(node.args[0], fx.Node) else torch.int64
+    return cast_int(value, source, dtype) if value.dtype == "int" else round_positions(value, dtype)

@@ -17,9 +17,18 @@ from torch import fx
 from flashlight.analysis.fills import SUMS_AND_EXTREMA, constants_of
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
-from flashlight.front.lowering.kinds import convert
+from flashlight.front.lowering.kinds import convert, wrap_int
 from flashlight.front.lowering.pointwise import power_of
-from flashlight.front.lowering.registry import Position, Steps, arguments, overloads, parts, rule, static_shape
+from flashlight.front.lowering.registry import (
+    Position,
+    Steps,
+    arguments,
+    overloads,
+    parts,
+    rule,
+    static_dtype,
+    static_shape,
+)
 from flashlight.front.lowering.views import dims, source
 from flashlight.ir.index import Expr
 from flashlight.ir.ops import Kind
@@ -93,12 +102,14 @@ def to(kind: Kind) -> Each:
 
 @rule(*overloads("aten.sum.dim_IntList", "aten.sum.default", "prims.sum.default"), levels=once)
 def total(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    return along(ctx, "SUM", node, index, ctx.base(node) + once(node), to(ctx.kind(node)))
+    value = yield from along(ctx, "SUM", node, index, ctx.base(node) + once(node), to(ctx.kind(node)))
+    return wrap_int(value, static_dtype(node))
 
 
 @rule(*overloads("aten.prod.dim_int", "aten.prod.default", "prims.prod.default"), levels=once)
 def product(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    return along(ctx, "PROD", node, index, ctx.base(node) + once(node), to(ctx.kind(node)))
+    value = yield from along(ctx, "PROD", node, index, ctx.base(node) + once(node), to(ctx.kind(node)))
+    return wrap_int(value, static_dtype(node))
 
 
 @rule(*overloads("aten.mean.dim", "aten.mean.default"), levels=once)
