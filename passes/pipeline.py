@@ -17,8 +17,8 @@ from flashlight.passes.program.hoist import hoist
 from flashlight.passes.program.normal import normal
 from flashlight.passes.program.reassociate import reassociate
 from flashlight.passes.program.split_axes import split_axes
-from flashlight.passes.schedule.cut import cut
 from flashlight.passes.schedule.kernels import schedule
+from flashlight.passes.schedule.materialise import materialise
 from flashlight.passes.schedule.pick import pick
 
 Pass = Callable[[Program], Program]
@@ -33,7 +33,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("reassociate", reassociate),
     ("canonical", canonical),
     ("pick", pick),
-    ("cut", cut),
+    ("materialise", materialise),
     ("align", align),
 )
 

@@ -109,14 +109,14 @@ class _Runner(fx.Interpreter):
 
 
 def walks(kernel: Kernel, tensors: dict[str, Tensor], rows: int) -> dict[int, Walk]:
-    """How the sweeps of a kernel that may pass blocks over are walked with tiles of so many rows, by number."""
+    """How the sweeps of a kernel that may skip blocks are walked with tiles of so many rows, by number."""
     visiting = ((i, s, s.visit) for i, s in enumerate(kernel.sweeps))
     found = ((i, v, _states(kernel, s, tensors, rows)) for i, s, v in visiting if v is not None)
     return {i: Walk(v, [(a, t != SKIPPED) for a, t in s], [(a, t == FULL) for a, t in s]) for i, v, s in found}
 
 
 def _states(kernel: Kernel, sweep: Sweep, tensors: dict[str, Tensor], rows: int) -> list[Value]:
-    """What becomes of each granule, for every row."""
+    """What becomes of each key block, for every row."""
     axes = (*kernel.grid, *kernel.tile)
     states = block_map(kernel, sweep, tensors, rows)
     for d, axis in enumerate(kernel.tile, len(kernel.grid)):
@@ -127,8 +127,8 @@ def _states(kernel: Kernel, sweep: Sweep, tensors: dict[str, Tensor], rows: int)
 
 
 @contextlib.contextmanager
-def passing_over(rows: int) -> Iterator[None]:
-    """Inside, evaluated kernels pass blocks over, with tiles of so many rows."""
+def skipping(rows: int) -> Iterator[None]:
+    """Inside, evaluated kernels skip blocks, with tiles of so many rows."""
 
     def evaluate(kernel: Kernel, tensors: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
         evaluate_kernel(kernel, tensors, outputs, walks=walks(kernel, tensors, rows))

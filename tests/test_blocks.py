@@ -21,7 +21,7 @@ from flashlight.analysis.blocks import (
 )
 from flashlight.ir import evaluate
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import GRANULE, Kernel
+from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.report.observation import Launch, Observation
 from flashlight.report.records import Report
 from flashlight.runtime import op as runtime
@@ -55,7 +55,7 @@ GIVEN: dict[str, tuple[Mask, Callable[[int], Tensor]]] = {
     "dense": (
         lambda i, j, m: m,
         lambda s: (
-            torch.arange(s)[:, None] // GRANULE * 7 + torch.arange(s) // GRANULE * 3 + torch.arange(s) // 50
+            torch.arange(s)[:, None] // KEY_BLOCK * 7 + torch.arange(s) // KEY_BLOCK * 3 + torch.arange(s) // 50
         ) % 4 == 0,
     ),
 }  # fmt: skip
@@ -95,11 +95,11 @@ def maps_of(fn: Compiled, seen: Observation) -> list[BlockMap]:
 
 
 def brute(mask: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """(any, all) of every block, [heads, tiles, granules]."""
+    """(any, all) of every block, [heads, tiles, key blocks]."""
     _, m, n = mask.shape
     live, full = (
         torch.stack([
-            torch.stack([op(mask[:, i : i + rows, j : j + GRANULE].flatten(1), 1) for j in range(0, n, GRANULE)], 1)
+            torch.stack([op(mask[:, i : i + rows, j : j + KEY_BLOCK].flatten(1), 1) for j in range(0, n, KEY_BLOCK)], 1)
             for i in range(0, m, rows)
         ], 1)
         for op in (torch.any, torch.all)
@@ -112,10 +112,10 @@ def brute(mask: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 def test_maps_are_what_the_masks_say(name: str, size: int, cache: str):
     fn, seen, mask = compiled(name, size, cache)
     (found,) = maps_of(fn, seen)
-    live, full = brute(mask, GRANULE)
+    live, full = brute(mask, KEY_BLOCK)
     assert tuple(found.states.shape[-2:]) == live.shape[1:] == (-(-size // 64), -(-size // 64))
     states = found.states.expand(*found.states.shape[:-3], *live.shape).reshape(-1, *live.shape)[0]
-    assert not ((states == SKIPPED) & live).any(), "a live block is passed over"
+    assert not ((states == SKIPPED) & live).any(), "a live block is skipped"
     assert not ((states == FULL) & ~full).any(), "a block with masked positions counts as full"
     if name in BARE and size % 64 == 0:
         assert torch.equal(states != SKIPPED, live) and torch.equal(states == FULL, full)
@@ -136,12 +136,12 @@ def test_tiles_of_any_number_of_rows(rows: int, cache: str):
     assert block_count(Task(kernel, rows)) == live.numel()
 
 
-def test_granules_that_are_visited_together_share_a_state(cache: str):
+def test_key_blocks_that_are_visited_together_share_a_state(cache: str):
     fn, seen, _ = compiled("causal", 300, cache)
     (found,) = maps_of(fn, seen)
     kernel = found.task.kernel
     tensors = {t.name: torch.zeros(t.shape, dtype=t.dtype) for t in kernel.inputs}
-    (joined,) = launch_maps(Task(kernel, GRANULE, {found.sweep.axis: 2}), tensors)
+    (joined,) = launch_maps(Task(kernel, KEY_BLOCK, {found.sweep.axis: 2}), tensors)
     expected = [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [2, 2, 1, 1, 0], [2, 2, 1, 1, 0], [2, 2, 2, 2, 1]]
     assert joined.states.reshape(-1, 5, 5)[0].tolist() == expected
     assert joined.total == block_count(joined.task)

@@ -1,4 +1,4 @@
-"""Random masks as a user writes them, over random data: blocks are passed over, and the result is close to float64.
+"""Random masks as a user writes them, over random data: blocks are skipped, and the result is close to float64.
 
 A mask is the source of a torch expression, made of three kinds of atoms:
 
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from flashlight.codegen.cpp import available
 from flashlight.runtime import op as runtime
-from tests.harness import Compiled, as_double, compile_only, error_ratio, passing_over, rms_ratio
+from tests.harness import Compiled, as_double, compile_only, error_ratio, rms_ratio, skipping
 
 TIMES = int(os.environ.get("FLASHLIGHT_EXAMPLES", "1"))
 """How many times as many examples as usual; more than one: other examples in every run, and more dtypes."""
@@ -320,7 +320,7 @@ def _spoil(case: Case, sample: list[Tensor], seed: int) -> None:
 
 
 def _run(case: Case, compiled: Compiled) -> str:
-    """Compares samples with eager; how blocks were passed over."""
+    """Compares samples with eager; how blocks were skipped."""
     with runtime.observing() as seen:
         compiled(*_sample(case, case.seed))
     assert compiled.report.fused == 1 and not compiled.report.declined, compiled.report
@@ -328,7 +328,7 @@ def _run(case: Case, compiled: Compiled) -> str:
     if SLACK < error < math.inf:  # of few samples, the largest error is a matter of luck
         error = _error(case, compiled, MANY)
     assert error <= SLACK
-    return _passed_over(compiled, seen)
+    return _skipped(compiled, seen)
 
 
 def _error(case: Case, compiled: Compiled, count: int) -> float:
@@ -347,14 +347,14 @@ def _size(t: Tensor) -> float:
     return float(t.nan_to_num(0, 0, 0).abs().max())
 
 
-def _passed_over(compiled: Compiled, seen: runtime.Observation) -> str:
+def _skipped(compiled: Compiled, seen: runtime.Observation) -> str:
     if not any(s.visit for plan in compiled.plans for k in plan.schedule.kernels for s in k.sweeps):
-        return "nothing to pass over"
+        return "nothing to skip"
     seen.complete([compiled.report])
     kernels = [k for r in compiled.report.regions for k in r.kernels]
     if all(k.tiles_visited == k.tiles_total for k in kernels):
         return "all visited"
-    return "passed over, then repeated" if any(k.tiles_repeated for k in kernels) else "passed over"
+    return "skipped, then repeated" if any(k.tiles_repeated for k in kernels) else "skipped"
 
 
 def _check_all(target: str, examples: int, folder: str) -> None:
@@ -370,13 +370,13 @@ def _check_all(target: str, examples: int, folder: str) -> None:
     @given(cases)
     def check(case: Case) -> None:
         compiled = compile_only(case.attention, folder, target=target, strict=True)
-        with passing_over(case.rows):
+        with skipping(case.rows):
             outcome = _run(case, compiled)
         event(outcome)
         outcomes[outcome] += 1
 
     check()
-    assert outcomes["passed over"] >= outcomes.total() / 5, outcomes
+    assert outcomes["skipped"] >= outcomes.total() / 5, outcomes
 
 
 def test_evaluated_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:

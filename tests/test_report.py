@@ -89,13 +89,13 @@ def test_text():
 
 def test_what_layers_have_in_common_is_said_once():
     layers = [
-        RegionReport(True, source="a.py:1", name=f"attention{i}", kernels=[kernel(finding="dear")]) for i in range(12)
+        RegionReport(True, source="a.py:1", name=f"attention{i}", kernels=[kernel(finding="costly")]) for i in range(12)
     ]
     lost = [RegionReport(False, "top-k", f"a.py:{40 + i}", f"attention{12 + 2 * i}", fix="sort") for i in range(6)]
     text = str(Report([*layers, *lost]))
     assert len([line for line in text.splitlines() if "a.py:1 " in line]) == 1
     assert "attention0-11  a.py:1" in text
-    assert text.count("  attention0-11: dear") == text.count("dear") == 1
+    assert text.count("  attention0-11: costly") == text.count("costly") == 1
     lines = (
         "a.py:40, a.py:41, a.py:42, a.py:43 and 2 more: attention12, attention14, attention16, attention18 and 2 more"
     )

@@ -17,7 +17,7 @@ from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.visits import masked
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import GRANULE, Kernel
+from flashlight.ir.kernel import KEY_BLOCK, Kernel
 
 LONGEST, SHORTEST = 384, 16
 """Positions of the swept axis in a block."""
@@ -53,15 +53,15 @@ def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
         simple = row <= 2 * size
         room = caches().l1 * (3 if half else 2) // 3 if simple else caches().l2 // 4
         length = _fit(row, room)
-        length = length if sweep.visit is None else _granules(length)
+        length = length if sweep.visit is None else _key_blocks(length)
         tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
     return tiling
 
 
-def _granules(length: int) -> int:
-    """A whole number of granules near length, or a part of one that divides it."""
-    if length >= GRANULE * 3 // 4:
-        return max(1, round(length / GRANULE)) * GRANULE
+def _key_blocks(length: int) -> int:
+    """A whole number of key blocks near length, or a part of one that divides it."""
+    if length >= KEY_BLOCK * 3 // 4:
+        return max(1, round(length / KEY_BLOCK)) * KEY_BLOCK
     return 32 if length >= 32 else SHORTEST
 
 
@@ -90,16 +90,16 @@ def _lacking(kernel: Kernel, facts: Facts) -> set[Axis]:
     swept = {s.axis for s in kernel.sweeps}
     found: set[Axis] = set()
     for n in kernel.nodes:
-        large = n.kind == "Load" and kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.whole)
+        large = n.kind == "Load" and kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.resident)
         if large and not n.args and facts.inside(n):
             found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= FOLDED}
     return found
 
 
 def _going_on(kernel: Kernel, facts: Facts) -> set[Axis]:
-    """Grid axes along which rows in memory go on where a short sweep ends, as when granules of a mask are summarised:
+    """Grid axes along which rows in memory go on where a short sweep ends, as when key blocks of a mask are summarised:
     memory is read in order."""
-    if kernel.whole or len(kernel.sweeps) != 1:
+    if kernel.resident or len(kernel.sweeps) != 1:
         return set()
     x, found = kernel.sweeps[0].axis, set[Axis]()
     for n in kernel.nodes:
@@ -137,7 +137,7 @@ def _panels(kernel: Kernel, tiling: Tiling) -> int:
     lanes = tiling.lanes(kernel.double)
     panels = math.ceil(kernel.tile[0].size / lanes)
     tasks = math.prod(a.size for a in kernel.grid) * panels
-    features = sum(math.prod(a.size for a in c.axes if a in kernel.whole) for c in kernel.carries)
+    features = sum(math.prod(a.size for a in c.axes if a in kernel.resident) for c in kernel.carries)
     state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
     wanted = max(1, ROWS // lanes)
     return max(1, min(wanted, caches().l2 // 4 // state, tasks // 16 or 1, panels))

@@ -1,4 +1,4 @@
-"""Facts about a kernel's nodes that the C++ plan rests on: which lanes, which loops, how dear, how wide."""
+"""Facts about a kernel's nodes that the C++ plan rests on: which lanes, which loops, how costly, how wide."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Facts:
         for n in kernel.nodes:
             for a in n.args:
                 self.users[a].add(n)
-        rank = [*kernel.whole, *kernel.tile[1:], *[s.axis for s in kernel.sweeps]]
+        rank = [*kernel.resident, *kernel.tile[1:], *[s.axis for s in kernel.sweeps]]
         self._rank = {a: i for i, a in enumerate(rank)}
 
     def never_positive(self, node: Node) -> bool:

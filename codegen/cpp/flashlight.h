@@ -269,34 +269,34 @@ struct Tasks {
 
 // ---------------------------------------------------------------- blocks of a sweep
 
-// Cuts the positions from `from` to `size` into blocks of at most `longest`: runs of granules for which test(from, to), both
-// inclusive, gives the same: 0 is passed over, 1 needs masks, 2 does not.  `coarse` granules may be tested at once.
+// Cuts the positions from `from` to `size` into blocks of at most `longest`: runs of key blocks for which test(from, to), both
+// inclusive, gives the same: 0 is skipped, 1 needs masks, 2 does not.  `coarse` key blocks may be tested at once.
 // Calls block(first, count, whether no masks are needed).
 template <class Test, class Block>
-FL_INLINE void visit(long from, long size, long granule, long longest, long coarse, const Test& test, const Block& block) {
-  const long wide = granule * coarse;
+FL_INLINE void visit(long from, long size, long key_block, long longest, long coarse, const Test& test, const Block& block) {
+  const long wide = key_block * coarse;
   const auto kind = [&](long at, long count) { return test(at, (at + count < size ? at + count : size) - 1); };
   while (from < size) {
     if (coarse > 1 && from % wide == 0 && kind(from, wide) == 0) {
       from += wide;
       continue;
     }
-    const int here = kind(from, granule);
-    long to = from + granule;
+    const int here = kind(from, key_block);
+    long to = from + key_block;
     if (here) {
-      while (to < size && to + granule - from <= longest && kind(to, granule) == here) to += granule;
+      while (to < size && to + key_block - from <= longest && kind(to, key_block) == here) to += key_block;
       block(from, (to < size ? to : size) - from, here == 2);
     }
     from = to;
   }
 }
 
-// What becomes of a block of several granules: 1 unless they are alike.
-template <class Test> FL_INLINE int kind_of(const Test& test, long first, long count, long granule) {
+// What becomes of a block of several key blocks: 1 unless they are alike.
+template <class Test> FL_INLINE int kind_of(const Test& test, long first, long count, long key_block) {
   const long end = first + count;
-  const int here = test(first, (first + granule < end ? first + granule : end) - 1);
-  for (long from = first + granule; from < end; from += granule)
-    if (test(from, (from + granule < end ? from + granule : end) - 1) != here) return 1;
+  const int here = test(first, (first + key_block < end ? first + key_block : end) - 1);
+  for (long from = first + key_block; from < end; from += key_block)
+    if (test(from, (from + key_block < end ? from + key_block : end) - 1) != here) return 1;
   return here;
 }
 

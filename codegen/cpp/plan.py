@@ -287,7 +287,7 @@ class Planner:
     # ------------------------------------------------------------ sharing
 
     def _note_shared(self) -> None:
-        """Dear values that several loops compute: the topmost of them are forced into buffers on the next attempt."""
+        """Costly values that several loops compute: the topmost of them are forced into buffers on the next attempt."""
         shared = {n for n, by in self.uses.items() if len(by) > 1 and self.facts.cost(n) > CHEAP and n.kind != "Carry"}
         below = {a for n in shared for a in n.args}
         tops = {

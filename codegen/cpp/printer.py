@@ -4,7 +4,7 @@ setup     once a task              prologue  once a panel           sweepN_start
 sweepN_shared  once a block of the swept axis                       sweepN_block   once a block and panel
 epilogue  once a panel
 
-Sweeps that pass blocks over also have a test of blocks, a block function for blocks with and without masks, and where
+Sweeps that skip blocks also have a test of blocks, a block function for blocks with and without masks, and where
 needed sweepN_exact, once a panel: whether passing blocks over was right (see visits.py).
 """
 
@@ -52,7 +52,7 @@ class _Printer:
         self.places: dict[Axis, str] = {}
         self.starts: dict[Axis, str] = {}
         self.counts: dict[Axis, str] = {}
-        for axis in dict.fromkeys([*k.grid, *k.tile, *k.whole, *[s.axis for s in k.sweeps]]):
+        for axis in dict.fromkeys([*k.grid, *k.tile, *k.resident, *[s.axis for s in k.sweeps]]):
             self.places[axis] = self.names(axis.name)
         for axis in [*k.tile[1:], *[s.axis for s in k.sweeps]]:
             if axis not in self.starts:
@@ -139,7 +139,7 @@ class _Printer:
                    for t in self.kernel.inputs + self.kernel.outputs]  # fmt: skip
         grid = [f"long {self.places[a]};" for a in self.kernel.grid]
         blocks = [f"long {self.starts[a]}, {self.counts[a]};" for a in self.starts]
-        blocks += ["long visited;  // granules of swept axes that were not passed over"] if self.visits else []
+        blocks += ["long visited;  // key blocks of swept axes that were not skipped"] if self.visits else []
         panel = ["long first, live;  // position of lane 0, lanes that exist"]
         work: list[str] = []
         for b in self.buffers:
@@ -187,19 +187,19 @@ class _Printer:
         return lines
 
     def _visiting(self, name: str, sweep: Sweep, calls: set[str], each: str) -> list[str]:
-        """A sweep that passes blocks over."""
+        """A sweep that skips blocks."""
         axis, visit, longest = sweep.axis, sweep.visit, self.tiling.extent(sweep.axis)
         assert visit is not None
-        granule = step(sweep, longest)
+        key_block = step(sweep, longest)
         rows = "p[0].first, p[panels - 1].first + p[panels - 1].live - 1"
         lines = [*self._test(f"{name}_test", sweep), f"const auto {name} = [&](const auto& test) {{"]
         if f"{name}_start" in calls:
             lines.append(f"  {each} {name}_start(t, g, p[i], w);")
         lines += [
-            f"  visit(0, {axis.size}, {granule}, {longest}, {coarse(sweep, visit)}, test({rows}),",
+            f"  visit(0, {axis.size}, {key_block}, {longest}, {coarse(sweep, visit)}, test({rows}),",
             "        [&](long first, long count, bool full) {",
             f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
-            f"    g.visited += (count + {granule - 1}) / {granule};",
+            f"    g.visited += (count + {key_block - 1}) / {key_block};",
         ]
         if f"{name}_shared" in calls:
             lines.append(f"    {name}_shared(t, g, w);")
@@ -225,15 +225,15 @@ class _Printer:
     def _partial(self, name: str, sweep: Sweep, test: str, shared: bool) -> list[str]:
         """A partial block for one panel: cut again for its own rows, unless panels share what was made of the block."""
         axis, longest = sweep.axis, self.tiling.extent(sweep.axis)
-        granule = step(sweep, longest)
+        key_block = step(sweep, longest)
         if shared:
             return [
-                f"const int kind = kind_of({test}, first, count, {granule});",
+                f"const int kind = kind_of({test}, first, count, {key_block});",
                 f"if (kind == 2) {name}_block<true>(t, g, p[i], w);",
                 f"else if (kind) {name}_block<false>(t, g, p[i], w);",
             ]
         return [
-            f"visit(first, first + count, {granule}, {longest}, 1, {test}, [&](long from, long length, bool all) {{",
+            f"visit(first, first + count, {key_block}, {longest}, 1, {test}, [&](long from, long length, bool all) {{",
             f"  g.{self.starts[axis]} = from, g.{self.counts[axis]} = length;",
             f"  if (all) {name}_block<true>(t, g, p[i], w);",
             f"  else {name}_block<false>(t, g, p[i], w);",
@@ -250,7 +250,7 @@ class _Printer:
         places = {a: f"g.{n}" if a in self.kernel.grid else n for a, n in self.places.items()}
         tensors = {t: f"t.{n}" for t, n in self.tensors.items()}
         test = TestPrinter(self.plan.facts, self.names, places, tensors, rows).lines(name, sweep, sweep.visit)
-        return ["// 0: a block is passed over, 1: it needs masks, 2: it does not", *test]
+        return ["// 0: a block is skipped, 1: it needs masks, 2: it does not", *test]
 
     def _entry(self) -> str:
         k = self.kernel

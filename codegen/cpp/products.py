@@ -53,7 +53,7 @@ class Product:
                 t.dtype is torch.bfloat16
                 and steps[-1] == 1
                 and self.inner.size % 2 == 0
-                and self.inner in facts.kernel.whole
+                and self.inner in facts.kernel.resident
             )
         return t.dtype is (torch.float64 if facts.kernel.double else torch.float32)
 

@@ -39,7 +39,7 @@ class Tiling:
             return kernel
         grid = tuple(a for a in kernel.grid if a not in self.folded)
         sweeps = tuple(replace(s, visit=self._folded_visit(s.visit)) for s in kernel.sweeps)
-        return replace(kernel, grid=grid, whole=(*self.folded, *kernel.whole), sweeps=sweeps)
+        return replace(kernel, grid=grid, resident=(*self.folded, *kernel.resident), sweeps=sweeps)
 
     def _folded_visit(self, visit: Visit | None) -> Visit | None:
         """Tests over all positions of the folded axes."""

@@ -72,7 +72,7 @@ def headers_digest() -> str:
 class Built:
     """A loaded kernel.  Calling it runs the kernel: tensors' addresses in the kernel's order, then threads.
 
-    Returns how many granules of swept axes were visited, over all tiles of sweeps that may pass some over.
+    Returns how many key blocks of swept axes were visited, over all tiles of sweeps that may skip some.
     """
 
     path: Path
@@ -191,7 +191,7 @@ def _compiled(kernel: CppKernel, folder: Path | None, stem: str) -> Built:
 def run(
     built: Built, kernel: Kernel, tensors: Mapping[str, torch.Tensor], outputs: Mapping[str, torch.Tensor], threads: int
 ) -> int:
-    """Run the kernel into `outputs`.  Tensors must have the layout that the kernel describes.  Returns the granules
+    """Run the kernel into `outputs`.  Tensors must have the layout that the kernel describes.  Returns the key blocks
     visited, see Built."""
     found = [tensors[t.name] for t in kernel.inputs] + [outputs[t.name] for t in kernel.outputs]
     for t, have in zip(kernel.inputs + kernel.outputs, found, strict=True):

@@ -1,7 +1,7 @@
-"""Which blocks a sweep computes, as C++: a test of granules, blocks made of runs that are alike, a check afterwards.
+"""Which blocks a sweep computes, as C++: a test of key blocks, blocks made of runs that are alike, a check afterwards.
 
 const auto sweep0_test = [&](long rows_first, long rows_last) {
-  return [=, &t, &g](long x_from, long x_to) -> int {  // 0: passed over, 1: with masks, 2: without
+  return [=, &t, &g](long x_from, long x_to) -> int {  // 0: skipped, 1: with masks, 2: without
     return x_from <= rows_last ? x_to <= rows_first ? 2 : 1 : 0;
   };
 };
@@ -18,20 +18,20 @@ from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.positions import bare
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import GRANULE, Sweep, Visit, first, last
+from flashlight.ir.kernel import KEY_BLOCK, Sweep, Visit, first, last
 from flashlight.ir.program import Node, postorder
 
 COARSE = 8
-"""Granules that are tested at once where the test needs no summaries."""
+"""Key blocks that are tested at once where the test needs no summaries."""
 
 
 def step(sweep: Sweep, longest: int) -> int:
-    """Swept positions that are tested at once: a granule, or a part of one where a block holds less."""
-    return min(GRANULE, longest, sweep.axis.size)
+    """Swept positions that are tested at once: a key block, or a part of one where a block holds less."""
+    return min(KEY_BLOCK, longest, sweep.axis.size)
 
 
 def coarse(sweep: Sweep, visit: Visit) -> int:
-    """How many granules one test may span: summaries are of one granule."""
+    """How many key blocks one test may span: summaries are of one key block."""
     at = first(sweep.axis)
     return 1 if any(n.kind == "Load" and at in n.free for n in postorder([visit.some, visit.every])) else COARSE
 

@@ -249,7 +249,7 @@ def store(state: State, s: Store, text: str, axes: frozenset[Axis]) -> None:
 def starts(state: State) -> int:
     """Write which position of the grid axes and which block of the tile axes this program owns; return their number.
 
-    Where blocks of a sweep are passed over, the last rows come first: they often have most to do.
+    Where blocks of a sweep are skipped, the last rows come first: they often have most to do.
     """
     counts = [(a, a.size) for a in state.kernel.grid]
     counts += [(a, -(-a.size // state.layout.blocks[a])) for a in state.kernel.tile]

@@ -1,12 +1,12 @@
 """Tests of all blocks of a sweep at once: which are visited, and which of them are full.
 
-    n <= m    ->    n_granule = tl.arange(0, 64)
-                    n_first = n_granule * 64
+    n <= m    ->    n_key_block = tl.arange(0, 64)
+                    n_first = n_key_block * 64
                     n_last = n_first + 63
                     visited = n_first <= m_last
                     full = (n_last <= m_first) & visited
 
-Tests are of granules, what summaries are of; a block of several is visited if one of them is, and full if all are.
+Tests are of key blocks, what summaries are of; a block of several is visited if one of them is, and full if all are.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from flashlight.codegen.triton.layout import power_of_two
 from flashlight.codegen.triton.state import State, Value
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import GRANULE, Visit, first, last
+from flashlight.ir.kernel import KEY_BLOCK, Visit, first, last
 from flashlight.ir.program import Node, postorder, value_of
 
 LARGEST_TEST = 16384
-"""Elements of a tile of granules and rows that is reduced over the rows."""
+"""Elements of a tile of key blocks and rows that is reduced over the rows."""
 
-MOST_GRANULES = 4096
-"""Granules that are tested at once."""
+MOST_KEY_BLOCKS = 4096
+"""Key blocks that are tested at once."""
 
 
 @dataclass(frozen=True)
@@ -39,35 +39,35 @@ class Blocks:
 
 
 class BlockTests:
-    """Prints the tests of the blocks of axis x, for all of them or for the granules from number `part` on."""
+    """Prints the tests of the blocks of axis x, for all of them or for the key blocks from number `part` on."""
 
     def __init__(self, state: State, x: Axis, visit: Visit):
         self.state, self.x, self.visit = state, x, visit
         self.ends = frozenset({first(x), last(x)})
         self.block = state.layout.blocks[x]
-        self.unit = min(self.block, GRANULE)
+        self.unit = min(self.block, KEY_BLOCK)
         self.each = self.block // self.unit
-        self.granules = Axis(f"{x.name}_granule", -(-x.size // self.unit))
-        self.width = min(power_of_two(self.granules.size), max(self.each, self._most()))
+        self.key_blocks = Axis(f"{x.name}_key_block", -(-x.size // self.unit))
+        self.width = min(power_of_two(self.key_blocks.size), max(self.each, self._most()))
         self.count = -(-x.size // self.block)
-        state.layout.blocks[self.granules] = self.width
-        state.ends.update(dict.fromkeys(self.ends, self.granules))
+        state.layout.blocks[self.key_blocks] = self.width
+        state.ends.update(dict.fromkeys(self.ends, self.key_blocks))
 
     @property
     def axes(self) -> frozenset[Axis]:
         """What is known where the tests are printed, and not outside."""
-        return self.ends | {self.granules}
+        return self.ends | {self.key_blocks}
 
     @property
     def parts(self) -> str:
         """The range of a loop over parts; "" if all blocks are tested at once."""
-        return f"range(0, {self.granules.size}, {self.width})" if self.width < self.granules.size else ""
+        return f"range(0, {self.key_blocks.size}, {self.width})" if self.width < self.key_blocks.size else ""
 
     def _most(self) -> int:
-        """Granules that can be tested at once: fewer if their tests have a tile of rows."""
+        """Key blocks that can be tested at once: fewer if their tests have a tile of rows."""
         nodes = [n for n in postorder([self.visit.some, self.visit.every]) if n.free & self.ends]
         rows = max((self.state.layout.size(n.free) for n in nodes), default=1)
-        return min(MOST_GRANULES, LARGEST_TEST // rows)
+        return min(MOST_KEY_BLOCKS, LARGEST_TEST // rows)
 
     def emit(self, part: str) -> Blocks:
         """Write the tests in the current scope."""
@@ -82,7 +82,7 @@ class BlockTests:
         end = state.define("block_end", f"tl.minimum({start}{count}, {self.count})") if part else str(self.count)
         numbers = state.define(f"{name}_block", f"{start}tl.arange(0, {count})")
         with state.printing([visit.some, visit.every]):
-            visited = self._test(visit.some, "visited", "max", self.granules.size % self.width > 0)
+            visited = self._test(visit.some, "visited", "max", self.key_blocks.size % self.width > 0)
             full = "" if value_of(visit.every) is False else self._test(visit.every, "full", "min", False)
         if full:
             whole = f" & ({numbers} < {self.x.size // self.block})" if self.x.size % self.block else ""
@@ -90,24 +90,24 @@ class BlockTests:
         return Blocks(visited, full, numbers, begin, end)
 
     def _ends(self, part: str) -> None:
-        """The granules and their first and last positions."""
+        """The key blocks and their first and last positions."""
         state, x = self.state, self.x
         start = f"{part} + " if part else ""
-        granule = state.define(self.granules.name, f"{start}tl.arange(0, {self.width})")
-        low = state.define(first(x).name, f"{granule} * {self.unit}")
+        key_block = state.define(self.key_blocks.name, f"{start}tl.arange(0, {self.width})")
+        low = state.define(first(x).name, f"{key_block} * {self.unit}")
         high = f"{low} + {self.unit - 1}"
         high = state.define(last(x).name, f"tl.minimum({high}, {x.size - 1})" if x.size % self.unit else high)
-        for axis, text in ((self.granules, granule), (first(x), low), (last(x), high)):
-            state.scope.values["position", axis] = Value(text, (self.granules,))
+        for axis, text in ((self.key_blocks, key_block), (first(x), low), (last(x), high)):
+            state.scope.values["position", axis] = Value(text, (self.key_blocks,))
 
     def _test(self, test: Node, hint: str, combine: str, ragged: bool) -> str:
-        """The test of granules as one of blocks."""
+        """The test of key blocks as one of blocks."""
         state = self.state
         state.hints[test] = hint
         value = state.value(test)
-        text, granule = value.text, state.scope.values["position", self.granules].text
+        text, key_block = value.text, state.scope.values["position", self.key_blocks].text
         if ragged or not value.dims:
-            text = f"{text} & ({granule} < {self.granules.size})"
+            text = f"{text} & ({key_block} < {self.key_blocks.size})"
         if self.each > 1:
             shape = f"({self.width // self.each}, {self.each})"
             text = f"tl.{combine}(tl.reshape(({text}).to(tl.int32), {shape}), 1) > 0"

@@ -132,7 +132,7 @@ class Layout:
         self.batch = frozenset(a for c in found for a in c.batch if a not in self.blocked)
         self.heads = self.batch.union(*map(self._score_axes, nodes))
         tests = [n for s in kernel.sweeps if s.visit for n in postorder(s.visit.roots) if n.kind == "Reduce"]
-        axes = [*kernel.whole, *[a for n in nodes for a in axes_of(n)], *[n.attr[1] for n in tests]]
+        axes = [*kernel.resident, *[a for n in nodes for a in axes_of(n)], *[n.attr[1] for n in tests]]
         self.blocks = {a: power_of_two(a.size) for a in axes if a not in self.grid}
         self.blocks.update(blocks)
         self._pad(c for c in found if self.usable(c))

@@ -2,7 +2,7 @@
 
 It was fitted to what ptxas reports for attention kernels (head dims 64 and 128, 16-bit and float32): the carries, the
 score tiles that are held at once (alive.py), the loaded score-sized tiles with the addresses of looked-up elements, the
-constant left operand where matrix instructions read it from registers, and loops that pass blocks over.
+constant left operand where matrix instructions read it from registers, and loops that skip blocks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WIDE = {"POW": 115}
 """Registers of functions that compute in float64, however few elements there are."""
 
 VISITING = {False: (45, 0), True: (46, 30)}
-"""Registers of loops that pass blocks over, and of repeating them; where left operands are in registers, and not."""
+"""Registers of loops that skip blocks, and of repeating them; where left operands are in registers, and not."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _references(kernel: Kernel) -> int:
 
 
 def _visiting(kernel: Kernel, tiling: Tiling, target: Machine) -> int:
-    """Registers of the loops that pass blocks over, and of the one that does them all after all."""
+    """Registers of the loops that skip blocks, and of the one that does them all after all."""
     visits = [s.visit for s in kernel.sweeps if s.visit and 1 < tiling.blocks[s.axis] < s.axis.size]
     if not visits:
         return 0

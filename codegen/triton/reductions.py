@@ -78,7 +78,7 @@ def masked(state: State, text: str, axis: Axis, dims: tuple[Axis, ...], op: str,
 
 
 def identity(op: str, kind: str) -> str:
-    """The neutral element of a reduction, as a literal."""
+    """The identity of a reduction, as a literal."""
     value = MONOIDS[op].identity
     if kind == "float":
         return number(value)

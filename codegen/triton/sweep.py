@@ -72,7 +72,7 @@ class SweepPrinter:
             state.line(f"{self.names[c.node]} = {filled(state, c.op, c.body.dtype, state.dims_of(c.axes))}")
 
     def _redo(self, exact: Node) -> None:
-        """Every block after all, if for some row it was wrong to pass blocks over."""
+        """Every block after all, if for some row it was wrong to skip blocks."""
         state, axis = self.state, self.sweep.axis
         scope = Scope(state.scope, carries={n: Value("") for n in self.nodes})
         with state.inside(scope), state.printing([exact]):

@@ -1,4 +1,4 @@
-"""Sweeps that pass blocks over: bounds and loops.
+"""Sweeps that skip blocks: bounds and loops.
 
     for n_start in range(0, 4096, BLOCK_N): ...               # masks everywhere
 
@@ -24,7 +24,7 @@ from flashlight.ir.kernel import Sweep, Visit
 
 
 def visits_blocks(state: State, sweep: Sweep) -> bool:
-    """Whether the sweep has blocks to pass over at this tiling."""
+    """Whether the sweep has blocks to skip at this tiling."""
     return sweep.visit is not None and 1 < state.layout.blocks[sweep.axis] < sweep.axis.size
 
 

@@ -1,9 +1,9 @@
 """Block maps: which blocks of a sweep a kernel visits, found by evaluating its tests on real data.
 
-    block_map(kernel, sweep, tensors, rows=64)   ->   int8 [grid..., row tiles, granules]:  0 skipped, 1 partial, 2 full
+    block_map(kernel, sweep, tensors, rows=64)   ->   int8 [grid, row tiles, key blocks]: 0 skipped, 1 partial, 2 full
     launch_maps(task, tensors)                   ->   a BlockMap for every sweep of one launch
 
-A block is GRANULE positions of the swept axis by the rows of one task; a report calls it a tile.
+A block is KEY_BLOCK positions of the swept axis by the rows of one task; a report calls it a tile.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from flashlight.ir.evaluate import Evaluator, Span, Value, align
 from flashlight.ir.index import Axis, Expr
-from flashlight.ir.kernel import GRANULE, Kernel, Sweep, Visit, first, last
+from flashlight.ir.kernel import KEY_BLOCK, Kernel, Sweep, Visit, first, last
 
 SKIPPED, PARTIAL, FULL = 0, 1, 2
 
@@ -29,10 +29,10 @@ Rows = int | Mapping[Axis, int]
 class Task:
     """How a target cuts up a kernel.  kernel: as it runs (small grid axes may have moved into the tile).
     rows: positions of each tile axis that one task (CPU) or program (GPU) has.
-    together: swept axes of which so many granules are visited or passed over together; one where nothing is said."""
+    together: swept axes of which so many key blocks are visited or skipped together; one where nothing is said."""
 
     kernel: Kernel
-    rows: Rows = GRANULE
+    rows: Rows = KEY_BLOCK
     together: Mapping[Axis, int] = field(default_factory=dict)
 
 
@@ -40,7 +40,7 @@ class Task:
 class BlockMap:
     """What became of the blocks of one sweep in one launch.
 
-    states: int8 [grid axes..., tiles of each tile axis..., granules]: SKIPPED, PARTIAL or FULL.
+    states: int8 [grid axes..., tiles of each tile axis..., key blocks]: SKIPPED, PARTIAL or FULL.
     """
 
     task: Task
@@ -65,10 +65,10 @@ def rows_of(rows: Rows, axis: Axis) -> int:
     return rows if isinstance(rows, int) else rows[axis]
 
 
-def block_shape(task: Task, sweep: Sweep, granule: int = GRANULE) -> list[int]:
+def block_shape(task: Task, sweep: Sweep, key_block: int = KEY_BLOCK) -> list[int]:
     """How many blocks a sweep has: along each grid axis, each tile axis, and the swept axis."""
     tiles = [-(-a.size // rows_of(task.rows, a)) for a in task.kernel.tile]
-    return [*(a.size for a in task.kernel.grid), *tiles, -(-sweep.axis.size // granule)]
+    return [*(a.size for a in task.kernel.grid), *tiles, -(-sweep.axis.size // key_block)]
 
 
 def block_count(task: Task) -> int:
@@ -83,7 +83,7 @@ def launch_maps(task: Task, tensors: Mapping[str, torch.Tensor]) -> tuple[BlockM
 
 
 def part_map(whole: BlockMap, tensors: Mapping[str, torch.Tensor], step: int) -> BlockMap:
-    """The map of the same sweep in steps of another length than GRANULE."""
+    """The map of the same sweep in steps of another length than KEY_BLOCK."""
     task, sweep = whole.task, whole.sweep
     return BlockMap(task, sweep, block_map(task.kernel, sweep, tensors, task.rows, step))
 
@@ -99,20 +99,20 @@ def block_map(
     sweep: Sweep,
     tensors: Mapping[str, torch.Tensor],
     rows: Rows,
-    granule: int = GRANULE,
+    key_block: int = KEY_BLOCK,
     together: int = 1,
 ) -> torch.Tensor:
-    """What becomes of every block of `granule` swept positions and `rows` rows of the tile (of each tile axis).
+    """What becomes of every block of `key_block` swept positions and `rows` rows of the tile (of each tile axis).
 
-    tensors: inputs and temporaries by name.  Returns int8 [grid axes..., tiles of each tile axis..., granules] on the
+    tensors: inputs and temporaries by name.  Returns int8 [grid axes..., tiles of each tile axis..., key blocks] on the
     CPU; grid axes that change nothing are expanded, not stored.  together: see Task.
     """
-    shape = block_shape(Task(kernel, rows), sweep, granule)
+    shape = block_shape(Task(kernel, rows), sweep, key_block)
     if sweep.visit is None:
         return torch.full((), PARTIAL, dtype=torch.int8).expand(shape)
     out: torch.Tensor | None = None
     for index, spans in _tiles(kernel, rows):
-        found = _tile_map(kernel, sweep, sweep.visit, tensors, spans, granule)
+        found = _tile_map(kernel, sweep, sweep.visit, tensors, spans, key_block)
         if out is None:
             out = torch.empty([*found.shape[:-1], *shape[len(kernel.grid) : -1], shape[-1]], dtype=torch.int8)
         out[(..., *index, slice(None))] = found
@@ -121,7 +121,7 @@ def block_map(
 
 
 def _joined(states: torch.Tensor, together: int) -> torch.Tensor:
-    """The states where `together` granules share a fate: full only if all are, skipped only if all are."""
+    """The states where `together` key blocks share a fate: full only if all are, skipped only if all are."""
     if together == 1:
         return states
     joined = []
@@ -137,15 +137,15 @@ def _tile_map(
     visit: Visit,
     tensors: Mapping[str, torch.Tensor],
     spans: Mapping[Axis, Span],
-    granule: int,
+    key_block: int,
 ) -> torch.Tensor:
-    """int8 [grid axes (1 where they change nothing)..., granules] for the rows of one tile."""
-    x, blocks = sweep.axis, -(-sweep.axis.size // granule)
-    steps = Axis("granule", blocks)
+    """int8 [grid axes (1 where they change nothing)..., key blocks] for the rows of one tile."""
+    x, blocks = sweep.axis, -(-sweep.axis.size // key_block)
+    steps = Axis("key_block", blocks)
     ev = _BlockEvaluator(tensors, _compute(kernel), {**spans, steps: (0, blocks)})
-    begin = torch.arange(blocks, device=ev.device) * granule
+    begin = torch.arange(blocks, device=ev.device) * key_block
     ev.places[first(x)] = (steps,), begin
-    ev.places[last(x)] = (steps,), (begin + granule - 1).clamp(max=x.size - 1)
+    ev.places[last(x)] = (steps,), (begin + key_block - 1).clamp(max=x.size - 1)
     for axis, (lo, hi) in spans.items():
         ev.places[first(axis)] = (), torch.tensor(lo, device=ev.device)
         ev.places[last(axis)] = (), torch.tensor(hi - 1, device=ev.device)

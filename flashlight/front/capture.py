@@ -55,7 +55,7 @@ TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
 FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explicit target fuses them all the same"
 
 
-Dear = tuple[Region, TooMuch]
+Costly = tuple[Region, TooMuch]
 """A region that is too much, and why."""
 Smaller = Callable[[fx.Graph, Found, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
 """Smaller regions in the place of others, see regions/smaller.py."""
@@ -158,10 +158,10 @@ class _GraphCapture:
         self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
         restore(self.graph, attentions)
 
-    def _all(self, regions: Sequence[Region]) -> list[Dear]:
+    def _all(self, regions: Sequence[Region]) -> list[Costly]:
         """Fuse regions or say why not; gives those that are too much, and those like them that are no smaller."""
-        dear: list[Dear] = []
-        known: dict[object, Dear] = {}
+        costly: list[Costly] = []
+        known: dict[object, Costly] = {}
         for number, region in enumerate(regions, 1):
             try:
                 alike, why = known.get(_kind(region), (None, None))
@@ -170,19 +170,19 @@ class _GraphCapture:
                 report = self._region(region, f"region {number} of {len(regions)}, {region.source}")
             except TooMuch as too_much:
                 known.setdefault(_kind(region), (region, too_much))
-                dear.append((region, too_much))
+                costly.append((region, too_much))
             else:
                 self.outcomes += [(region.first, report)] if report is not None else []
-        return dear
+        return costly
 
-    def _again(self, smaller: Smaller, found: Found, dear: list[Dear]) -> list[Dear]:
+    def _again(self, smaller: Smaller, found: Found, costly: list[Costly]) -> list[Costly]:
         """Try regions that are too much in smaller parts; gives those of which no part is fused."""
-        self.insertion.retire({n for r in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in dear]))
+        self.insertion.retire({n for r in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in costly]))
         self.insertion.sort()
-        parts = smaller(self.graph, found, [region for region, _ in dear], self.parameters, _reason)
+        parts = smaller(self.graph, found, [region for region, _ in costly], self.parameters, _reason)
         before = len(self.outcomes)
         failed = self._all(parts)
-        left = [(region, why) for region, why in dear if not any(_within(part, region) for part in self.fused)]
+        left = [(region, why) for region, why in costly if not any(_within(part, region) for part in self.fused)]
         whole = [region for region, _ in left]
         tried = self.outcomes[before:]
         self.outcomes[before:] = [o for o in tried if o[1].fused or not any(o[0] in r.core.inside for r in whole)]
@@ -194,7 +194,7 @@ class _GraphCapture:
     def _left(self, region: Region, why: TooMuch) -> None:
         """What no smaller part is fused of: all of it, if it could be planned, or nothing."""
         try:
-            if not isinstance(why, worth.TooDear):
+            if not isinstance(why, worth.TooCostly):
                 raise why
             self.thrifty = False
             report = self._region(region, region.source)
@@ -204,9 +204,9 @@ class _GraphCapture:
             self.thrifty = True
         self.outcomes += [(region.first, report)] if report is not None else []
 
-    def _note_parts(self, dear: list[Dear]) -> None:
+    def _note_parts(self, costly: list[Costly]) -> None:
         """Say of which regions only parts are fused."""
-        for region, why in dear:
+        for region, why in costly:
             parts = [part for part in self.fused if _within(part, region)]
             if parts and all(part.core is not region.core for part in parts):
                 rest = Decline(f"its region is fused in smaller parts: for the whole, {why.reason}", why.fix)

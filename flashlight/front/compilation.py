@@ -180,7 +180,7 @@ def _kernel_report(details: _Details) -> KernelReport:
 
 @dataclass(frozen=True)
 class _Details:
-    """What takes printing.  visits: whether some sweep of the region may pass blocks over."""
+    """What takes printing.  visits: whether some sweep of the region may skip blocks."""
 
     kernel: Kernel
     program: Program
@@ -240,7 +240,7 @@ class _Details:
     def total(self) -> int:
         """Score tiles: grid times blocks of the tile axes times blocks of each sweep.
 
-        In a region that may pass tiles over they are GRANULE swept positions by the rows of a task.  A kernel that adds
+        In a region that may skip tiles they are KEY_BLOCK swept positions by the rows of a task.  A kernel that adds
         up no products, such as one that prepares the tests of blocks, has none.
         """
         if not flops(self.kernel):
@@ -257,8 +257,8 @@ def _finding(sweep: Sweep) -> str:
     """What it costs to find out which blocks of a sweep matter."""
     if sweep.visit is not None and sweep.visit.cost >= 0.001:
         return f"finding out which blocks matter costs an estimated {sweep.visit.cost:.1%} of the work of all"
-    if sweep.dear:
-        return f"every block is computed: finding out which matter would cost an estimated {sweep.dear:.0%} of the work"
+    if sweep.too_costly:
+        return f"every block is computed: finding out which matter would cost about {sweep.too_costly:.0%} of the work"
     return ""
 
 

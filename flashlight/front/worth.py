@@ -52,12 +52,12 @@ _PRODUCTS_FIX = (
 _SHARED_FIX = "compute what all heads share in a function of its own, with a graph break between"
 
 
-class TooDear(TooMuch):
+class TooCostly(TooMuch):
     """Planned, but smaller regions would cost less, if there are any."""
 
 
 def require(kernels: Iterable[Kernel], nodes: Iterable[fx.Node], smaller: bool) -> None:
-    """Raises :class:`TooMuch` where a kernel is too large, :class:`TooDear` where the kernels compute too much again.
+    """Raises :class:`TooMuch` where a kernel is too large, :class:`TooCostly` where the kernels compute too much again.
 
     nodes: what of the graph they compute.  smaller: whether smaller regions may be possible.  Where they are not, what
     grid instances or tiles compute too much again is not worth fusing: it raises :class:`TooMuch`.
@@ -69,13 +69,13 @@ def require(kernels: Iterable[Kernel], nodes: Iterable[fx.Node], smaller: bool) 
     once, done = sum(map(_products, nodes)), sum(map(_done, kernels))
     times = f"fused as one it computes {done / max(once, 1):.1f} times the products of the graph"
     if smaller and done > MOST_AGAIN * once > 0:
-        raise TooDear(times, _PRODUCTS_FIX)
+        raise TooCostly(times, _PRODUCTS_FIX)
     if not smaller and done > MOST_WHOLE * once > 0 and done > MOST_WHOLE * sum(map(_distinct, kernels)):
         raise TooMuch(f"{times}, most of them again for every row", _PRODUCTS_FIX)
     shared, again = _shared(kernels)
     if smaller and again > MOST_SHARED * shared:
         text = f"fused as one it does {again / shared:.1f} times the work: each head repeats what is the same for all"
-        raise TooDear(text, _SHARED_FIX)
+        raise TooCostly(text, _SHARED_FIX)
 
 
 def _expressions(kernel: Kernel) -> int:

@@ -38,7 +38,7 @@ def _names(axes: frozenset[Axis]) -> str:
 
 def check_kernel(k: Kernel) -> None:
     """Axes are owned once, carries are used after they exist, and the swept axis does not escape its sweep."""
-    owned = [*k.grid, *k.tile, *k.whole]
+    owned = [*k.grid, *k.tile, *k.resident]
     if len(set(owned)) != len(owned):
         _fail("an axis is owned twice", k)
     ready: set[Node] = set()
@@ -64,7 +64,7 @@ def _check_visit(k: Kernel, sweep: Sweep, visit: Visit, ready: set[Node]) -> Non
     for test in (visit.some, visit.every):
         _check_value(k, test, set(), {*k.grid, *ends})
     if visit.exact is not None:
-        _check_value(k, visit.exact, ready, {*k.grid, *k.tile, *k.whole})
+        _check_value(k, visit.exact, ready, {*k.grid, *k.tile, *k.resident})
     known = {n for c in sweep.carries for n in postorder([c.body])}
     if not set(visit.conditions) <= known or any(c.dtype != "bool" for c in visit.conditions):
         _fail("a condition is no truth value of the sweep", k)

@@ -14,7 +14,7 @@ import torch
 
 from flashlight.ir.contraction import contract
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.ir.kernel import FAR, GRANULE, Carry, Kernel, Sweep, Visit, before
+from flashlight.ir.kernel import FAR, KEY_BLOCK, Carry, Kernel, Sweep, Visit, before
 from flashlight.ir.ops import FNS, MONOIDS
 from flashlight.ir.program import Node, Program, Store, Tensor, value_of
 
@@ -313,9 +313,9 @@ def evaluate_program(program: Program, tensors: Mapping[str, torch.Tensor]) -> d
 
 @dataclass(frozen=True)
 class Walk:
-    """How a sweep goes through its granules: those that are not visited are passed over, full ones are not masked.
+    """How a sweep goes through its key blocks: those that are not visited are skipped, full ones are not masked.
 
-    visited, full: truth values of grid and tile axes, one a granule.
+    visited, full: truth values of grid and tile axes, one a key block.
     """
 
     visit: Visit
@@ -327,17 +327,17 @@ class Walk:
         true = (), torch.tensor(True, device=ev.device)
         return Evaluator(ev.tensors, ev.compute, ev.spans, {**ev.known, **dict.fromkeys(self.visit.conditions, true)})
 
-    def step(self, granule: int, full: Value, masked: Value) -> Value:
-        """What a granule contributes."""
-        return _where(self.full[granule], full, masked)
+    def step(self, key_block: int, full: Value, masked: Value) -> Value:
+        """What a key block contributes."""
+        return _where(self.full[key_block], full, masked)
 
-    def kept(self, granule: int, op: str, earlier: Value | None, after: Value) -> Value:
-        """The carry after a granule."""
+    def kept(self, key_block: int, op: str, earlier: Value | None, after: Value) -> Value:
+        """The carry after a key block."""
         identity = (), after[1].new_full((), MONOIDS[op].identity)
-        return _where(self.visited[granule], after, earlier or identity)
+        return _where(self.visited[key_block], after, earlier or identity)
 
     def corrected(self, ev: Evaluator) -> Walk | None:
-        """The walk that computes every granule where passing some over was wrong; None where it was right."""
+        """The walk that computes every key block where skipping some was wrong; None where it was right."""
         if self.visit.exact is None:
             return None
         exact = ev(self.visit.exact)
@@ -362,7 +362,7 @@ def evaluate_kernel(
 ) -> None:
     """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block` (or BLOCK).
 
-    walks: for sweeps that pass blocks over, by number; any other computes all.
+    walks: for sweeps that skip blocks, by number; any other computes all.
     """
     compute = torch.float64 if kernel.double else torch.float32
     final: dict[Node, Value] = {}
@@ -387,7 +387,7 @@ def _sweep(
     # of the largest carry, not of all axes together: a needlessly short block costs roundings
     rows = max((math.prod(a.size for a in c.step.free) for c in sweep.carries), default=1)
     if walk is not None:
-        block = GRANULE
+        block = KEY_BLOCK
     elif size <= block and size * rows > SERIAL_VOLUME:
         block = max(1, SERIAL_VOLUME // rows)
     for lo in range(0, size, block) if size else [0]:

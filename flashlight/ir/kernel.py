@@ -5,7 +5,7 @@
     Sweep(axis, carries, stores, visit)      one loop over an axis: carries accumulate, stores write per-step values
     Kernel(grid, tile, whole, sweeps, stores)
 
-Each grid instance owns one position of every `grid` axis and one block of every `tile` axis; `whole` axes (features,
+Each grid instance owns one position of every `grid` axis and one block of every `tile` axis; `resident` axes (features,
 small head groups) are held entirely.  Sweeps run in order.  Inside the sweep that owns a carry, its Carry node is the
 running value; in later sweeps and in the epilogue stores it is the final value.
 
@@ -74,8 +74,8 @@ def before(carry: Node) -> Node:
 FAR = 1e30
 """The size of references where nothing was found yet: beyond all scores, and finite when it is scaled."""
 
-GRANULE = 64
-"""Positions of a swept axis that are visited or passed over together; summaries hold one value for each so many."""
+KEY_BLOCK = 64
+"""Positions of a swept axis that are visited or skipped together; summaries hold one value for each so many."""
 
 
 def first(axis: Axis) -> Axis:
@@ -92,7 +92,7 @@ def last(axis: Axis) -> Axis:
 class Visit:
     """Which blocks of a sweep are computed.
 
-    A block is a range of swept positions that does not straddle a multiple of GRANULE, for the rows of one tile.
+    A block is a range of swept positions that does not straddle a multiple of KEY_BLOCK, for the rows of one tile.
     `some` and `every` are truth values over grid axes and the `first` and `last` positions of the tile and swept axes;
     a reduction over a tile axis inside them runs over the rows of the tile.
 
@@ -119,14 +119,14 @@ class Sweep:
     """A loop over axis.  Carries are ordered: a body uses only earlier carries of this sweep, or earlier sweeps.
 
     visit: None where every block is computed.
-    dear: where finding out which blocks matter costs too much: the estimated cost, as a part of the work
+    too_costly: where finding out which blocks matter costs too much: the estimated cost, as a part of the work
     """
 
     axis: Axis
     carries: tuple[Carry, ...]
     stores: tuple[Store, ...] = ()
     visit: Visit | None = None
-    dear: float = 0.0
+    too_costly: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Kernel:
     outputs: tuple[Tensor, ...]
     grid: tuple[Axis, ...]
     tile: tuple[Axis, ...]
-    whole: tuple[Axis, ...]
+    resident: tuple[Axis, ...]
     sweeps: tuple[Sweep, ...]
     stores: tuple[Store, ...]
     double: bool = False

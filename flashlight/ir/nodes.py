@@ -199,7 +199,7 @@ def Map(fn: str, *args: Node) -> Node:
     spec = FNS[fn]
     if len(args) != spec.arity:
         raise ValueError(f"{fn} takes {spec.arity} arguments, got {len(args)}")
-    folded = _fold_index(fn, args) or _fold_logic(fn, args) or _fold_neutral(fn, args)
+    folded = _fold_index(fn, args) or _fold_logic(fn, args) or _fold_identity(fn, args)
     if folded is not None:
         return folded
     if spec.commutative:
@@ -284,7 +284,7 @@ def _fold_choice(condition: Node, yes: Node, no: Node) -> Node | None:
     return None
 
 
-def _fold_neutral(fn: str, args: tuple[Node, ...]) -> Node | None:
+def _fold_identity(fn: str, args: tuple[Node, ...]) -> Node | None:
     """x*1, x/1, x+0, x-0, and arithmetic on float constants."""
     if fn in ("MUL", "ADD", "SUB", "DIV", "NEG") and all(a.kind == "Const" and a.dtype == "float" for a in args):
         return Const(float(value_at(fn, *map(number_of, args))))

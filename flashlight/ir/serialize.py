@@ -151,14 +151,14 @@ def kernel_to_json(k: Kernel) -> Json:
         "outputs": [tensor_to_json(t) for t in k.outputs],
         "grid": [axis_to_json(a) for a in k.grid],
         "tile": [axis_to_json(a) for a in k.tile],
-        "whole": [axis_to_json(a) for a in k.whole],
+        "resident": [axis_to_json(a) for a in k.resident],
         "sweeps": [
             [
                 axis_to_json(s.axis),
                 [carry(c) for c in s.carries],
                 [w.store(t) for t in s.stores],
                 visit(s.visit),
-                s.dear,
+                s.too_costly,
             ]
             for s in k.sweeps
         ],
@@ -183,8 +183,8 @@ def kernel_from_json(value: Json) -> Kernel:
         return Visit(r.nodes[some], r.nodes[every], tuple(r.nodes[c] for c in conditions), known, cost)
 
     def sweep(v: Json) -> Sweep:
-        axis, carries, stores, visits, dear = v
-        return Sweep(Axis(*axis), tuple(map(carry, carries)), tuple(map(r.store, stores)), visit(visits), dear)
+        axis, carries, stores, visits, too_costly = v
+        return Sweep(Axis(*axis), tuple(map(carry, carries)), tuple(map(r.store, stores)), visit(visits), too_costly)
 
     def axes(key: str) -> tuple[Axis, ...]:
         return tuple(Axis(*a) for a in value[key])
@@ -195,7 +195,7 @@ def kernel_from_json(value: Json) -> Kernel:
         tuple(map(tensor_from_json, value["outputs"])),
         axes("grid"),
         axes("tile"),
-        axes("whole"),
+        axes("resident"),
         tuple(map(sweep, value["sweeps"])),
         tuple(map(r.store, value["stores"])),
         value["double"],

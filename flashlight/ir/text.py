@@ -113,8 +113,8 @@ def _carry_text(c: Carry, p: Printer) -> str:
 def _sweep_head(s: Sweep, p: Printer) -> list[str]:
     lines = [f"  sweep {s.axis.name} < {s.axis.size}:"]
     if s.visit is None:
-        dear = f"    every block: finding out which matter would cost {s.dear:.2%} of the products"
-        return [*lines, dear] if s.dear else lines
+        too_costly = f"    every block: finding out which matter would cost {s.too_costly:.2%} of the products"
+        return [*lines, too_costly] if s.too_costly else lines
     lines += [*p.define(s.visit.roots, "    "), f"    blocks where {p.show(s.visit.some)}"]
     lines.append(f"    unmasked where {p.show(s.visit.every)}")
     lines += [f"    summaries cost {s.visit.cost:.2%} of the products"] if s.visit.cost else []
@@ -126,7 +126,7 @@ def kernel_text(kernel: Kernel) -> str:
     p = Printer(kernel.roots, kernel.origins)
     head = f"kernel {kernel.name}({', '.join(_tensor_text(t) for t in kernel.inputs)})"
     lines = [head, f"  grid   {_axes_text(kernel.grid)}", f"  tile   {_axes_text(kernel.tile)}"]
-    lines.append(f"  whole  {_axes_text(kernel.whole)}")
+    lines.append(f"  resident  {_axes_text(kernel.resident)}")
     for s in kernel.sweeps:
         lines += _sweep_head(s, p)
         for c in s.carries:

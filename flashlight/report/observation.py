@@ -22,7 +22,7 @@ from flashlight.report.records import KernelReport, RegionReport, Report
 @dataclass(frozen=True, eq=False)
 class Launch:
     """One run of a kernel.  maps: of each of its sweeps.  repeated: blocks that were computed by a second pass, because
-    passing others over was found to be wrong; None where the target does not say."""
+    skipping others was found to be wrong; None where the target does not say."""
 
     maps: tuple[BlockMap, ...]
     repeated: int | None = None
@@ -89,7 +89,7 @@ def _same(run: Run, other: Run) -> bool:
 
 
 def _complete(kernel: KernelReport, launch: Launch) -> None:
-    """Kernels that never pass tiles over know so already."""
+    """Kernels that never skip tiles know so already."""
     if kernel.tiles_visited is None or any(m.sweep.visit for m in launch.maps):
         kernel.tiles_total = sum(m.total for m in launch.maps)
         kernel.tiles_visited = sum(m.visited for m in launch.maps)

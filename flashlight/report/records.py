@@ -38,10 +38,10 @@ class KernelReport(_Plain):
     operations, ``bytes_read`` and ``bytes_written`` bytes of device memory, all of one launch.
 
     ``tiles_visited`` of ``tiles_total`` score tiles were computed, ``tiles_repeated`` of them a second time, because
-    passing others over was found to be wrong; ``None`` where no run was looked at (``flashlight.explain`` and
-    ``flashlight inspect`` do) or the target does not say. In a region that may pass tiles over, a tile is 64 positions
+    skipping others was found to be wrong; ``None`` where no run was looked at (``flashlight.explain`` and
+    ``flashlight inspect`` do) or the target does not say. In a region that may skip tiles, a tile is 64 positions
     of a swept axis by the rows of one task; elsewhere it is the blocks in ``tiles``. ``finding`` says what finding the
-    tiles that matter costs by estimate, or why none is passed over; it is empty where it costs nothing.
+    tiles that matter costs by estimate, or why none is skipped; it is empty where it costs nothing.
 
     ``triton`` is the same kernel for offline compilation, whatever ``language`` is: the keyword arguments of
     ``flashlight.codegen.offline.compile_source`` but ``arch``. ``digest`` is the content hash of the schedule, empty

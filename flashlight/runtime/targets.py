@@ -18,7 +18,7 @@ from flashlight.base.errors import Decline
 from flashlight.base.warn import warn
 from flashlight.ir.evaluate import evaluate_kernel
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import GRANULE, Kernel
+from flashlight.ir.kernel import KEY_BLOCK, Kernel
 
 if TYPE_CHECKING:
     from flashlight.codegen.cpp import Built, Tiling
@@ -186,7 +186,7 @@ class _Native:
         self.kernel, self.tiling, self.built, self.task = kernel, tiling, built, _native_task(kernel, tiling)
         self.reads, self.writes = [t.name for t in kernel.inputs], [t.name for t in kernel.outputs]
         self.visited = 0
-        """Steps of swept axes, parts of a granule where blocks are shorter, that the last run visited."""
+        """Steps of swept axes, parts of a key block where blocks are shorter, that the last run visited."""
 
     def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
         from flashlight.codegen.cpp import launch
@@ -195,13 +195,13 @@ class _Native:
         self.visited = launch(self.built, found, torch.get_num_threads())
 
     def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
-        """What was visited beyond the maps.  Those are found again where steps are parts of a granule."""
-        once, steps = 0, [GRANULE]
+        """What was visited beyond the maps.  Those are found again where steps are parts of a key block."""
+        once, steps = 0, [KEY_BLOCK]
         for m in (m for m in maps if m.sweep.visit is not None):
-            steps.append(min(GRANULE, self.tiling.extent(m.sweep.axis)))
-            fine = m if steps[-1] == GRANULE else part_map(m, tensors, steps[-1])
+            steps.append(min(KEY_BLOCK, self.tiling.extent(m.sweep.axis)))
+            fine = m if steps[-1] == KEY_BLOCK else part_map(m, tensors, steps[-1])
             once += fine.visited
-        return max(0, self.visited - once) * min(steps) // GRANULE
+        return max(0, self.visited - once) * min(steps) // KEY_BLOCK
 
 
 # ---------------------------------------------------------------- Triton
@@ -288,9 +288,9 @@ def tuning_seconds() -> float:
 
 
 def _triton_task(kernel: Kernel, tiling: TritonTiling) -> Task:
-    """Blocks may be longer than a granule; a sweep that is one block passes nothing over."""
+    """Blocks may be longer than a key block; a sweep that is one block skips nothing."""
     sweeps = tuple(s if 1 < tiling.blocks[s.axis] < s.axis.size else replace(s, visit=None) for s in kernel.sweeps)
-    together = {s.axis: max(1, tiling.blocks[s.axis] // GRANULE) for s in sweeps}
+    together = {s.axis: max(1, tiling.blocks[s.axis] // KEY_BLOCK) for s in sweeps}
     return Task(replace(kernel, sweeps=sweeps), {a: tiling.blocks[a] for a in kernel.tile}, together)
 
 

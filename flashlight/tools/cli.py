@@ -33,7 +33,7 @@ kinds of output (--emit):
   amdgcn, hsaco           AMD machine code (default gfx942); hsaco is binary and needs -o
 
 A kernel named summary_* runs first and summarises a mask or ids in blocks: by that the others know which blocks of the
-scores they may pass over. No GPU is needed: kernels are compiled offline. The exit code is the script's; 1 where it
+scores they may skip. No GPU is needed: kernels are compiled offline. The exit code is the script's; 1 where it
 succeeds and something cannot be shown.
 """
 

@@ -21,7 +21,7 @@ import torch
 
 from flashlight.analysis.blocks import FULL, PARTIAL, SKIPPED, BlockMap, rows_of
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import GRANULE, Visit
+from flashlight.ir.kernel import KEY_BLOCK, Visit
 from flashlight.ir.text import Printer
 from flashlight.report.observation import Run
 from flashlight.report.records import RegionReport
@@ -39,7 +39,7 @@ MEANINGS = {FULL: "full: computed without masks", PARTIAL: "partial: computed wi
 @dataclass(frozen=True)
 class Panel:
     """One map.  who: the grid positions it holds for.  alike: how many those are.
-    states: int8 [tiles of rows, granules]."""
+    states: int8 [tiles of rows, key blocks]."""
 
     who: str
     alike: int
@@ -67,7 +67,7 @@ class Picture:
 
 
 def pictures(regions: Sequence[RegionReport], run: Run) -> Iterator[Picture]:
-    """A picture of every sweep that may pass blocks over, of regions that visited the same."""
+    """A picture of every sweep that may skip blocks, of regions that visited the same."""
     names = ", ".join(f"{r.name or 'region'} ({r.source or '?'})" for r in regions[:3])
     names += f" and {len(regions) - 3} more" if len(regions) > 3 else ""
     for m in (m for launch in run for m in launch.maps):
@@ -182,7 +182,7 @@ def _shrunk(states: torch.Tensor, step: tuple[int, int]) -> torch.Tensor:
 
 def _block_size(picture: Picture) -> tuple[int, int]:
     """Positions of a block along the rows and along the swept axis."""
-    return (rows_of(picture.found.task.rows, picture.rows) if picture.rows is not None else 1), GRANULE
+    return (rows_of(picture.found.task.rows, picture.rows) if picture.rows is not None else 1), KEY_BLOCK
 
 
 # ---------------------------------------------------------------- as PNG
@@ -214,8 +214,8 @@ def _draw(axes: Any, picture: Picture, panel: Panel) -> None:
 
     x, rows = picture.found.sweep.axis, picture.rows
     height, width = _block_size(picture)
-    tiles, granules = panel.states.shape
-    extent = (0, granules * width, tiles * height, 0)
+    tiles, key_blocks = panel.states.shape
+    extent = (0, key_blocks * width, tiles * height, 0)
     colours = ListedColormap([COLOURS[s] for s in (SKIPPED, PARTIAL, FULL)])
     axes.imshow(panel.states.numpy(), cmap=colours, vmin=0, vmax=2, extent=extent, interpolation="nearest")
     axes.set_xlim(0, x.size)

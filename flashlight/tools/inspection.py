@@ -119,7 +119,7 @@ def _present_masks(
             else:
                 sink.put(f"{name}.png", picture_png(picture))
     if not shown:
-        print("no region of this run passes blocks over: every block of scores is computed")
+        print("no region of this run skips blocks: every block of scores is computed")
 
 
 def _distinct_kernels(reports: list[Report]) -> dict[str, KernelReport]:

@@ -16,8 +16,8 @@ from flashlight.ir.kernel import Kernel, Schedule, Sweep, carry_nodes
 from flashlight.ir.program import Node, Program, Store, inherited_origins, postorder, substitute
 from flashlight.passes.program.align import align_stores
 from flashlight.passes.program.temporaries import Temporaries
-from flashlight.passes.schedule.cut import cut
 from flashlight.passes.schedule.joint import joint_extrema
+from flashlight.passes.schedule.materialise import materialise
 from flashlight.passes.schedule.sites import Sites
 from flashlight.passes.schedule.stream import Streamer
 from flashlight.passes.schedule.sweep import Swept, scores, sweep, two_sides
@@ -40,17 +40,17 @@ def _levels(program: Program) -> list[list[Store]]:
 
 
 def _no_cut(node: Node) -> Node:
-    raise InternalError(f"a statistic was not cut before scheduling: {node.attr}")
+    raise InternalError(f"a statistic was not materialised before scheduling: {node.attr}")
 
 
 def _swept(program: Program) -> tuple[Program, list[list[Swept]]]:
-    """The sweeps of all stores by level.  Where other names led to another choice, what that needs is cut too."""
+    """The sweeps of all stores by level.  What another choice, for other names, needs is materialised too."""
     for _ in range(MAX_ROUNDS):
-        cuts, sites = Temporaries(program), Sites()
-        levels = [[sweep(s, cuts, sites) for s in align_stores(level)] for level in _levels(program)]
-        if not cuts.tensors:
+        temporaries, sites = Temporaries(program), Sites()
+        levels = [[sweep(s, temporaries, sites) for s in align_stores(level)] for level in _levels(program)]
+        if not temporaries.tensors:
             return program, levels
-        program = cut(program.with_stores(s for level in _levels(program) for s in align_stores(level)))
+        program = materialise(program.with_stores(s for level in _levels(program) for s in align_stores(level)))
     raise InternalError("choosing sweeps does not come to an end")
 
 
@@ -102,7 +102,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
     maps, epilogue = _map_sweeps(stores, rows)
     grid = tuple(sorted(rows - set(tile), key=lambda a: a.key))
     every = [*sweeps, *maps]
-    whole = _whole_axes(every, epilogue, {*grid, *tile})
+    resident = _resident_axes(every, epilogue, {*grid, *tile})
     used = {n.attr[0] for n in _nodes(every, epilogue) if n.kind == "Load"}
     return Kernel(
         name,
@@ -110,7 +110,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
         tuple(tensors[s.tensor] for s in (x.store for x in group)),
         grid,
         tile,
-        whole,
+        resident,
         tuple(every),
         tuple(epilogue),
         program.compute.itemsize == 8,
@@ -167,7 +167,7 @@ def _nodes(sweeps: Sequence[Sweep], epilogue: Sequence[Store]) -> list[Node]:
     return postorder([*roots, *(t.value for t in epilogue)])
 
 
-def _whole_axes(sweeps: Sequence[Sweep], epilogue: Sequence[Store], taken: set[Axis]) -> tuple[Axis, ...]:
+def _resident_axes(sweeps: Sequence[Sweep], epilogue: Sequence[Store], taken: set[Axis]) -> tuple[Axis, ...]:
     """Every other axis: features, and small groups that are reduced inside a tile."""
     swept = {s.axis for s in sweeps}
     found: set[Axis] = set()

@@ -3,12 +3,12 @@
 The outermost reduction over other reductions decides the swept axis.  Every reduction that runs over the same axis of
 the same tensors joins the sweep (it is rewritten to bind the shared axis `x`).  A reduction inside the sweep that
 depends on the swept position but not on every row axis, or that reduces scores to one number a swept position, is a
-statistic of the other direction: it is computed once, by an earlier kernel, and loaded (a cut).
+statistic of the other direction: it is computed once, by an earlier kernel, and loaded: it is materialised.
 
     o[m, d] = sum[n](exp(s[m, n]) / sum[m'](exp(s[m', n])) * v[n, d])
         ->   t0[n] = sum[x](exp(s[x, n]));    o[m, d] = sum[x](exp(s[m, x]) / t0[x] * v[x, d])
 
-A store is never cut as a whole: what is cut is always smaller than what it is cut from.
+A store is never materialised as a whole: what is materialised is always smaller than what it is part of.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Const, Index, Map, Node, Reduce, Store, postorder, rebuild, substitute
 from flashlight.passes.schedule.sites import Sites
 
-CutFn = Callable[[Node], Node]
+MaterialiseFn = Callable[[Node], Node]
 """Registers a statistic and returns the Load that replaces it."""
 
 MAX_GROUP = 16
@@ -53,7 +53,7 @@ class Swept:
     store: Store
     axis: Axis | None
     rows: frozenset[Axis] = frozenset()
-    cut: bool = False
+    materialised: bool = False
 
 
 @dataclass
@@ -63,22 +63,22 @@ class _Walk:
     axis: Axis
     along: int
     rows: frozenset[Axis]
-    cut: CutFn
+    materialise: MaterialiseFn
     row_sites: int
     outer: Node
     root: Node
     sites: Sites
     memo: dict[Node, Node] = field(default_factory=dict)
-    cuts: int = 0
+    materialised: int = 0
 
     def __call__(self, root: Node) -> Node:
         for node in postorder([root], lambda n: self.role(n) == "tile"):
             if node in self.memo:
                 continue
             role = self.role(node)
-            if role == "cut":
-                self.memo[node] = self.cut(node)
-                self.cuts += 1
+            if role == "materialise":
+                self.memo[node] = self.materialise(node)
+                self.materialised += 1
             elif role == "sweep":
                 self.memo[node] = self._join(node)
             else:
@@ -126,11 +126,11 @@ class _Walk:
         if self.axis in node.free:
             if body.level == 0 or (self.rows <= node.free and not self._across(node)):
                 return "tile"
-            return "cut"
+            return "materialise"
         here = self.sites.of(body, axis)
         if (here & self.along or self._runs_beside(node, here)) and self._offset(node) is not None:
             return "sweep"
-        return "cut" if body.level >= 1 and here & self.row_sites and node is not self.root else "tile"
+        return "materialise" if body.level >= 1 and here & self.row_sites and node is not self.root else "tile"
 
     def _runs_beside(self, node: Node, here: int) -> bool:
         """Whether a reduction over other tensors may share the loop: over scores as many as the swept ones."""
@@ -164,7 +164,7 @@ def scores(body: Node, axis: Axis) -> list[Node]:
     return [r for r in reductions(body) if r.args[0].level == 0 and axis in r.free]
 
 
-def sweep(store: Store, cut: CutFn, sites: Sites) -> Swept:
+def sweep(store: Store, materialise: MaterialiseFn, sites: Sites) -> Swept:
     """Choose the swept axis of a store and rewrite its value for it.  sites: what is known of other stores' values.
 
     The outermost reduction decides, unless a larger one would have to be held inside its tiles.
@@ -172,23 +172,23 @@ def sweep(store: Store, cut: CutFn, sites: Sites) -> Swept:
     outers = candidates(store.value)
     if not outers:
         return Swept(store, None, frozenset(store.axes))
-    walk = _chosen(store, outers, cut, sites)
+    walk = _chosen(store, outers, materialise, sites)
     along = _written_along(store, walk)
     if along is not None:
         return Swept(store, None, frozenset(store.axes) - {along})
     value = walk(store.value)
-    return Swept(Store(store.tensor, store.index, value), walk.axis, walk.rows, walk.cuts > 0)
+    return Swept(Store(store.tensor, store.index, value), walk.axis, walk.rows, walk.materialised > 0)
 
 
-def _chosen(store: Store, outers: list[Node], cut: CutFn, sites: Sites) -> _Walk:
-    walks: Iterator[_Walk] = (_walk(store, outer, cut, sites) for outer in outers)
+def _chosen(store: Store, outers: list[Node], materialise: MaterialiseFn, sites: Sites) -> _Walk:
+    walks: Iterator[_Walk] = (_walk(store, outer, materialise, sites) for outer in outers)
     first = next(walks)
     if first.held() <= first.axis.size:
         return first
     return next((w for w in walks if w.held() <= w.axis.size), first)
 
 
-def _walk(store: Store, outer: Node, cut: CutFn, sites: Sites) -> _Walk:
+def _walk(store: Store, outer: Node, materialise: MaterialiseFn, sites: Sites) -> _Walk:
     x = Axis("x", outer.attr[1].size)
     body = substitute(outer.args[0], {outer.attr[1]: of(x)})
     rows = _rows(store, body, x)
@@ -200,7 +200,7 @@ def _walk(store: Store, outer: Node, cut: CutFn, sites: Sites) -> _Walk:
             row_sites |= sites.of(score, a)
     # row dimensions of tensors that the swept axis does not index: the query side
     row_sites &= ~along & ~sites.tensors(sites.of(body, x))
-    return _Walk(x, along, rows, cut, row_sites, outer, store.value, sites)
+    return _Walk(x, along, rows, materialise, row_sites, outer, store.value, sites)
 
 
 def _groups_held(body: Node, x: Axis, rows: frozenset[Axis], sites: Sites) -> frozenset[Axis]:

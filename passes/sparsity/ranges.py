@@ -6,8 +6,8 @@
 
 The range of a truth value is (true everywhere, true somewhere).  A monotone function takes its extremes where its
 arguments do (ops.Fn.monotone); of any other function only the value at a single point is known.  What is loaded by the
-swept position alone comes from summaries, one a granule; a truth value that is loaded by both rows and swept position
-is reduced over the granule for each row.
+swept position alone comes from summaries, one a key block; a truth value that is loaded by both rows and swept position
+is reduced over the key block for each row.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Ranges:
         self,
         x: Axis,
         tile: tuple[Axis, ...],
-        whole: tuple[Axis, ...],
+        resident: tuple[Axis, ...],
         summaries: Summaries,
         within: Mapping[Expr, Limits] | None = None,
         sets: bool = True,
     ):
-        self.x, self.tile, self.whole, self.summaries, self.sets = x, tile, whole, summaries, sets
+        self.x, self.tile, self.resident, self.summaries, self.sets = x, tile, resident, summaries, sets
         self.within = within or {}
-        self.moving = {x, *tile, *whole}
+        self.moving = {x, *tile, *resident}
         self._memo: dict[Node, Range | None] = {}
         self._spans: dict[Node, Span] = {}
 
@@ -81,8 +81,8 @@ class Ranges:
         return found
 
     def _summarised(self, n: Node) -> Range:
-        """Over the granule, then over the rows of the tile and the whole axes."""
-        lo, hi = self.summaries.over_granules(n, self.x) if self.x in n.free else (n, n)
+        """Over the key block, then over the rows of the tile and the resident axes."""
+        lo, hi = self.summaries.over_key_blocks(n, self.x) if self.x in n.free else (n, n)
         down, up = ("MIN", "MAX") if n.dtype != "bool" else ("ANY", "ANY")
         if n.dtype == "bool":
             lo = Map("NOT", lo)
@@ -112,7 +112,7 @@ class Ranges:
         return lo, hi
 
     def _end(self, axis: Axis, low: bool) -> Expr:
-        if axis in self.whole:
+        if axis in self.resident:
             return const(0 if low else axis.size - 1)
         return of(first(axis) if low else last(axis))
 
@@ -189,8 +189,8 @@ class Ranges:
         )
 
     def _set(self, n: Node) -> Node:
-        """The remainders of an integer over the granule or the rows of the tile, and the whole axes."""
-        out = self.summaries.set_over_granules(n, self.x) if self.x in n.free else remainder(n)
+        """The remainders of an integer over the key block or the rows of the tile, and the resident axes."""
+        out = self.summaries.set_over_key_blocks(n, self.x) if self.x in n.free else remainder(n)
         for axis in sorted(n.free & self.moving - {self.x}, key=lambda a: a.key):
             out = Reduce("ANY", axis, out)
         return out
@@ -204,7 +204,7 @@ class Ranges:
         limits = _limits(parts)
         if limits == self.within or not any(lo is not None or hi is not None for lo, hi in limits.values()):
             return some
-        inside = Ranges(self.x, self.tile, self.whole, self.summaries, limits, self.sets)
+        inside = Ranges(self.x, self.tile, self.resident, self.summaries, limits, self.sets)
         out = Const(True)
         for part in parts:
             out = Map("AND", out, inside.truth(part)[1])

@@ -1,6 +1,6 @@
 """What a test of blocks needs to know of data: computed once, by stores of their own, and loaded.
 
-min over granules of doc[b, n]   ->   t0[b, j] = min[c < 64](doc[b, 64*j + c]),  loaded as t0[b, n_first // 64]
+min over key blocks of doc[b, n]   ->   t0[b, j] = min[c < 64](doc[b, 64*j + c]),  loaded as t0[b, n_first // 64]
 
 A few integers are kept as the set of their remainders by 64, the bits of one number: 1 << (doc & 63), "or" over all.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flashlight.ir.index import Axis, divmod_expr, of
-from flashlight.ir.kernel import GRANULE, first
+from flashlight.ir.kernel import KEY_BLOCK, first
 from flashlight.ir.program import Const, Index, Map, Node, Reduce, substitute
 from flashlight.passes.program.temporaries import Temporaries
 
@@ -21,34 +21,34 @@ _START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): f
 
 
 class Summaries:
-    """Registers the summaries of a kernel's sweep with these tile and whole axes and so many scores."""
+    """Registers the summaries of a kernel's sweep with these tile and resident axes and so many scores."""
 
-    def __init__(self, temporaries: Temporaries, tile: tuple[Axis, ...], whole: tuple[Axis, ...], scores: int):
-        self.temporaries, self.tile, self.whole, self.scores = temporaries, tile, whole, scores
+    def __init__(self, temporaries: Temporaries, tile: tuple[Axis, ...], resident: tuple[Axis, ...], scores: int):
+        self.temporaries, self.tile, self.resident, self.scores = temporaries, tile, resident, scores
 
-    def over_granules(self, node: Node, x: Axis) -> tuple[Node, Node]:
-        """(smallest, largest) in the granule of x that a block lies in; of truth values (everywhere, somewhere)."""
+    def over_key_blocks(self, node: Node, x: Axis) -> tuple[Node, Node]:
+        """(smallest, largest) in the key block of x that a block lies in; of truth values (everywhere, somewhere)."""
         if node.dtype == "bool":
-            missing = self._granule("ANY", Map("NOT", node), x)
-            return Map("NOT", missing), self._granule("ANY", node, x)
-        return self._granule("MIN", node, x), self._granule("MAX", node, x)
+            missing = self._key_block("ANY", Map("NOT", node), x)
+            return Map("NOT", missing), self._key_block("ANY", node, x)
+        return self._key_block("MIN", node, x), self._key_block("MAX", node, x)
 
-    def set_over_granules(self, node: Node, x: Axis) -> Node:
-        """The remainders that integers have in the granule of x that a block lies in."""
-        return self._granule("ANY", remainder(node), x)
+    def set_over_key_blocks(self, node: Node, x: Axis) -> Node:
+        """The remainders that integers have in the key block of x that a block lies in."""
+        return self._key_block("ANY", remainder(node), x)
 
-    def _granule(self, op: str, node: Node, x: Axis) -> Node:
-        block = Axis(f"{x.name}_granule", -(-x.size // GRANULE))
-        within = Axis("c", GRANULE)
-        position = of(block) * GRANULE + of(within)
+    def _key_block(self, op: str, node: Node, x: Axis) -> Node:
+        block = Axis(f"{x.name}_key_block", -(-x.size // KEY_BLOCK))
+        within = Axis("c", KEY_BLOCK)
+        position = of(block) * KEY_BLOCK + of(within)
         body = substitute(node, {x: position})
-        if x.size % GRANULE:
+        if x.size % KEY_BLOCK:
             inside = Map("LT", Index(position), Const(x.size))
             body = Map("WHERE", inside, body, Const(_START[op, node.dtype]))
         value = Reduce(op, within, body)
         found = self.temporaries.load(value, self._ordered(value.free))
         self.temporaries.conditions.add(found.attr[0])
-        return substitute(found, {block: divmod_expr(of(first(x)), GRANULE)[0]})
+        return substitute(found, {block: divmod_expr(of(first(x)), KEY_BLOCK)[0]})
 
     def largest(self, load: Node, x: Axis) -> Node | None:
         """The largest absolute value (NaN if any is) of a load by grid position, whatever the row and swept position;
@@ -59,13 +59,13 @@ class Summaries:
         value = Map("ABS", load)
         for axis in sides:
             value = self.temporaries.load(Reduce("MAX", axis, value), self._ordered(value.free - {axis}))
-        for axis in sorted(value.free & set(self.whole), key=lambda a: a.key):
+        for axis in sorted(value.free & set(self.resident), key=lambda a: a.key):
             value = Reduce("MAX", axis, value)
         return value
 
     def _ordered(self, axes: Iterable[Axis]) -> list[Axis]:
         """Features and rows innermost: they are read together."""
-        inner = (*self.whole, *self.tile)
+        inner = (*self.resident, *self.tile)
         return sorted(axes, key=lambda a: (inner.index(a) if a in inner else -1, a.key))
 
 

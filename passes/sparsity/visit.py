@@ -4,7 +4,7 @@
         ->   blocks where n_first <= i_last, unmasked where n_last <= i_first
 
 A block is visited if some position of it may change some carry, or if what makes its contribution nothing (finite
-values, see neutral.py) does not hold.
+values, see identity.py) does not hold.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from functools import reduce
 from math import prod
 
 from flashlight.base.errors import Decline
-from flashlight.ir.kernel import GRANULE, Kernel, Sweep, Visit
+from flashlight.ir.kernel import KEY_BLOCK, Kernel, Sweep, Visit
 from flashlight.ir.program import Const, Map, Node, Store, Tensor, postorder, value_of
 from flashlight.passes.program.temporaries import Temporaries
-from flashlight.passes.sparsity.neutral import neutral
+from flashlight.passes.sparsity.identity import identity_conditions
 from flashlight.passes.sparsity.ranges import Ranges
 from flashlight.passes.sparsity.summaries import Summaries
 
@@ -32,7 +32,7 @@ TRUE, FALSE = Const(True), Const(False)
 
 
 def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
-    """The kernel with a Visit on every sweep that may pass blocks over; loads summaries registered in temporaries."""
+    """The kernel with a Visit on every sweep that may skip blocks; loads summaries registered in temporaries."""
     sweeps = tuple(_with_visit(s, kernel, temporaries) for s in kernel.sweeps)
     loaded = {n.attr[0] for s in sweeps if s.visit for n in postorder(s.visit.roots) if n.kind == "Load"}
     have = {t.name for t in kernel.inputs}
@@ -42,7 +42,7 @@ def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
 
 
 def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep:
-    if sweep.stores or not sweep.carries or sweep.axis.size < 2 * GRANULE:
+    if sweep.stores or not sweep.carries or sweep.axis.size < 2 * KEY_BLOCK:
         return sweep
     mark, share = temporaries.mark(), 0.0
     for sets in (True, False):
@@ -58,7 +58,7 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
             temporaries.keep(mark, used)
             return replace(sweep, visit=visit and replace(visit, cost=share))
         temporaries.keep(mark, ())
-    return replace(sweep, dear=share)
+    return replace(sweep, too_costly=share)
 
 
 def _cost(summary: Store, condition: bool) -> float:
@@ -76,13 +76,13 @@ def _work(sweep: Sweep, kernel: Kernel) -> float:
 
 def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -> Visit | None:
     scores = prod(a.size for a in (*kernel.grid, *kernel.tile, sweep.axis))
-    summaries = Summaries(temporaries, kernel.tile, kernel.whole, scores)
+    summaries = Summaries(temporaries, kernel.tile, kernel.resident, scores)
     own = {c.node: c for c in sweep.carries}
-    per_carry = [neutral(c, own, sweep.axis, summaries) for c in sweep.carries]
+    per_carry = [identity_conditions(c, own, sweep.axis, summaries) for c in sweep.carries]
     if not all(per_carry):
         return None
     found = [n for ns in per_carry for n in ns]
-    ranges = Ranges(sweep.axis, kernel.tile, kernel.whole, summaries, sets=sets)
+    ranges = Ranges(sweep.axis, kernel.tile, kernel.resident, summaries, sets=sets)
     live = dict.fromkeys(_all(n.condition for n in ns) for ns in per_carry)
     some = _any(ranges.truth(condition)[1] for condition in live)
     conditions = tuple(dict.fromkeys(n.condition for n in found if n.masks))

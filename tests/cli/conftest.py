@@ -44,7 +44,7 @@ def script(tmp_path: Path) -> str:
 
 @pytest.fixture
 def causal(tmp_path: Path) -> str:
-    """A script with causal attention over four granules."""
+    """A script with causal attention over four key blocks."""
     path = tmp_path / "causal.py"
     path.write_text(ATTENTION)
     return str(path)

@@ -22,7 +22,7 @@ def test_masks_of_other_kernels_are_not(causal: str, script: str, capsys: pytest
     assert cli.main(["inspect", causal, "--emit", "mask", "--kernel", "nothing"]) == 1
     assert "mask.txt" not in capsys.readouterr().out
     assert cli.main(["inspect", script, "--emit", "mask"]) == 0
-    assert "no region of this run passes blocks over" in capsys.readouterr().out
+    assert "no region of this run skips blocks" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not request.can_write_pictures(), reason="matplotlib is not installed")

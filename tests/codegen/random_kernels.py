@@ -186,7 +186,7 @@ class Draw:
 
 
 def random_case(seed: int) -> tuple[Case, Program]:
-    """(kernel that may pass blocks over, the program of its summaries)."""
+    """(kernel that may skip blocks, the program of its summaries)."""
     draw = Draw(seed)
     kernel = draw.kernel()
     temporaries = Temporaries(Program(kernel.inputs, (), ()))

@@ -1,4 +1,4 @@
-"""Native kernels that pass blocks over compute what the kernel says, and visit the blocks that the map says."""
+"""Native kernels that skip blocks compute what the kernel says, and visit the blocks that the map says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(available() is not None, reason="no C++ compiler
 def compare(
     program: Program, tensors: dict[str, torch.Tensor], folder: Path, isa: Isa | None = None
 ) -> list[tuple[int, int]]:
-    """Runs every kernel natively and evaluated; (granules visited, granules the map visits) of those with visits."""
+    """Runs every kernel natively and evaluated; (key blocks visited, key blocks of the map) of those with visits."""
     isa, cpu, out = isa or detect_isa(), torch.device("cpu"), []
     kernels = compile_program(program)[0].kernels
     tilings = [default_tiling(k, isa) for k in kernels]
@@ -76,7 +76,7 @@ def test_unsorted_ids(mask: str, values: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if runs_here(isa)])
 @pytest.mark.parametrize("name", ["mask", "padding"])
-def test_tensors_that_end_inside_a_granule(name: str, isa: Isa, tmp_path: Path) -> None:
+def test_tensors_that_end_inside_a_key_block(name: str, isa: Isa, tmp_path: Path) -> None:
     m, n = Axis("o1", 70), Axis("n", 517)
     b = Builder(torch.float32)
     attention(b, "-inf", integers(b, name, torch.bool, m if name == "mask" else H, n), m, n)

@@ -1,4 +1,4 @@
-"""Sweeps that pass blocks over: the interpreted kernel computes what visiting every block does, and passes over the
+"""Sweeps that skip blocks: the interpreted kernel computes what visiting every block does, and passes over the
 blocks that the block map says."""
 
 from __future__ import annotations
@@ -207,14 +207,14 @@ def test_same_as_every_block(name: str, cache: str):
 
 
 def test_summaries_of_ids():
-    """Smallest, largest and the set of each granule, from a kernel of their own."""
+    """Smallest, largest and the set of each key block, from a kernel of their own."""
     b, _, tensors = with_ids("same", "large and negative")
     for kernel in compile_program(b.program)[0].kernels[:-1]:
         Case(kernel, tensors).compare(default_tiling(kernel, "sm_90"))
 
 
 @pytest.mark.parametrize("name", ["causal", "window", "window and sinks", "documents", "dense"])
-def test_blocks_of_several_granules(name: str, cache: str):
+def test_blocks_of_several_key_blocks(name: str, cache: str):
     case = attention(name, cache, 333)
     case.compare(case.tiling(64, 128), case.tiling(128, 256))
 
@@ -248,8 +248,8 @@ def test_ends(size: int, cache: str):
 
 @pytest.mark.parametrize("name", ["window", "window and sinks", "documents causal", "dense"])
 def test_part_by_part(name: str, cache: str, monkeypatch: pytest.MonkeyPatch):
-    """So few granules at once that a sweep has several parts."""
-    monkeypatch.setattr(block_tests, "MOST_GRANULES", 2)
+    """So few key blocks at once that a sweep has several parts."""
+    monkeypatch.setattr(block_tests, "MOST_KEY_BLOCKS", 2)
     case = attention(name, cache, 333, fill=-1e9)
     assert "_part in range" in print_kernel(case.kernel, case.tiling(64, 64)).source
     case.compare(case.tiling(64, 64), case.tiling(64, 128), case.tiling(64, 32))
@@ -300,7 +300,7 @@ def test_large_blocks_are_visited_if_a_part_of_them_is(cache: str):
     assert torch.equal(coarse == FULL, fine.unflatten(-1, (4, 2)).amin(-1) == FULL)
 
 
-def test_all_blocks_are_visited_again_where_passing_over_was_wrong(cache: str):
+def test_all_blocks_are_visited_again_where_skipping_was_wrong(cache: str):
     """Rows beyond the window of all keys: one redo of every block, besides the visited ones."""
     case = attention("padding", cache, 256, fill=-1e9)
     case.tensors = {n: torch.zeros_like(t) if t.dtype is torch.bool else t for n, t in case.tensors.items()}

@@ -127,7 +127,7 @@ def test_a_partial_sum_joins_the_sweep() -> None:
     part = Axis("j", 4)
     b.store(total(part, substitute(p, {N: of(part) + 2})), H, M)
     (kernel,) = compiled(b).kernels
-    assert len(kernel.sweeps) == 1 and part.size not in {a.size for a in kernel.whole} - {E.size}
+    assert len(kernel.sweeps) == 1 and part.size not in {a.size for a in kernel.resident} - {E.size}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -172,7 +172,7 @@ def test_unmasked_products_are_reassociated_to_linear_time() -> None:
     b.store(total(N, mul(s, b.at("v", H, N, E))), H, long, E)
     schedule = compiled(b)
     assert [t.shape for t in schedule.temporaries] in ([(H.size, D.size, E.size)], [(H.size, E.size, D.size)])
-    assert all(N not in k.whole and len(k.sweeps) == 1 for k in schedule.kernels)
+    assert all(N not in k.resident and len(k.sweeps) == 1 for k in schedule.kernels)
 
 
 def test_a_mask_between_the_contractions_keeps_their_order() -> None:

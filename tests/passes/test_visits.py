@@ -1,4 +1,4 @@
-"""Blocks that are passed over hold nothing live, full blocks nothing masked, and known masks are found exactly."""
+"""Blocks that are skipped hold nothing live, full blocks nothing masked, and known masks are found exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from flashlight.analysis.blocks import FULL, SKIPPED, block_map
 from flashlight.ir.evaluate import Evaluator, evaluate_kernel, new_output
 from flashlight.ir.index import Axis, of
-from flashlight.ir.kernel import GRANULE, Kernel
+from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.program import Const, Index, Map, Node, Program, postorder
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.sparsity import visit
@@ -36,20 +36,20 @@ def truth(condition: Node, m: Axis, n: Axis, tensors: dict[str, torch.Tensor]) -
 
 
 def brute(mask: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(any, all) of each block, [H, tiles, granules]."""
+    """(any, all) of each block, [H, tiles, key blocks]."""
     out = []
     for fill, op in ((False, torch.any), (True, torch.all)):
         h, m, n = mask.shape
-        whole = torch.full((h, -(-m // rows) * rows, -(-n // GRANULE) * GRANULE), fill)
+        whole = torch.full((h, -(-m // rows) * rows, -(-n // KEY_BLOCK) * KEY_BLOCK), fill)
         whole[:, :m, :n] = mask
-        blocks = whole.reshape(h, -1, rows, whole.shape[-1] // GRANULE, GRANULE)
+        blocks = whole.reshape(h, -1, rows, whole.shape[-1] // KEY_BLOCK, KEY_BLOCK)
         out.append(op(op(blocks, -1), -2))
     return out[0], out[1]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
-def test_nothing_live_is_passed_over(case: tuple[Builder, Node, Axis, Axis, str, int]) -> None:
+def test_nothing_live_is_skipped(case: tuple[Builder, Node, Axis, Axis, str, int]) -> None:
     b, condition, m, n, _kind, seed = case
     kernel, tensors = main_kernel(b.program, data(b, seed))
     live, full = brute(truth(condition, m, n, tensors), 32)
@@ -207,11 +207,11 @@ VALUES = {
 
 
 def with_ids(mask: str, values: str) -> tuple[Builder, Node, dict[str, torch.Tensor]]:
-    """Attention whose mask compares ids in no order that change with granules, and its inputs."""
+    """Attention whose mask compares ids in no order that change with key blocks, and its inputs."""
     b = Builder(torch.float32)
     condition = SAME[mask](*(integers(b, name, torch.int64, H, axis) for name, axis in (("id_q", M), ("id_k", N))))
     attention(b, "-inf", condition, M, N)
-    same = ids((H.size, N.size), GRANULE, VALUES[values], torch.Generator().manual_seed(3))
+    same = ids((H.size, N.size), KEY_BLOCK, VALUES[values], torch.Generator().manual_seed(3))
     return b, condition, data(b, 1) | {"id_k": same, "id_q": same}
 
 
@@ -219,7 +219,7 @@ def with_ids(mask: str, values: str) -> tuple[Builder, Node, dict[str, torch.Ten
 @pytest.mark.parametrize("values", VALUES)
 def test_blocks_of_unsorted_ids_are_found_exactly(mask: str, values: str) -> None:
     b, condition, inputs = with_ids(mask, values)
-    inputs["id_k"] = inputs["id_k"].roll(-20, -1)  # two ids in most granules
+    inputs["id_k"] = inputs["id_k"].roll(-20, -1)  # two ids in most key blocks
     kernel, tensors = main_kernel(b.program, inputs)
     live, full = brute(truth(condition, M, N, tensors), 64)
     found = block_map(kernel, kernel.sweeps[0], tensors, 64).expand(live.shape)

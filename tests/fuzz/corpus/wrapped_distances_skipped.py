@@ -1,4 +1,4 @@
-"""A window over sorted int32 positions of all sizes: blocks are passed over where no difference wraps."""
+"""A window over sorted int32 positions of all sizes: blocks are skipped where no difference wraps."""
 
 import torch
 

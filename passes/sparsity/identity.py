@@ -40,7 +40,7 @@ DEEPEST_BODY = 60
 
 
 @dataclass
-class Neutral:
+class IdentityCondition:
     """condition: where it is false, the carry is left as it is, if all `before` hold, known before the sweep, and all
     `after`, which are of rows and final carries.  masks: whether the condition occurs in the body as it is."""
 
@@ -50,7 +50,7 @@ class Neutral:
     after: list[Node] = field(default_factory=list)
 
 
-def neutral(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> list[Neutral]:
+def identity_conditions(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> list[IdentityCondition]:
     """Conditions each of which, where false, makes the carry's contribution its identity.
 
     own: the carries of the sweep by node.
@@ -59,7 +59,7 @@ def neutral(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> l
         return []
     out = []
     for condition, masks, assumed in _candidates(carry.body, x, s):
-        found = Neutral(condition, masks)
+        found = IdentityCondition(condition, masks)
         if _Assuming(assumed, carry, own, x, s, found).holds():
             out.append(found)
     return out
@@ -89,7 +89,7 @@ def _candidates(body: Node, x: Axis, s: Summaries) -> Iterator[Candidate]:
 
 def _may_mask(a: Node, x: Axis, s: Summaries) -> bool:
     """Whether a number is likely to be a mask: made of truth values, or read from what several scores share."""
-    if a.dtype != "float" or a.free & set(s.whole) or any(n.kind in ("Reduce", "Carry") for n in postorder([a])):
+    if a.dtype != "float" or a.free & set(s.resident) or any(n.kind in ("Reduce", "Carry") for n in postorder([a])):
         return False
     made = any(n.kind == "Cast" and n.args[0].dtype == "bool" and x in n.free for n in postorder([a]))
     loads = [n for n in postorder([a]) if n.kind == "Load" and x in n.free]
@@ -115,10 +115,16 @@ class _Assuming:
     """Ranges of a body's values where a condition is false; what they rest on goes to `found`."""
 
     def __init__(
-        self, assumed: dict[Node, Range], carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries, found: Neutral
-    ):  # fmt: skip
+        self,
+        assumed: dict[Node, Range],
+        carry: Carry,
+        own: Mapping[Node, Carry],
+        x: Axis,
+        s: Summaries,
+        found: IdentityCondition,
+    ):
         self.assumed, self.carry, self.own, self.x, self.summaries, self.found = assumed, carry, own, x, s, found
-        self.inner = frozenset((*s.tile, *s.whole))
+        self.inner = frozenset((*s.tile, *s.resident))
         self.affected = set(assumed)
         for n in postorder([carry.body]):
             if not self.affected.isdisjoint(n.args):

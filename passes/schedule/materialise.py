@@ -3,7 +3,7 @@
     o[m, d] = sum[n](exp(s[m, n]) / sum[m'](exp(s[m', n])) * v[n, d])
         ->   t0[n] = sum[m'](exp(s[m', n]));    o[m, d] = sum[n](exp(s[m, n]) / t0[n] * v[n, d])
 
-Which reductions are cut is decided where the sweep is chosen, see sweep.py.
+Which reductions are materialised is decided where the sweep is chosen, see sweep.py.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from flashlight.passes.schedule.sites import Sites
 from flashlight.passes.schedule.sweep import sweep
 
 
-def cut(program: Program) -> Program:
+def materialise(program: Program) -> Program:
     """Every store has its sweep; stores of temporaries, new ones too, come before the stores that load them."""
-    cuts, sites = Temporaries(program), Sites()
+    temporaries, sites = Temporaries(program), Sites()
     done: list[Store] = []
     waiting = list(reversed(program.stores))
     while waiting:
-        known = cuts.mark()
-        done.append(_settled(waiting.pop(), cuts, sites))
-        waiting += reversed(cuts.stores[known:])
-    if not cuts.tensors:
+        known = temporaries.mark()
+        done.append(_settled(waiting.pop(), temporaries, sites))
+        waiting += reversed(temporaries.stores[known:])
+    if not temporaries.tensors:
         return program
-    return program.with_stores(in_order(done), cuts.tensors)
+    return program.with_stores(in_order(done), temporaries.tensors)
 
 
-def _settled(store: Store, cuts: Temporaries, sites: Sites) -> Store:
-    """A store that nothing more is cut from."""
-    while (swept := sweep(store, cuts, sites)).cut:
+def _settled(store: Store, temporaries: Temporaries, sites: Sites) -> Store:
+    """A store that from which nothing more is materialised."""
+    while (swept := sweep(store, temporaries, sites)).materialised:
         (value,) = canonical_nodes([swept.store.value])
         store = Store(store.tensor, store.index, value)
     return store
