@@ -39,7 +39,7 @@ def bodies(node: Node, axis: Axis, steps: Steps) -> list[tuple[Node, int]]:
         side = 1 if fn == "MAXIMUM" else -1
         return [b for a in args for b in ((a, side), *bodies(a, axis, steps)) if b[1] == side]
     if fn == "WHERE":
-        value = _finite_part(node)
+        value = finite_part(node)
         return [] if value is None else bodies(value, axis, steps)
     if fn in ("MUL", "DIV"):
         return [(Map(fn, b, k), side) for a, k in _scaled(fn, args) if axis not in k.free
@@ -52,7 +52,7 @@ def _scaled(fn: str, args: tuple[Node, ...]) -> list[tuple[Node, Node]]:
     return [(args[0], args[1])] if fn == "DIV" else [(args[0], args[1]), (args[1], args[0])]
 
 
-def _finite_part(node: Node) -> Node | None:
+def finite_part(node: Node) -> Node | None:
     """m of where(isinf(m), 0, m), where(m == -inf, 0, m) and their negations: m wherever that is finite."""
     condition, yes, no = node.args
     for value, other, holds in ((no, yes, True), (yes, no, False)):
@@ -80,7 +80,7 @@ def maximised(reference: Node) -> list[Node]:
     """The values that a reference is the maximum of, looking through guards against infinity."""
     if reference.kind == "Map" and reference.attr[0] == "MAXIMUM":
         return [m for a in reference.args for m in maximised(a)]
-    if reference.kind == "Map" and reference.attr[0] == "WHERE" and (value := _finite_part(reference)) is not None:
+    if reference.kind == "Map" and reference.attr[0] == "WHERE" and (value := finite_part(reference)) is not None:
         return maximised(value)
     return [reference]
 

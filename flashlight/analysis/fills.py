@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from flashlight.ir.program import Node, value_of
 
 PRODUCTS = frozenset({"WHERE", "MUL", "NEG", "ABS"})
-SUMS_AND_EXTREMA = PRODUCTS | {"ADD", "SUB", "MAXIMUM", "MINIMUM", "MAX", "MIN"}
+SUMS_AND_EXTREMA = PRODUCTS | {"ADD", "SUB", "SUM", "DIV", "MAXIMUM", "MINIMUM", "MAX", "MIN"}
 
 
 def constants_of(node: Node, through: Collection[str], meaning: Callable[[Node], Node] = lambda n: n) -> list[float]:

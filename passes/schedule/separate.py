@@ -11,8 +11,9 @@ Side conditions, without which the answer is None and a second sweep is used:
 
 * Only exponentials are corrected.  Their correction is never NaN, and 0 only where every term it applies to is 0 too.
   A factor that is a running sum may be 0, infinite or NaN in one block and not in the next: it never corrects.
-* A running reference keeps the exponent of every term on one side of 0 (dominate.py), so that no term overflows or
-  vanishes in an early block that would not do so in the end.
+* A running reference keeps the exponent of every term on one side of 0 (dominate.py), and moves in one direction while
+  the axis is swept, so that no term overflows or vanishes in an early block that would not do so in the end.
+  max(max(s), max(t - max(u))) falls while max(u) rises: it is no such reference.
 * What else is in the exponent is below a moderate bound.
 
 Each exponent comes with the condition under which a term uses it: where(c, exp(s - m), 0) does not show that m is
@@ -25,7 +26,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from flashlight.analysis.dominate import LIMIT, Steps, Terms, conjuncts, without_dominated
+from flashlight.analysis.dominate import LIMIT, Steps, Terms, conjuncts, finite_part, without_dominated
 from flashlight.analysis.interval import Intervals
 from flashlight.analysis.product import addends
 from flashlight.ir.index import Axis
@@ -53,6 +54,7 @@ class Separator:
         self.intervals = intervals or Intervals()
         self._depth = 0
         self._depends: dict[Node, bool] = {}
+        self._directions: dict[Node, int | None] = {}
         self._parts: dict[tuple[Node, frozenset[Node]], Parts | None] = {}
 
     def depends(self, node: Node) -> bool:
@@ -61,6 +63,35 @@ class Separator:
             for n in postorder([node], lambda n: n not in self._depends):
                 self._depends[n] = n in self.running or any(self._depends[a] for a in n.args)
         return self._depends[node]
+
+    def direction(self, node: Node) -> int | None:
+        """+1: a value never falls while the axis is swept; -1: it never rises; 0: it stays; None: not known.
+
+        That of a product or quotient with a factor that stays is that of its value, as for a factor above 0: what the
+        value dominates is scaled by the same factor.
+        """
+        for n in postorder([node], lambda n: n not in self._directions and self.depends(n)):
+            if n not in self._directions:
+                self._directions[n] = self._direction(n) if self.depends(n) else 0
+        return self._directions[node]
+
+    def _direction(self, n: Node) -> int | None:
+        if n in self.running:
+            return {"MAX": 1, "MIN": -1}.get(self.steps[n].attr[0])
+        moves = [self._directions[a] for a in n.args]
+        if n.kind == "Cast" or (n.kind == "Reduce" and n.attr[0] in ("MAX", "MIN")):
+            return moves[0]
+        if n.kind != "Map":
+            return None
+        fn = n.attr[0]
+        value = finite_part(n) if fn == "WHERE" else None
+        if value is not None:
+            return self._directions[value]
+        if fn in ("MUL", "DIV") or (fn == "WHERE" and moves[0] == 0):
+            still = moves[1] == 0 if fn == "DIV" else 0 in moves
+            return _together(moves) if still else None
+        signs = FNS[fn].monotone
+        return _together([m and m * sign for m, sign in zip(moves, signs, strict=True)]) if signs else None
 
     def parts(self, node: Node, known: frozenset[Node] = frozenset()) -> Parts | None:
         """The exponents of a body, or None.  known: conditions that hold where the node matters."""
@@ -160,7 +191,7 @@ class Separator:
             if not self.depends(leaf) or self.axis in leaf.free:
                 continue
             rest = without_dominated(terms - Counter([(leaf, sign)]), leaf, sign, self.axis, self.steps, known)
-            if rest is None or terms[leaf, sign] != 1:
+            if rest is None or terms[leaf, sign] != 1 or self.direction(leaf) != -sign:
                 return None
             terms = rest
             out.append((leaf, Const(float(sign))))
@@ -174,6 +205,12 @@ class Separator:
             else:
                 extra += times * self.intervals(node if sign > 0 else Map("NEG", node))[1]
         return collected(out) if extra <= limit else None
+
+
+def _together(directions: Iterable[int | None]) -> int | None:
+    """The direction of what moves with all of these."""
+    moving = {d for d in directions if d != 0}
+    return 0 if not moving else moving.pop() if len(moving) == 1 else None
 
 
 # ---------------------------------------------------------------- exponents as sums

@@ -33,7 +33,7 @@ from tests.harness import as_double, leaves
 QUICK, THOROUGH = 2, 12
 """Samples of the data: of every program, and of one that is suspected."""
 EVALUATIONS = 8
-"""Randomly rounded evaluations, where a program is suspected: of the first samples, two each."""
+"""Randomly rounded evaluations, where a program is suspected: of the samples with our largest errors, two each."""
 WIDE_EVALUATIONS = 4
 """Randomly rounded evaluations in float32 of a narrow program that has NaN or the like out of place."""
 FAR = 50.0
@@ -137,7 +137,8 @@ def _numeric(case: Case, run: gears.Run, verdict: Verdict) -> list[Fault]:
     thorough = _samples(case, run, range(THOROUGH))
     if isinstance(thorough, Fault):
         return [thorough]
-    allowed = _conditioned(case, sorted(thorough)[: EVALUATIONS // 2])
+    worst_first = sorted(thorough, key=lambda seed: -max(errors([s])[0].worst for s in thorough[seed]))
+    allowed = _conditioned(case, worst_first[: EVALUATIONS // 2])
     fault = _fault(case, thorough, allowed)
     return [fault] if fault else []
 
