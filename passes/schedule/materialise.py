@@ -31,7 +31,7 @@ def materialise(program: Program) -> Program:
 
 
 def _settled(store: Store, temporaries: Temporaries, sites: Sites) -> Store:
-    """A store that from which nothing more is materialised."""
+    """A store from which nothing more is materialised."""
     while (swept := sweep(store, temporaries, sites)).materialised:
         (value,) = canonical_nodes([swept.store.value])
         store = Store(store.tensor, store.index, value)
