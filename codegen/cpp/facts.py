@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from flashlight.analysis.spans import INT32, UNBOUNDED, Span, exceeds, power_of_two, span_of
+from flashlight.analysis.spans import INT32, Spans, exceeds, power_of_two
 from flashlight.ir.index import Axis, Expr, Gather, const
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Node, Tensor, postorder, value_of
@@ -33,7 +33,7 @@ class Facts:
         """Reductions that the micro-kernel computes: reading one costs one instruction."""
         self._carry: dict[Node, bool] = {}
         self._cost: dict[Node, float] = {}
-        self._span: dict[Node, Span] = {}
+        self._spans = Spans(self.tensors)
         self.tops = {c.node: c.body for c in kernel.carries if c.op == "MAX"}
         self.users: dict[Node, set[Node]] = defaultdict(set)
         for n in kernel.nodes:
@@ -102,14 +102,11 @@ class Facts:
 
     def wide(self, node: Node) -> bool:
         """Whether an integer value may need 64 bits."""
-        return exceeds(self._spanned(node), INT32)
+        return exceeds(self._spans(node), INT32)
 
     def overflows(self, node: Node) -> bool:
         """Whether arithmetic of integers may leave 64 bits, and wraps."""
-        return node.dtype == "int" and exceeds(self._spanned(node), UNBOUNDED)
-
-    def _spanned(self, node: Node) -> Span:
-        return self._fill(self._span, node, lambda n: span_of(n, self._span, self.tensors))
+        return self._spans.overflows(node)
 
     def _fill(self, table: dict[Node, T], node: Node, rule: Callable[[Node], T]) -> T:
         if node not in table:

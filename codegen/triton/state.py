@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from flashlight.analysis.spans import INT32, Span, exceeds, span_of
+from flashlight.analysis.spans import INT32, Spans, exceeds
 from flashlight.codegen.triton.layout import Contraction, Layout, all_nodes, split
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
@@ -95,8 +95,7 @@ class State:
         self.inlined: list[str] = []
         self.hints: dict[Node, str] = {}
         self._carries: dict[Node, frozenset[Node]] = {}
-        self._tensors = {t.name: t for t in (*kernel.inputs, *kernel.outputs)}
-        self._spans: dict[Node, Span] = {}
+        self._spans = Spans({t.name: t for t in (*kernel.inputs, *kernel.outputs)})
         self._wide: dict[Node, bool] = {}
 
     # ------------------------------------------------------------ how wide an integer is
@@ -105,9 +104,8 @@ class State:
         """Whether arithmetic or a sum of integers may need 64 bits where its arguments have 32."""
         for n in postorder([node]):
             if n not in self._wide:
-                self._spans[n] = span_of(n, self._spans, self._tensors)
                 self._wide[n] = self._is_wide(n)
-        return exceeds(self._spans[node], INT32) and not any(self._wide[a] for a in node.args)
+        return exceeds(self._spans(node), INT32) and not any(self._wide[a] for a in node.args)
 
     def _is_wide(self, n: Node) -> bool:
         """Whether an integer is sure to be printed as one of 64 bits."""
@@ -115,7 +113,7 @@ class State:
             return n.dtype == "int"
         if n.kind == "Load":
             return self.kernel.tensor(n.attr[0]).dtype is torch.int64
-        grown = exceeds(self._spans[n], INT32)
+        grown = exceeds(self._spans(n), INT32)
         if n.kind == "Map":
             return n.attr[0] == "SHL" or any(self._wide[a] for a in n.args) or (grown and n.attr[0] in WIDENING)
         return grown if n.kind in ("Const", "Index") else n.kind == "Cast"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flashlight.ir.program import Node, Tensor, value_of
+from flashlight.ir.program import Node, Tensor, postorder, value_of
 
 Span = tuple[float, float]
 
@@ -16,8 +16,27 @@ INT32: Span = (-(2.0**31), 2.0**31 - 1)
 UNBOUNDED: Span = (-(2.0**63), 2.0**63)
 
 
-def span_of(n: Node, below: Mapping[Node, Span], tensors: Mapping[str, Tensor]) -> Span:
-    """Bounds of a value if it does not wrap; those of its arguments are in `below`."""
+class Spans:
+    """Spans of nodes, remembered.  tensors: what is loaded, by name."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.tensors = tensors
+        self._memo: dict[Node, Span] = {}
+
+    def __call__(self, node: Node) -> Span:
+        """Bounds of a value if it does not wrap."""
+        for n in postorder([node], lambda n: n not in self._memo):
+            if n not in self._memo:
+                self._memo[n] = _span_of(n, self._memo, self.tensors)
+        return self._memo[node]
+
+    def overflows(self, node: Node) -> bool:
+        """Whether arithmetic of integers may leave 64 bits, and wraps."""
+        return node.dtype == "int" and exceeds(self(node), UNBOUNDED)
+
+
+def _span_of(n: Node, below: Mapping[Node, Span], tensors: Mapping[str, Tensor]) -> Span:
+    """The spans of its arguments are in `below`."""
     if n.dtype == "bool":
         return 0, 1
     if n.kind == "Const":

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flashlight.analysis.spans import UNBOUNDED, Span, exceeds, span_of
+from flashlight.analysis.spans import Spans
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.ir.kernel import first, last
 from flashlight.ir.ops import FNS
@@ -46,7 +46,7 @@ class Ranges:
         self.within = within or {}
         self.moving = {x, *tile, *resident}
         self._memo: dict[Node, Range | None] = {}
-        self._spans: dict[Node, Span] = {}
+        self._spans = Spans(summaries.temporaries.inputs)
 
     def truth(self, node: Node) -> Range:
         """(true everywhere, true somewhere) of a truth value; nothing is claimed where it is not known."""
@@ -154,7 +154,7 @@ class Ranges:
         result = apply(n.attr[0], found)
         if result is None:
             return None
-        if n.attr[0] in _GROWING and self._overflows(n) and not _is_open(result):
+        if n.attr[0] in _GROWING and self._spans.overflows(n) and not _is_open(result):
             result = _unless_too_large(n.attr[0], found, result)
         if n.attr[0] == "AND":
             return result[0], self._jointly(n, result[1])
@@ -165,15 +165,6 @@ class Ranges:
                 return every, Map("AND", some, Map("NE", common, Const(0)))
             return Map("OR", every, Map("EQ", common, Const(0))), some
         return result
-
-    def _overflows(self, n: Node) -> bool:
-        """Whether arithmetic of integers may leave 64 bits, and wraps."""
-        if n.dtype != "int":
-            return False
-        for m in postorder([n], lambda m: m not in self._spans):
-            if m not in self._spans:
-                self._spans[m] = span_of(m, self._spans, self.summaries.temporaries.inputs)
-        return exceeds(self._spans[n], UNBOUNDED)
 
     def _selected_apart(self, a: Node, b: Node) -> bool:
         """Whether the swept position selects one of two integers from data, and the rows the other."""
