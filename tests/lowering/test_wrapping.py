@@ -43,6 +43,26 @@ POSITIONS = {
 }
 
 
+# A 0-dim int64 tensor, or a number, beside data of a narrower type is cut to that type.
+BESIDE = {
+    "compared": lambda x, z: (x < z, z <= x, x == z, (x[:, None] ^ x) < z),
+    "extrema": lambda x, z: (torch.maximum(x, z), torch.minimum(z, x), torch.clamp(x, max=z), torch.fmax(x, z)),
+    "divided": lambda x, z: (x % z, x // z, z % (x | 1), torch.div(x, z, rounding_mode="trunc"), torch.fmod(x, z)),
+    "true quotient": lambda x, z: (x / z, torch.true_divide(z, x | 1), torch.copysign(x, z)),
+    "chosen": lambda x, z: (torch.where(x > 0, x, z), x & z, x ^ z, z - x),
+    "bytes": lambda x, z: (x.to(torch.uint8) < 300, x.to(torch.uint8) < z, x.to(torch.int8) == 129),
+    "both without dimensions": lambda x, z: (x + 0, (x.amax() < z), torch.maximum(x.amax().long(), z) > 0),
+    "truth values": lambda x, z: ((x > 0) + z, torch.maximum(x > 0, z)),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("z", [2**33 + 7, -(2**40) - 3, 2**31 + 1])
+def test_numbers_beside_narrower_data(name: str, z: int) -> None:
+    both(BESIDE[name], X, torch.tensor(z))
+    both(BESIDE[name], EDGES, torch.tensor(z))
+
+
 @pytest.mark.parametrize("name", DATA)
 def test_data_wraps(name: str) -> None:
     both(DATA[name], X)

@@ -8,16 +8,18 @@ clamp(n - m, -3, 3) + 3                              ->  integers, exactly as to
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
 from flashlight.front.lowering.kinds import (
+    INTS,
     cast_int,
     constant,
     convert,
@@ -36,11 +38,28 @@ Operands = Generator[tuple[fx.Node, Position], Node, list[Node]]
 
 
 def operands(ctx: Lowering, args: Any, index: Position, kind: Kind | None) -> Operands:
-    """Several arguments at once."""
+    """Several arguments at once, integers in the type that they share."""
+    common = common_integer(args)
     out: list[Node] = []
     for a in args:
-        out.append((yield from ctx.operand(a, index, kind)))  # noqa: PERF401 (no yield in a comprehension)
+        value = yield from ctx.operand(a, index, kind)
+        out.append(value if common is None else narrowed(value, a, common))
     return out
+
+
+def common_integer(args: Sequence[Any]) -> torch.dtype | None:
+    """The integer type PyTorch computes in: of the tensors that have dimensions, if any has.  None for other kinds."""
+    tensors = [a.meta["val"] for a in args if isinstance(a, fx.Node) and isinstance(a.meta.get("val"), Tensor)]
+    if not tensors or any(t.is_floating_point() for t in tensors) or any(isinstance(a, float) for a in args):
+        return None
+    own = [t.dtype for t in tensors if t.dim() and t.dtype in INTS] or [t.dtype for t in tensors if t.dtype in INTS]
+    return functools.reduce(torch.promote_types, own) if own else None
+
+
+def narrowed(value: Node, arg: Any, dtype: torch.dtype) -> Node:
+    """An operand in the type of an operation.  int32 data beside a 0-dim int64 tensor, or a number, keeps int32."""
+    source = static_dtype(arg) if isinstance(arg, fx.Node) else torch.int64
+    return cast_int(value, source, dtype) if value.dtype == "int" and not source.is_floating_point else value
 
 
 def apply(fn: str, kind: Kind, *args: Node) -> Node:
@@ -120,24 +139,20 @@ rule(*names("sub", "subtract", kinds="both"))(_sum_of("SUB", False))
 rule(*names("rsub"))(_sum_of("SUB", True))
 
 
-def quotient(x: Node, y: Node) -> Node:
-    return Map("DIV", convert("float", x), convert("float", y))
-
-
 @rule(*names("div", "divide", "true_divide"))
 def divide(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """True division: always of floats."""
-    return quotient(*(yield from operands(ctx, node.args[:2], index, None)))
+    return Map("DIV", *(yield from operands(ctx, node.args[:2], index, "float")))
 
 
 @rule(*overloads("aten.div.Tensor_mode", "aten.div.Scalar_mode"), *names("floor_divide"))
 def divide_rounded(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """Division rounded down, or towards zero."""
     kind = ctx.kind(node)
-    x, y = yield from operands(ctx, node.args[:2], index, kind)
     mode = ctx.arguments(node).get("rounding_mode", "floor")
+    x, y = yield from operands(ctx, node.args[:2], index, kind)
     if mode is None:
-        return quotient(x, y)
+        return Map("DIV", x, y)
     if mode == "trunc" and kind == "float":
         return Map("TRUNC", Map("DIV", x, y))
     return _quotient_of_ints("FLOORDIV" if mode == "floor" else "TRUNCDIV", kind, x, y, node)
@@ -204,7 +219,8 @@ def clamp(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     for fn, keys in (("MAXIMUM", ("min", "min_val")), ("MINIMUM", ("max", "max_val"))):
         bound = next((given[k] for k in keys if given.get(k) is not None), None)
         if bound is not None:
-            x = apply(fn, kind, x, (yield from ctx.operand(bound, index, kind)))
+            limit = yield from ctx.operand(bound, index, kind)
+            x = apply(fn, kind, x, narrowed(limit, bound, static_dtype(node)))
     return x
 
 

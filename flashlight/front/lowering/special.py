@@ -96,8 +96,8 @@ def hypot(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 @rule(*names("copysign", kinds="both"))
 def copysign(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    x, y = yield from operands(ctx, node.args[:2], index, None)
-    return with_sign(Map("ABS", convert("float", x)), y)
+    x = yield from ctx.operand(node.args[0], index, "float")
+    return with_sign(Map("ABS", x), (yield from ctx.operand(node.args[1], index)))
 
 
 @rule(*names("signbit", kinds="both"))
