@@ -1,34 +1,74 @@
-"""The constants that a value may be: what masks fill in.
+"""The constants that a value may be: what masks fill in, and what functions make of it.
 
-where(c, s, -inf) * 2      -inf, 2
-min[n](where(c, s, -inf))  -inf
+where(c, s, -inf) * 2        -inf, 2
+min[n](where(c, s, -inf))    -inf
+where(c, s, -inf)**2         inf
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from flashlight.ir.program import Node, value_of
+from flashlight.ir.ops import value_at
+from flashlight.ir.program import Node, number_of, postorder, value_of
 
 PRODUCTS = frozenset({"WHERE", "MUL", "NEG", "ABS"})
 SUMS_AND_EXTREMA = PRODUCTS | {"ADD", "SUB", "SUM", "DIV", "MAXIMUM", "MINIMUM", "MAX", "MIN"}
+LARGE = 2.0**40
+"""Other functions are taken of what is at least as large, and of 0: the rest may be a factor of their argument."""
+_SHIFTS = frozenset({"ADD", "SUB", "MAXIMUM", "MINIMUM"})
+"""Beside a number, these make another constant of each: 0 + 1e-6 is not 0."""
 
 
 def constants_of(node: Node, through: Collection[str], meaning: Callable[[Node], Node] = lambda n: n) -> list[float]:
-    """The numbers that a value is in any of its cases, or that it is made of by these functions and reductions.
+    """The numbers that a value is in any of its cases, or that it is made of by these functions and reductions; of
+    many, the extreme ones.  Other functions of one value count by what they make of its constants.
 
     meaning: what a carry or a temporary stands for.
     """
-    values: list[float] = []
-    stack, seen = [node], set[Node]()
-    while stack:
-        n = meaning(stack.pop())
-        if n in seen:
-            continue
-        seen.add(n)
-        value = value_of(n)
+    constants: dict[Node, list[float]] = {}
+
+    def enter(n: Node) -> bool:
+        return n.kind == "Cast" or (n.kind in ("Map", "Reduce") and (n.attr[0] in through or _of_one(n) is not None))
+
+    for n in postorder([node], enter):
+        value, stands_for = value_of(n), meaning(n)
         if value is not None:
-            values.append(float(value))
-        elif n.kind == "Cast" or (n.kind in ("Map", "Reduce") and n.attr[0] in through):
-            stack += n.args[1:] if n.attr[0] == "WHERE" else n.args
-    return values
+            constants[n] = [float(value)]
+        elif stands_for is not n:
+            constants[n] = constants_of(stands_for, through, meaning)
+        else:
+            constants[n] = list(dict.fromkeys(_extremes(_constants(n, constants, through))))
+    return constants[node]
+
+
+def _constants(n: Node, of: Mapping[Node, list[float]], through: Collection[str]) -> Iterable[float]:
+    """The constants of a value, by those of its arguments."""
+    one = _of_one(n)
+    if one is not None and n.attr[0] in _SHIFTS:
+        return [*_values(n, one, of[one]), *(float(number_of(a)) for a in n.args if a is not one)]
+    if n.kind == "Cast" or (n.kind in ("Map", "Reduce") and n.attr[0] in through):
+        return [v for a in (n.args[1:] if n.attr[0] == "WHERE" else n.args) for v in of[a]]
+    return [] if one is None else _values(n, one, [v for v in of[one] if v == 0 or not abs(v) < LARGE])
+
+
+def _of_one(n: Node) -> Node | None:
+    """The value that a function is taken of, if its other arguments are numbers."""
+    values = [a for a in n.args if value_of(a) is None] if n.kind == "Map" and n.dtype == "float" else []
+    return values[0] if len(values) == 1 and values[0].dtype == "float" else None
+
+
+def _values(n: Node, of: Node, constants: Iterable[float]) -> list[float]:
+    """What a function of one value makes of numbers."""
+    return [float(value_at(n.attr[0], *(v if a is of else number_of(a) for a in n.args))) for v in constants]
+
+
+def _extremes(values: Iterable[float]) -> Iterable[float]:
+    """Of numbers with one sign, the smallest and the largest, infinities apart; 0 and NaN."""
+    kept: dict[tuple[str, bool], float] = {}
+    for v in values:
+        for rank, better in (("smallest", min), ("largest", max)):
+            key = rank if math.isfinite(v) and v else repr(v), v < 0
+            kept[key] = v if key not in kept else math.copysign(better(abs(v), abs(kept[key])), v)
+    return kept.values()

@@ -33,7 +33,9 @@ from tests.harness import as_double, leaves
 QUICK, THOROUGH = 2, 12
 """Samples of the data: of every program, and of one that is suspected."""
 EVALUATIONS = 8
-"""Randomly rounded evaluations, where a program is suspected: of the samples with our largest errors, two each."""
+"""Randomly rounded evaluations, where a program is suspected: of the samples with our largest errors."""
+ROUNDED_EVALUATIONS = 2
+"""Randomly rounded evaluations in float64 of one sample."""
 WIDE_EVALUATIONS = 4
 """Randomly rounded evaluations in float32 of a narrow program that has NaN or the like out of place."""
 FAR = 50.0
@@ -138,7 +140,7 @@ def _numeric(case: Case, run: gears.Run, verdict: Verdict) -> list[Fault]:
     if isinstance(thorough, Fault):
         return [thorough]
     worst_first = sorted(thorough, key=lambda seed: -max(errors([s])[0].worst for s in thorough[seed]))
-    allowed = _conditioned(case, worst_first[: EVALUATIONS // 2])
+    allowed = _conditioned(case, worst_first[: EVALUATIONS // ROUNDED_EVALUATIONS])
     fault = _fault(case, thorough, allowed)
     return [fault] if fault else []
 
@@ -168,8 +170,9 @@ def _samples(case: Case, run: gears.Run, seeds: Iterable[int]) -> Samples | Faul
         samples[seed] = [
             Sample(*triple, reassociated and infinite, infinite) for triple in zip(got, eager, exact, strict=True)
         ]
-        if case.dtype in NARROW and any(map(misplaced, samples[seed])):
-            others = zip(*_in_float32(case, seed, eager), strict=True)
+        if any(map(misplaced, samples[seed])):
+            more = _in_float32(case, seed, eager) if case.dtype in NARROW else _rounded(case, seed)
+            others = zip(*more, strict=True)
             samples[seed] = [replace(s, others=o) for s, o in zip(samples[seed], others, strict=True)]
     return samples
 
@@ -188,6 +191,21 @@ def _in_float32(case: Case, seed: int, eager: list[Tensor]) -> list[list[Tensor]
             return results
         for turn in range(WIDE_EVALUATIONS):
             with Rounded(case.dtype, 100 * seed + turn, torch.float32) as mode:
+                noisy = [mode.noisy(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+                results.append(leaves(case.fn(*noisy)))
+    return results
+
+
+def _rounded(case: Case, seed: int, turns: int = ROUNDED_EVALUATIONS) -> list[list[Tensor]]:
+    """A program's outputs in float64 where operations round at random as the program's type does.
+
+    Sums that cancel to exactly 0 in eager, and divide, are 0 in one order of their terms only.
+    """
+    results: list[list[Tensor]] = []
+    args = as_double(case.inputs(seed))
+    with exactly():
+        for turn in range(turns):
+            with Rounded(case.dtype, 100 * seed + turn) as mode:
                 noisy = [mode.noisy(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
                 results.append(leaves(case.fn(*noisy)))
     return results
@@ -218,19 +236,16 @@ def _fault(case: Case, samples: Samples, allowed: dict[int, Errors]) -> Fault | 
 
 def _conditioned(case: Case, seeds: Sequence[int]) -> dict[int, Errors]:
     """By output, the errors of evaluations in float64 whose operations round at random as the program's type does."""
-    found: dict[int, Errors] = {}
+    by_output: dict[int, Errors] = {}
     for seed in seeds:
-        args = as_double(case.inputs(seed))
         with exactly():
-            exact = leaves(case.fn(*args))
-            for turn in range(2):
-                with Rounded(case.dtype, 100 * seed + turn) as mode:
-                    noisy = [mode.noisy(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-                    for n, (x, e) in enumerate(zip(leaves(case.fn(*noisy)), exact, strict=True)):
-                        if e.is_floating_point():
-                            finite = x.isfinite() & e.isfinite()
-                            found[n] = found.get(n, Errors()).joined(deviation(x, e, finite))
-    return found
+            exact = leaves(case.fn(*as_double(case.inputs(seed))))
+        for outputs in _rounded(case, seed):
+            for n, (x, e) in enumerate(zip(outputs, exact, strict=True)):
+                if e.is_floating_point():
+                    finite = x.isfinite() & e.isfinite()
+                    by_output[n] = by_output.get(n, Errors()).joined(deviation(x, e, finite))
+    return by_output
 
 
 # ---------------------------------------------------------------- limits
