@@ -54,8 +54,10 @@ def _constants(n: Node, of: Mapping[Node, list[float]], through: Collection[str]
 
 
 def _of_one(n: Node) -> Node | None:
-    """The value that a function is taken of, if its other arguments are numbers."""
-    values = [a for a in n.args if value_of(a) is None] if n.kind == "Map" and n.dtype == "float" else []
+    """The value that a function is taken of, if its other arguments are numbers; the first of numbers only."""
+    if n.kind != "Map" or n.dtype != "float" or not n.args:
+        return None
+    values = [a for a in n.args if value_of(a) is None] or [n.args[0]]
     return values[0] if len(values) == 1 and values[0].dtype == "float" else None
 
 

@@ -139,14 +139,21 @@ def _numeric(case: Case, run: gears.Run, verdict: Verdict) -> list[Fault]:
     thorough = _samples(case, run, range(THOROUGH))
     if isinstance(thorough, Fault):
         return [thorough]
-    worst_first = sorted(thorough, key=lambda seed: -max(errors([s])[0].worst for s in thorough[seed]))
-    allowed = _conditioned(case, worst_first[: EVALUATIONS // ROUNDED_EVALUATIONS])
+    allowed = _conditioned(case, _worst(thorough, EVALUATIONS // ROUNDED_EVALUATIONS))
     fault = _fault(case, thorough, allowed)
     return [fault] if fault else []
 
 
 Samples = dict[int, list[Sample]]
 """The outputs for every sample of the data in which no decision hangs on a rounding."""
+
+
+def _worst(samples: Samples, count: int) -> list[int]:
+    """The samples with our largest errors, half of them as they are and half over the largest value of the row."""
+    mine = {seed: [errors([s])[0] for s in outputs] for seed, outputs in samples.items()}
+    absolute = sorted(mine, key=lambda seed: -max(e.worst for e in mine[seed]))
+    by_row = sorted(mine, key=lambda seed: -max(e.row for e in mine[seed]))
+    return list(dict.fromkeys([*absolute[: count // 2], *by_row[: count - count // 2]]))
 
 
 def _samples(case: Case, run: gears.Run, seeds: Iterable[int]) -> Samples | Fault:
