@@ -15,6 +15,7 @@ from flashlight.passes.program.canonical import canonical
 from flashlight.passes.program.explog import explog
 from flashlight.passes.program.hoist import hoist
 from flashlight.passes.program.normal import normal
+from flashlight.passes.program.operands import operands
 from flashlight.passes.program.reassociate import reassociate
 from flashlight.passes.program.split_axes import split_axes
 from flashlight.passes.schedule.kernels import schedule
@@ -35,6 +36,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("pick", pick),
     ("materialise", materialise),
     ("align", align),
+    ("operands", operands),
 )
 
 

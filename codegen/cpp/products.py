@@ -83,17 +83,31 @@ def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Pro
     if not rows:
         return None
     row = max(rows, key=lambda a: (a in _swept(facts) or a == facts.second, a.size, a.key))
+    sums = [a for a in sums if a == swept] + [a for a in sums if a != swept]
+    written = _written_sides(n, row, facts)
     lanes += [f for f in scalars if row not in f.free]
     scalars = [f for f in scalars if row in f.free]
-    sums = [a for a in sums if a == swept] + [a for a in sums if a != swept]
-    left, right = _join(lanes), _join(scalars)
+    left, right = map(_join, written or (lanes, scalars))
     if sums[-1] not in left.free or sums[-1] not in right.free:
         return None
     if not all(a in left.free and a in right.free for a in sums) or row.size < FEWEST_ROWS:
         return None
     batch = tuple(a for a in facts.ordered(left.free | right.free) if a != row and a not in sums)
-    pairs = dot and operand is torch.bfloat16 and not facts.kernel.double
+    pairs = dot and operand is torch.bfloat16 and not facts.kernel.double and written is not None
     return Product(left, right, row, tuple(sums), batch, pairs)
+
+
+def _written_sides(n: Node, row: Axis, facts: Facts) -> tuple[list[Node], list[Node]] | None:
+    """The factors of the two sides as the program has them, those with lanes first.
+
+    Another grouping would round otherwise than a kernel that computes the same product for other rows.
+    """
+    if n.kind != "Map" or n.attr[0] != "MUL":
+        return None
+    for x, y in (n.args, n.args[::-1]):
+        if row not in x.free and row in y.free and not any(map(facts.lanes, _factors(y))):
+            return _factors(x), _factors(y)
+    return None
 
 
 def _swept(facts: Facts) -> set[Axis]:

@@ -57,14 +57,23 @@ class Factors:
 
 
 def _merge_narrow(groups: dict[frozenset[Axis], tuple[list[Node], list[Node]]]) -> None:
-    """A group whose axes are part of another's joins the widest such group."""
-    for axes in sorted(groups, key=lambda g: (len(g), sorted(a.key for a in g))):
+    """A group whose axes are part of another's joins the widest such group.
+
+    Which one does not depend on the names of axes: two kernels that compute the same product round it alike.
+    """
+    order = {axes: structure(nodes for side in groups[axes] for nodes in side) for axes in groups}
+    for axes in sorted(groups, key=len):
         wider = [other for other in groups if axes < other]
         if wider:
-            home = groups[max(wider, key=lambda other: (len(other), sorted(a.key for a in other)))]
+            home = groups[max(wider, key=lambda other: (len(other), order[other], sorted(a.key for a in other)))]
             above, below = groups.pop(axes)
             home[0].extend(above)
             home[1].extend(below)
+
+
+def structure(nodes: Iterable[Node]) -> list[bytes]:
+    """What orders groups of factors whatever their axes are called."""
+    return sorted(n.order for n in nodes)
 
 
 def _quotient(above: list[Node], below: list[Node]) -> Node:
