@@ -11,13 +11,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
+
 from flashlight.codegen.cpp.facts import Facts, affine
-from flashlight.codegen.cpp.isa import VECTOR_BITS, Isa, caches
+from flashlight.codegen.cpp.isa import PAIRS, VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.visits import masked
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
+from flashlight.ir.program import postorder
 
 LONGEST, SHORTEST = 384, 16
 """Positions of the swept axis in a block."""
@@ -117,10 +120,13 @@ def _state(kernel: Kernel, folded: Axis) -> int:
 
 
 def _vector_bits(kernel: Kernel, isa: Isa) -> int:
-    """Narrower vectors where the lanes' axis would fill less than half of two wide ones."""
+    """Narrower vectors where the lanes' axis would fill less than half of two wide ones, but none without instructions
+    that the wide ones have: kernels that compute the same scores round alike, whatever their rows."""
     bits, width = VECTOR_BITS[isa], 64 if kernel.double else 32
     rows = kernel.tile[0].size if kernel.tile else 1
-    while bits > 128 and rows <= bits // width:
+    rounds = any(n.kind == "Reduce" and n.attr[2] is torch.bfloat16 for n in postorder(kernel.roots))
+    least = 256 if isa in PAIRS and rounds else 128
+    while bits > least and rows <= bits // width:
         bits //= 2
     return bits
 

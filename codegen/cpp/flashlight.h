@@ -182,7 +182,7 @@ FL_INLINE long to_int(real x) { return x >= real(-9.2233720368547758e18) && x < 
 FL_INLINE J wide(I x) { return convert<J>(x); }
 FL_INLINE J wide(J x) { return x; }
 
-// x*y + z, rounded once
+// x*y + z, rounded once on machines that can, whatever the width: kernels with few rows round as those with many
 FL_INLINE vf fma(vf x, vf y, vf z) {
 #if FL_512 && !defined(FL_DOUBLE)
   return (vf)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
@@ -192,6 +192,10 @@ FL_INLINE vf fma(vf x, vf y, vf z) {
   return (vf)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
 #elif FL_256
   return (vf)_mm256_fmadd_pd((__m256d)x, (__m256d)y, (__m256d)z);
+#elif defined(__FMA__) && !defined(FL_DOUBLE)
+  return (vf)_mm_fmadd_ps((__m128)x, (__m128)y, (__m128)z);
+#elif defined(__FMA__)
+  return (vf)_mm_fmadd_pd((__m128d)x, (__m128d)y, (__m128d)z);
 #else
   return x * y + z;
 #endif

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from flashlight.codegen.triton.reductions import PAIRS
 from flashlight.ir.kernel import Carry, Kernel, Sweep, carry_nodes
 from flashlight.ir.program import Map, Node, postorder
@@ -58,14 +60,40 @@ def _numerator(node: Node) -> list[Node]:
 
 
 def nan_shows(c: Carry, kernel: Kernel) -> bool:
-    """Whether a NaN that an extremum passes over still reaches every output, through sums of the same values."""
+    """Whether a NaN that an extremum passes over still reaches all that uses it, through sums of the same values.
+
+    A comparison with the extremum does not show it: s != max(s) is true wherever eager's maximum is NaN.
+    """
     if c.op not in PAIRS or c.body.dtype != "float":
         return True
-    sums = {k.node for k in kernel.carries if k.op == "SUM" and c.body in postorder([k.body])}
     stores = [*kernel.stores, *[s for w in kernel.sweeps for s in w.stores]]
-    return all(
-        c.node not in carry_nodes(s.value)
-        or not sums.isdisjoint(carry_nodes(s.value))
-        or c.body in postorder([s.value])
-        for s in stores
-    ) and all(c.node not in carry_nodes(k.body) or c.body in postorder([k.body]) for k in kernel.carries)
+    sums = {k.node for k in kernel.carries if k.op == "SUM" and _surely(k.body, {c.body}, c.node)}
+    users = [s.value for s in stores] + [k.body for k in kernel.carries if k.node not in sums]
+    return all(_shows(n, sums, c.node) for n in users)
+
+
+ARITHMETIC = frozenset(
+    "ADD SUB MUL DIV NEG ABS RECIP SQRT RSQRT EXP EXP2 EXPM1 LOG LOG2 LOG1P SIN COS TANH SIGMOID ERF ERFC".split()
+)
+"""Functions that are NaN where one of their arguments is."""
+
+
+def _surely(root: Node, sources: Collection[Node], extremum: Node) -> bool:
+    """Whether a value is NaN wherever one of the sources is, whatever the extremum."""
+    sure: dict[Node, bool] = {}
+    for n in postorder([root], lambda n: n not in sources and n.kind in ("Map", "Cast")):
+        if n in sources or n.kind not in ("Map", "Cast"):
+            sure[n] = n in sources
+        elif n.kind == "Map" and n.attr[0] == "WHERE":
+            sure[n] = sure[n.args[1]] and sure[n.args[2]] and extremum not in carry_nodes(n.args[0])
+        else:
+            arithmetic = n.dtype == "float" and (n.kind == "Cast" or n.attr[0] in ARITHMETIC)
+            sure[n] = arithmetic and any(sure[a] for a in n.args)
+    return sure[root]
+
+
+def _shows(root: Node, sums: Collection[Node], extremum: Node) -> bool:
+    """Whether a value that uses an extremum is NaN where that is, because the sums are."""
+    if extremum not in carry_nodes(root) or _surely(root, sums, extremum):
+        return True
+    return root.kind in ("Map", "Cast") and all(_shows(a, sums, extremum) for a in root.args)

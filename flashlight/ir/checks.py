@@ -41,6 +41,9 @@ def check_kernel(k: Kernel) -> None:
     owned = [*k.grid, *k.tile, *k.resident]
     if len(set(owned)) != len(owned):
         _fail("an axis is owned twice", k)
+    blocked = {*k.grid, *k.tile, *[s.axis for s in k.sweeps]}
+    if len({a.name for a in blocked}) != len(blocked):
+        _fail("axes of different sizes have one name", k)
     ready: set[Node] = set()
     for sweep in k.sweeps:
         for c in sweep.carries:

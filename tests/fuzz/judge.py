@@ -245,8 +245,9 @@ def _conditioned(case: Case, seeds: Sequence[int]) -> dict[int, Errors]:
     """By output, the errors of evaluations in float64 whose operations round at random as the program's type does."""
     by_output: dict[int, Errors] = {}
     for seed in seeds:
+        args = as_double(case.inputs(seed))
         with exactly():
-            exact = leaves(case.fn(*as_double(case.inputs(seed))))
+            exact = leaves(case.fn(*args))
         for outputs in _rounded(case, seed):
             for n, (x, e) in enumerate(zip(outputs, exact, strict=True)):
                 if e.is_floating_point():

@@ -4,6 +4,7 @@ import torch
 
 N, D = 70, 16
 DTYPE = torch.float32
+GEARS = ("evaluate", "native")
 
 
 def inputs(seed):

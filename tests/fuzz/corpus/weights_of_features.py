@@ -4,6 +4,7 @@ import torch
 
 M, N, D = 301, 333, 64
 DTYPE = torch.bfloat16
+GEARS = ("evaluate", "native", "triton")
 
 
 def inputs(seed):
