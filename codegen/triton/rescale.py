@@ -73,7 +73,29 @@ def nan_shows(c: Carry, kernel: Kernel) -> bool:
 
 
 ARITHMETIC = frozenset(
-    "ADD SUB MUL DIV NEG ABS RECIP SQRT RSQRT EXP EXP2 EXPM1 LOG LOG2 LOG1P SIN COS TANH SIGMOID ERF ERFC".split()
+    {
+        "ADD",
+        "SUB",
+        "MUL",
+        "DIV",
+        "NEG",
+        "ABS",
+        "RECIP",
+        "SQRT",
+        "RSQRT",
+        "EXP",
+        "EXP2",
+        "EXPM1",
+        "LOG",
+        "LOG2",
+        "LOG1P",
+        "SIN",
+        "COS",
+        "TANH",
+        "SIGMOID",
+        "ERF",
+        "ERFC",
+    }
 )
 """Functions that are NaN where one of their arguments is."""
 
