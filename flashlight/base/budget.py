@@ -52,12 +52,12 @@ class Budget:
         before, self.used = self.used, self.used + nodes
         if self.used > self.nodes:
             raise TooMuch(
-                f"planning it takes more than {int(self.nodes):,} expressions",
+                f"planning it takes more than {int(self.nodes):,} expressions, its share of budget_nodes",
                 fix="raise the option budget_nodes, or compute what its scores are made of in a function of its own",
             )
         if before // _LOOK_EVERY != self.used // _LOOK_EVERY and self.time > self.seconds:
             raise TooMuch(
-                f"planning it takes more than {self.seconds:.3g} s",
+                f"planning it takes more than {self.seconds:.3g} s, its share of budget_seconds",
                 fix="raise the option budget_seconds, or compute what its scores are made of in a function of its own",
             )
 

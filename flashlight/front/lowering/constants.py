@@ -19,6 +19,8 @@ from flashlight.ir.index import Expr, linearise
 from flashlight.ir.program import Const, Index, Map, Node
 
 MAX_ELEMENTS = 16
+MAX_SPACED = 1 << 16
+"""Elements of a constant, at most; of one that is evenly spaced, as range(N) is."""
 LARGEST = 1 << 31
 HELD = "flashlight_held"
 """Where the metadata of a copied node keeps the elements of the constant that it stands for."""
@@ -33,20 +35,24 @@ def held(node: fx.Node) -> list[int] | list[bool] | None:
         found = getattr(found, name, None)
     if type(found) is not torch.Tensor or found.dtype not in (*INTS, torch.bool) or found.device.type == "meta":
         return None
-    if not 0 < found.numel() <= MAX_ELEMENTS:
+    if not 0 < found.numel() <= MAX_SPACED:
         return None
     with _disable_current_modes():
         values = found.flatten().tolist()
-    return values if max(map(abs, values)) <= LARGEST else None
+    few = len(values) <= MAX_ELEMENTS or _is_spaced(values)
+    return values if few and max(map(abs, values)) <= LARGEST else None
+
+
+def _is_spaced(values: list[int] | list[bool]) -> bool:
+    step = values[1] - values[0] if len(values) > 1 else 0
+    return not isinstance(values[0], bool) and all(v == values[0] + step * k for k, v in enumerate(values))
 
 
 def element(values: list[int] | list[bool], shape: tuple[int, ...], index: tuple[Expr, ...]) -> Node:
     """The element at an index: affine where the values are evenly spaced, else a choice."""
     at = linearise(index, shape)
-    if not isinstance(values[0], bool):
-        step = values[1] - values[0] if len(values) > 1 else 0
-        if all(v == values[0] + step * k for k, v in enumerate(values)):
-            return Index(at * step + values[0])
+    if _is_spaced(values):
+        return Index(at * (values[min(1, len(values) - 1)] - values[0]) + values[0])
     out = Const(values[-1])
     for k in reversed(range(len(values) - 1)):
         out = Map("WHERE", Map("LT", Index(at), Const(k + 1)), Const(values[k]), out)

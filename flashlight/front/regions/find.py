@@ -114,6 +114,11 @@ class Candidates:
         hiding = self._hiding() | set(self.selecting)
         if hiding:
             self.growth = Growth(nodes, sources, reason, hiding)
+        no_scores = self._no_scores()
+        if no_scores:
+            growth = Growth(nodes, sources, reason, hiding | no_scores)
+            if not {s.node for s in growth.seeds} <= {s.node for s in self.growth.seeds}:
+                self.growth = growth
         self.rejected: list[tuple[Component, str]] = []
         self.cores: list[Core] = []
         self.refused: list[Refusal] = []
@@ -154,6 +159,19 @@ class Candidates:
             if 0 < len(single) < len(component.seeds) and not self._has_values(component):
                 hiding |= single
         return hiding
+
+    def _no_scores(self) -> set[fx.Node]:
+        """Products that are no scores, and that a sum follows which may be one over the features of scores.
+
+        k = x @ w of inputs;  ((q[:, None] - k) ** 2).sum(-1)      the distances are, k is a linear layer
+        """
+        no_scores: set[fx.Node] = set()
+        for component in self.growth.components():
+            ends = [e for e in component.ends if self._contracts(e, component)]
+            if any(g.name_of(e) in ("sum", "mean") for e in component.ends):
+                if self._rejection(component, ends) is not None:
+                    no_scores.update(s.node for s in component.seeds)
+        return no_scores
 
     def _selecting(self) -> dict[fx.Node, Decline]:
         """Small scores from which keys are selected for others, and what leads from them to the selection.

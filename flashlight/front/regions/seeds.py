@@ -72,8 +72,13 @@ class Sources:
         return found
 
     def is_leaf(self, node: fx.Node) -> bool:
-        """An input behind views and casts."""
-        return g.through_views(node).op in ("placeholder", "get_attr")
+        """An input behind views and casts, times numbers or tensors of one element."""
+        node = g.through_views(node)
+        while g.name_of(node) in ("mul", "div") and (factors := [a for a in g.tensors(node) if g.numel(a) != 1]):
+            if len(factors) > 1:
+                return False
+            node = g.through_views(factors[0])
+        return node.op in ("placeholder", "get_attr")
 
 
 def find_seed(node: fx.Node, sources: Sources, quadratic: Container[fx.Node]) -> Seed | None:
