@@ -168,9 +168,9 @@ class Candidates:
         no_scores: set[fx.Node] = set()
         for component in self.growth.components():
             ends = [e for e in component.ends if self._contracts(e, component)]
-            if any(g.name_of(e) in ("sum", "mean") for e in component.ends):
-                if self._rejection(component, ends) is not None:
-                    no_scores.update(s.node for s in component.seeds)
+            summed = any(g.name_of(e) in ("sum", "mean") for e in component.ends)
+            if summed and self._rejection(component, ends) is not None:
+                no_scores.update(s.node for s in component.seeds)
         return no_scores
 
     def _selecting(self) -> dict[fx.Node, Decline]:
