@@ -55,6 +55,7 @@ class Separator:
         self._depth = 0
         self._depends: dict[Node, bool] = {}
         self._directions: dict[Node, int | None] = {}
+        self._relative: set[Node] = set()
         self._parts: dict[tuple[Node, frozenset[Node]], Parts | None] = {}
 
     def depends(self, node: Node) -> bool:
@@ -67,8 +68,8 @@ class Separator:
     def direction(self, node: Node) -> int | None:
         """+1: a value never falls while the axis is swept; -1: it never rises; 0: it stays; None: not known.
 
-        That of a product or quotient with a factor that stays is that of its value, as for a factor above 0: what the
-        value dominates is scaled by the same factor.
+        That of a product or quotient with a factor of unknown sign is relative to it, as for one above 0: what the
+        value dominates is scaled alike.  Beside another moving value, or in an extremum, it is not known.
         """
         for n in postorder([node], lambda n: n not in self._directions and self.depends(n)):
             if n not in self._directions:
@@ -79,19 +80,41 @@ class Separator:
         if n in self.running:
             return {"MAX": 1, "MIN": -1}.get(self.steps[n].attr[0])
         moves = [self._directions[a] for a in n.args]
-        if n.kind == "Cast" or (n.kind == "Reduce" and n.attr[0] in ("MAX", "MIN")):
-            return moves[0]
+        relative = any(a in self._relative for a in n.args)
+        if n.kind == "Cast" or (n.kind == "Reduce" and n.attr[0] in ("MAX", "MIN") and not relative):
+            return self._passed_on(n, n.args[0])
         if n.kind != "Map":
             return None
         fn = n.attr[0]
         value = finite_part(n) if fn == "WHERE" else None
         if value is not None:
-            return self._directions[value]
-        if fn in ("MUL", "DIV") or (fn == "WHERE" and moves[0] == 0):
-            still = moves[1] == 0 if fn == "DIV" else 0 in moves
-            return _together(moves) if still else None
+            return self._passed_on(n, value)
+        if fn in ("MUL", "DIV"):
+            return self._of_product(n)
+        if relative and (fn not in ("ADD", "SUB", "NEG") or sum(map(self.depends, n.args)) > 1):
+            return None
+        if relative:
+            self._relative.add(n)
+        if fn == "WHERE":
+            return _together(moves) if moves[0] == 0 else None
         signs = FNS[fn].monotone
         return _together([m and m * sign for m, sign in zip(moves, signs, strict=True)]) if signs else None
+
+    def _passed_on(self, n: Node, value: Node) -> int | None:
+        """The direction of a value that another one has."""
+        if value in self._relative:
+            self._relative.add(n)
+        return self._directions[value]
+
+    def _of_product(self, n: Node) -> int | None:
+        """A product or quotient by what stays, which moves like its value if that is not negative."""
+        x, y = n.args if self.depends(n.args[0]) else n.args[::-1]
+        if self.depends(y) or (n.attr[0] == "DIV" and x is not n.args[0]):
+            return None
+        direction, (low, high) = self._passed_on(n, x), self.intervals(y)
+        if low < 0 < high:
+            self._relative.add(n)
+        return direction if direction is None or high > 0 else -direction
 
     def parts(self, node: Node, known: frozenset[Node] = frozenset()) -> Parts | None:
         """The exponents of a body, or None.  known: conditions that hold where the node matters."""
