@@ -57,7 +57,7 @@ class Budget:
             )
         if before // _LOOK_EVERY != self.used // _LOOK_EVERY and self.time > self.seconds:
             raise TooMuch(
-                f"planning it takes more than {self.seconds:.3g} s, its share of budget_seconds",
+                f"planning it takes more than its share of budget_seconds, {self.seconds:.3g} s",
                 fix="raise the option budget_seconds, or compute what its scores are made of in a function of its own",
             )
 
