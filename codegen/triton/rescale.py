@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from flashlight.codegen.triton.reductions import PAIRS
 from flashlight.ir.kernel import Carry, Kernel, Sweep, carry_nodes
@@ -66,56 +66,37 @@ def nan_shows(c: Carry, kernel: Kernel) -> bool:
     """
     if c.op not in PAIRS or c.body.dtype != "float":
         return True
+    sums = {k.node for k in kernel.carries if k.op == "SUM" and _nan_passes([k.body], {c.body}, c.node)}
     stores = [*kernel.stores, *[s for w in kernel.sweeps for s in w.stores]]
-    sums = {k.node for k in kernel.carries if k.op == "SUM" and _surely(k.body, {c.body}, c.node)}
     users = [s.value for s in stores] + [k.body for k in kernel.carries if k.node not in sums]
-    return all(_shows(n, sums, c.node) for n in users)
+    return _nan_passes([n for n in users if c.node in carry_nodes(n)], sums, c.node, beside=True)
 
 
-ARITHMETIC = frozenset(
-    {
-        "ADD",
-        "SUB",
-        "MUL",
-        "DIV",
-        "NEG",
-        "ABS",
-        "RECIP",
-        "SQRT",
-        "RSQRT",
-        "EXP",
-        "EXP2",
-        "EXPM1",
-        "LOG",
-        "LOG2",
-        "LOG1P",
-        "SIN",
-        "COS",
-        "TANH",
-        "SIGMOID",
-        "ERF",
-        "ERFC",
-    }
-)
+ARITHMETIC = frozenset({
+    "ADD", "SUB", "MUL", "DIV", "NEG", "ABS", "RECIP", "SQRT", "RSQRT", "EXP", "EXP2", "EXPM1", "LOG", "LOG2", "LOG1P",
+    "SIN", "COS", "TANH", "SIGMOID", "ERF", "ERFC",
+})  # fmt: skip
 """Functions that are NaN where one of their arguments is."""
 
 
-def _surely(root: Node, sources: Collection[Node], extremum: Node) -> bool:
-    """Whether a value is NaN wherever one of the sources is, whatever the extremum."""
+def _nan_passes(roots: Sequence[Node], sources: Collection[Node], extremum: Node, beside: bool = False) -> bool:
+    """Whether values are NaN wherever one of the sources is, whatever the extremum.
+
+    beside: it is enough that they are where the extremum would be, and otherwise do not use it.
+    """
+    uses: dict[Node, bool] = {}
     sure: dict[Node, bool] = {}
-    for n in postorder([root], lambda n: n not in sources and n.kind in ("Map", "Cast")):
+    passes: dict[Node, bool] = {}
+    for n in postorder(roots, lambda n: n not in sources):
+        uses[n] = n is extremum or (n not in sources and any(uses[a] for a in n.args))
         if n in sources or n.kind not in ("Map", "Cast"):
             sure[n] = n in sources
         elif n.kind == "Map" and n.attr[0] == "WHERE":
-            sure[n] = sure[n.args[1]] and sure[n.args[2]] and extremum not in carry_nodes(n.args[0])
+            sure[n] = sure[n.args[1]] and sure[n.args[2]] and not uses[n.args[0]]
         else:
             arithmetic = n.dtype == "float" and (n.kind == "Cast" or n.attr[0] in ARITHMETIC)
             sure[n] = arithmetic and any(sure[a] for a in n.args)
-    return sure[root]
-
-
-def _shows(root: Node, sums: Collection[Node], extremum: Node) -> bool:
-    """Whether a value that uses an extremum is NaN where that is, because the sums are."""
-    if extremum not in carry_nodes(root) or _surely(root, sums, extremum):
-        return True
-    return root.kind in ("Map", "Cast") and all(_shows(a, sums, extremum) for a in root.args)
+        passes[n] = sure[n] or (
+            beside and (not uses[n] or (n.kind in ("Map", "Cast") and all(passes[a] for a in n.args)))
+        )
+    return all(passes[n] for n in roots)
