@@ -370,6 +370,11 @@ def test_the_fix_of_a_rule_reaches_the_refusal(change, fix):
     assert (fix or "") in (refusal.decline.fix or "") and bool(fix) == bool(refusal.decline.fix)
 
 
+def test_what_stands_between_two_products_is_named():
+    found = regions(lambda q, k, v: (q @ k.mT / 8).sort(-1).values @ v, *qkv())
+    assert not found.regions and "sort" in str(found.untouched)
+
+
 @pytest.mark.parametrize("case", PASS_THROUGH, ids=lambda c: c.name)
 def test_pass_through(case: PassThrough):
     found = regions(case.fn, *case.make(Size(), torch.float32, 0))

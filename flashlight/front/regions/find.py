@@ -223,6 +223,8 @@ class Candidates:
         if self.growth.is_read_again(component) and not _suspect(component):
             return None
         normalised = _has_exponential(component) and _has_statistic(component)
+        if ends and component.barriers and not any(map(_is_map, component.quadratic)):
+            return str(component.barriers[0][1].reason)
         if not any(_is_map(q) for q in component.quadratic):
             return "a plain chain of products: nothing happens to the product in between" if ends else ""
         if _suspect(component) and not normalised:
