@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from flashlight.codegen.cpp.facts import Facts, affine
-from flashlight.codegen.cpp.isa import PAIRS, VECTOR_BITS, Isa, caches
+from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.visits import masked
@@ -125,7 +125,7 @@ def _vector_bits(kernel: Kernel, isa: Isa) -> int:
     bits, width = VECTOR_BITS[isa], 64 if kernel.double else 32
     rows = kernel.tile[0].size if kernel.tile else 1
     rounds = any(n.kind == "Reduce" and n.attr[2] is torch.bfloat16 for n in postorder(kernel.roots))
-    least = 256 if isa in PAIRS and rounds else 128
+    least = PAIR_BITS if isa in PAIRS and rounds else 128
     while bits > least and rows <= bits // width:
         bits //= 2
     return bits

@@ -35,8 +35,8 @@ _NEEDS: dict[Isa, frozenset[str]] = {
     "portable": frozenset(),
 }
 VECTOR_BITS: dict[Isa, int] = {"amx": 512, "avx512bf16": 512, "avx512": 512, "avx2": 256, "portable": 128}
-PAIRS = frozenset[Isa]({"amx", "avx512bf16"})
-"""Those that multiply bfloat16 in pairs, in vectors of 256 bits and more."""
+PAIRS, PAIR_BITS = frozenset[Isa]({"amx", "avx512bf16"}), 256
+"""Those that multiply bfloat16 in pairs, and the narrowest vectors in which they do."""
 
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 
 from flashlight.codegen.cpp.emit import C_TYPES
-from flashlight.codegen.cpp.isa import PAIRS, Isa
+from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, Isa
 from flashlight.codegen.cpp.memory import PANEL_LEVELS, Memory
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.plan import make_plan
@@ -36,7 +36,7 @@ SMALL = 1 << 16
 def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node, str] | None = None) -> CppKernel:
     """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments
     (default: the kernel's own)."""
-    pairs = isa in PAIRS and tiling.bits >= 256
+    pairs = isa in PAIRS and tiling.bits >= PAIR_BITS
     plan = make_plan(tiling.applied(kernel), tiling, pairs, isa == "amx" and tiling.bits == 512)
     printer = _Printer(plan, origins or kernel.origins)
     return CppKernel(printer.entry, printer.text(), isa)

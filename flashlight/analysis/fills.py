@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from flashlight.analysis.facts import FREE
 from flashlight.ir.ops import value_at
 from flashlight.ir.program import Node, number_of, postorder, value_of
 
 PRODUCTS = frozenset({"WHERE", "MUL", "NEG", "ABS"})
 SUMS_AND_EXTREMA = PRODUCTS | {"ADD", "SUB", "SUM", "DIV", "MAXIMUM", "MINIMUM", "MAX", "MIN"}
-LARGE = 2.0**40
-"""Other functions are taken of what is at least as large, and of 0: the rest may be a factor of their argument."""
 _SHIFTS = frozenset({"ADD", "SUB", "MAXIMUM", "MINIMUM"})
 """Beside a number, these make another constant of each: 0 + 1e-6 is not 0."""
 
@@ -50,7 +49,8 @@ def _constants(n: Node, of: Mapping[Node, list[float]], through: Collection[str]
         return [*_values(n, one, of[one]), *(float(number_of(a)) for a in n.args if a is not one)]
     if n.kind == "Cast" or (n.kind in ("Map", "Reduce") and n.attr[0] in through):
         return [v for a in (n.args[1:] if n.attr[0] == "WHERE" else n.args) for v in of[a]]
-    return [] if one is None else _values(n, one, [v for v in of[one] if v == 0 or not abs(v) < LARGE])
+    # what is neither 0 nor huge may be a factor of the argument only
+    return [] if one is None else _values(n, one, [v for v in of[one] if v == 0 or not abs(v) < 2.0**FREE])
 
 
 def _of_one(n: Node) -> Node | None:

@@ -143,7 +143,6 @@ def _product_form(value: Node) -> Node:
 def _map_sweeps(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[list[Sweep], list[Store]]:
     """Stores of per-score values loop once more over an axis that is not a row, nor one that a carry holds whole."""
     maps: dict[Axis, list[Store]] = defaultdict(list)
-    sizes: dict[int, Axis] = {}
     epilogue: list[Store] = []
     for s in stores:
         inner = [r for r in postorder([s.value]) if r.kind == "Reduce" and not carry_nodes(r)]
@@ -151,8 +150,7 @@ def _map_sweeps(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[list[Sw
         along -= {a for carry in carry_nodes(s.value) for a in carry.free}
         if along:
             axis = max(along, key=_size)
-            sizes.setdefault(axis.size, Axis(f"y{len(sizes) or ''}", axis.size))
-            shared = sizes[axis.size]
+            shared = next((a for a in maps if a.size == axis.size), Axis(f"y{len(maps) or ''}", axis.size))
             maps[shared].append(_renamed(s, axis, shared))
         else:
             epilogue.append(s)

@@ -198,8 +198,7 @@ def _in_float32(case: Case, seed: int, eager: list[Tensor]) -> list[list[Tensor]
             return results
         for turn in range(WIDE_EVALUATIONS):
             with Rounded(case.dtype, 100 * seed + turn, torch.float32) as mode:
-                noisy = [mode.noisy(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-                results.append(leaves(case.fn(*noisy)))
+                results.append(leaves(case.fn(*mode.inputs(args))))
     return results
 
 
@@ -213,8 +212,7 @@ def _rounded(case: Case, seed: int, turns: int = ROUNDED_EVALUATIONS) -> list[li
     with exactly():
         for turn in range(turns):
             with Rounded(case.dtype, 100 * seed + turn) as mode:
-                noisy = [mode.noisy(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-                results.append(leaves(case.fn(*noisy)))
+                results.append(leaves(case.fn(*mode.inputs(args))))
     return results
 
 

@@ -160,6 +160,10 @@ class Rounded(TorchFunctionMode):
         fresh = self._is_wide(out) and out.untyped_storage().data_ptr() not in old
         return self.noisy(out) if fresh and getattr(func, "__name__", "") not in _EXACT else out
 
+    def inputs(self, args: Sequence[Any]) -> list[Any]:
+        """The arguments of a program, floating-point ones rounded."""
+        return [self.noisy(a) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+
     def noisy(self, x: Tensor) -> Tensor:
         noise = torch.rand(x.shape, generator=self.generator, dtype=self.wide) - 0.5
         return x * (1 + self.eps * noise)

@@ -39,20 +39,23 @@ def held(node: fx.Node) -> list[int] | list[bool] | None:
         return None
     with _disable_current_modes():
         values = found.flatten().tolist()
-    few = len(values) <= MAX_ELEMENTS or _is_spaced(values)
+    few = len(values) <= MAX_ELEMENTS or _step(values) is not None
     return values if few and max(map(abs, values)) <= LARGEST else None
 
 
-def _is_spaced(values: list[int] | list[bool]) -> bool:
+def _step(values: list[int] | list[bool]) -> int | None:
+    """The difference between neighbours, if it is the same for all."""
     step = values[1] - values[0] if len(values) > 1 else 0
-    return not isinstance(values[0], bool) and all(v == values[0] + step * k for k, v in enumerate(values))
+    spaced = not isinstance(values[0], bool) and all(v == values[0] + step * k for k, v in enumerate(values))
+    return step if spaced else None
 
 
 def element(values: list[int] | list[bool], shape: tuple[int, ...], index: tuple[Expr, ...]) -> Node:
     """The element at an index: affine where the values are evenly spaced, else a choice."""
     at = linearise(index, shape)
-    if _is_spaced(values):
-        return Index(at * (values[min(1, len(values) - 1)] - values[0]) + values[0])
+    step = _step(values)
+    if step is not None:
+        return Index(at * step + values[0])
     out = Const(values[-1])
     for k in reversed(range(len(values) - 1)):
         out = Map("WHERE", Map("LT", Index(at), Const(k + 1)), Const(values[k]), out)

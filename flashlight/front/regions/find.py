@@ -35,6 +35,7 @@ _LINEAR = (
     "linear layers around a map, not queries and keys (these fuse where keys are stored [N, features] and transposed "
     "for the product, or where all have a batch dimension)"
 )
+_PLAIN_CHAIN = "a plain chain of products: nothing happens to the product in between"
 _NO_VALUES = "no product with values follows that can be fused with it"
 
 
@@ -223,10 +224,9 @@ class Candidates:
         if self.growth.is_read_again(component) and not _suspect(component):
             return None
         normalised = _has_exponential(component) and _has_statistic(component)
-        if ends and component.barriers and not any(map(_is_map, component.quadratic)):
-            return str(component.barriers[0][1].reason)
         if not any(_is_map(q) for q in component.quadratic):
-            return "a plain chain of products: nothing happens to the product in between" if ends else ""
+            between = [str(why.reason) for _, why in component.barriers] or [_PLAIN_CHAIN]
+            return between[0] if ends else ""
         if _suspect(component) and not normalised:
             return _LINEAR
         if all(s.inner >= max(_WIDE_INNER, 4 * max(s.size)) for s in component.seeds):
