@@ -12,8 +12,8 @@ from torch import Tensor
 from flashlight.front import worth
 from flashlight.front.counts import flops, repeats
 from flashlight.ir.index import Axis, of
-from flashlight.ir.kernel import Carry, Kernel, Sweep
-from flashlight.ir.program import Load, Map, Node, Reduce, make
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep
+from flashlight.ir.program import Carry, Load, Map, Node, Reduce
 from tests.harness import Compiled, compile_only
 
 N, D, HEADS = 300, 16, 16
@@ -169,7 +169,7 @@ def test_what_lacks_an_axis_counts_once_for_each_position_or_block_of_it():
 
     mine, shared = score(g, x), score(t, x)
     step = Reduce("SUM", x, Map("MUL", Map("EXP", mine), Map("EXP", shared)))
-    carry = Carry(make("Carry", ("c0", (g, t)), (), "float"), step)
+    carry = Accumulator(Carry("c0", (g, t)), step)
     kernel = Kernel("k", (), (), (g,), (t,), (f,), (Sweep(x, (carry,)),), ())
     assert (repeats(mine, kernel, {t: 32}), repeats(shared, kernel, {t: 32}), repeats(step, kernel)) == (4, 5, 1)
     assert flops(kernel, {t: 32}) == 2 * (5 * 100 * 40 + 4 * 5 * 40 * 8 + 5 * 100 * 40 * 8)

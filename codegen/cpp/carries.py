@@ -14,8 +14,8 @@ from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.structure import Buffer, Nest, Plan, Stage
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Carry, Sweep, before
-from flashlight.ir.program import Node
+from flashlight.ir.kernel import Accumulator, Sweep, before
+from flashlight.ir.program import Carry, Node
 
 
 class CarryPrinter:
@@ -39,7 +39,7 @@ class CarryPrinter:
 
     # ------------------------------------------------------------ buffers
 
-    def _carry_buffers(self, c: Carry) -> None:
+    def _carry_buffers(self, c: Accumulator) -> None:
         axes = self.facts.ordered(c.axes)
         kind = {"float": "real", "int": "long", "bool": "bool"}[c.node.dtype]
         self.carries[c.node] = self._declare(Buffer(self.new(c.name), axes, True, kind, "panel"))
@@ -74,7 +74,7 @@ class CarryPrinter:
 
         def known(node: Node) -> Value | None:
             em = em_of[0]
-            if node.kind == "Carry":
+            if isinstance(node, Carry):
                 return self.memory.read(self._carry_place(node), em.lane, em.live)
             stage = stages.get(node)
             return None if stage is None or stage.out is None else self.memory.read(stage.out, em.lane, em.live)
@@ -163,7 +163,7 @@ class CarryPrinter:
             flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}, {IDENTITY[c.op, c.node.dtype]}));")
         return ["{", *[f"  {x}" for x in flat.close()], "}"]
 
-    def _save_old(self, em: Emitter, c: Carry, value: str) -> None:
+    def _save_old(self, em: Emitter, c: Accumulator, value: str) -> None:
         old = self.olds.get(c.node)
         if old is not None:
             kind = LANE_TYPES[old.kind]

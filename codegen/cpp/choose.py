@@ -20,7 +20,7 @@ from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.visits import masked
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
-from flashlight.ir.program import postorder
+from flashlight.ir.program import Load, Reduce, postorder
 
 LONGEST, SHORTEST = 384, 16
 """Positions of the swept axis in a block."""
@@ -93,8 +93,9 @@ def _lacking(kernel: Kernel, facts: Facts) -> set[Axis]:
     swept = {s.axis for s in kernel.sweeps}
     found: set[Axis] = set()
     for n in kernel.nodes:
-        large = n.kind == "Load" and kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.resident)
-        if large and not n.args and facts.inside(n):
+        if not isinstance(n, Load) or n.args or not facts.inside(n):
+            continue
+        if kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.resident):
             found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= FOLDED}
     return found
 
@@ -106,7 +107,7 @@ def _going_on(kernel: Kernel, facts: Facts) -> set[Axis]:
         return set()
     x, found = kernel.sweeps[0].axis, set[Axis]()
     for n in kernel.nodes:
-        if n.kind != "Load" or n.args or facts.lane not in n.free:
+        if not isinstance(n, Load) or n.args or facts.lane not in n.free:
             continue
         at = facts.linear(n)
         if affine(at, x) == 1 and affine(at, facts.lane) not in (None, 1):
@@ -124,7 +125,7 @@ def _vector_bits(kernel: Kernel, isa: Isa) -> int:
     that the wide ones have: kernels that compute the same scores round alike, whatever their rows."""
     bits, width = VECTOR_BITS[isa], 64 if kernel.double else 32
     rows = kernel.tile[0].size if kernel.tile else 1
-    rounds = any(n.kind == "Reduce" and n.attr[2] is torch.bfloat16 for n in postorder(kernel.roots))
+    rounds = any(isinstance(n, Reduce) and n.operand is torch.bfloat16 for n in postorder(kernel.roots))
     least = PAIR_BITS if isa in PAIRS and rounds else 128
     while bits > least and rows <= bits // width:
         bits //= 2

@@ -20,7 +20,7 @@ from flashlight.codegen.cpp.names import Names, int_literal, real_literal
 from flashlight.codegen.cpp.positions import Positions, Value, bare
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Node, value_of
+from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Reduce, value_of
 
 LANES = {"float": "F", "bool": "B"}
 SCALARS = {"float": "real", "int": "long", "bool": "bool"}
@@ -107,7 +107,7 @@ class Emitter(Positions):
             elif node not in seen and self._find(node) is None:
                 seen.add(node)
                 stack.append((node, True))
-                if node.kind != "Reduce" and self.known(node) is None:
+                if not isinstance(node, Reduce) and self.known(node) is None:
                     stack += [(a, False) for a in node.args]
         return out
 
@@ -118,10 +118,10 @@ class Emitter(Positions):
         depth = self.depth(node)
         value = self.known(node)
         if value is None:
-            value = self._reduce(node, depth) if node.kind == "Reduce" else self._inner(node)
+            value = self._reduce(node, depth) if isinstance(node, Reduce) else self._inner(node)
         if node in self.full:
             value = Value(f"(FULL ? {'all<B>(1)' if value.lanes else 'true'} : {value.text})", value.type)
-        if not value.text.isidentifier() and node.kind != "Const":
+        if not value.text.isidentifier() and not isinstance(node, Const):
             name = self.new.temporary()
             origin = f"  // {self.origins[node]}" if node in self.origins else ""
             self.scopes[depth].lines.append(f"const {value.type} {name} = {bare(value.text)};{origin}")
@@ -130,17 +130,17 @@ class Emitter(Positions):
         return value
 
     def _inner(self, n: Node) -> Value:
-        if n.kind == "Const":
+        if isinstance(n, Const):
             return self._const(n)
-        if n.kind == "Index":
-            return self.expr(n.attr[0])
-        if n.kind == "Load":
+        if isinstance(n, Index):
+            return self.expr(n.expr)
+        if isinstance(n, Load):
             return self._load(n)
-        if n.kind == "Cast":
+        if isinstance(n, Cast):
             return self._cast(n)
-        if n.kind == "Map":
+        if isinstance(n, Map):
             return self._map(n)
-        raise ValueError(f"no value is known for {n.kind} {n.attr}")
+        raise ValueError(f"no value is known for {type(n).__name__} {n.values}")
 
     def _const(self, n: Node) -> Value:
         v = value_of(n)
@@ -151,9 +151,9 @@ class Emitter(Positions):
         assert v is not None
         return Value(real_literal(v, self.double), "real")
 
-    def _reduce(self, n: Node, depth: int) -> Value:
+    def _reduce(self, n: Reduce, depth: int) -> Value:
         """A loop of its own inside the scope of its free axes; a long sum of floats in runs, see Sum."""
-        op, axis, _ = n.attr
+        op, axis = n.op, n.axis
         saved, self.scopes = self.scopes, self.scopes[: depth + 1]
         lanes = self._is_lanes(n)
         kind = ("J" if n.dtype == "int" else LANES[n.dtype]) if lanes else SCALARS[n.dtype]
@@ -192,17 +192,17 @@ class Emitter(Positions):
     def zero(self, v: Value) -> str:
         return f"all<{v.type}>(0)" if v.lanes else "0"
 
-    def _cast(self, n: Node) -> Value:
+    def _cast(self, n: Cast) -> Value:
         v = self.value(n.args[0])
-        to = n.attr[0]
+        to = n.to
         if isinstance(to, str):
             return self.as_kind(v, to)
         if v.type not in ("F", "real") or (to is torch.float64) or (to is torch.float32 and not self.double):
             return v
         return Value(f"rounded<{C_TYPES[to]}>({v.text})", v.type)
 
-    def _map(self, n: Node) -> Value:
-        fn, spec = n.attr[0], FNS[n.attr[0]]
+    def _map(self, n: Map) -> Value:
+        fn, spec = n.fn, FNS[n.fn]
         args = [self.value(a) for a in n.args]
         special = self._special(fn, n, args)
         if special is not None:
@@ -271,13 +271,13 @@ class Emitter(Positions):
 
     # ------------------------------------------------------------ loads
 
-    def _load(self, n: Node) -> Value:
-        t = self.facts.tensors[n.attr[0]]
+    def _load(self, n: Load) -> Value:
+        t = self.facts.tensors[n.tensor]
         lanes = self._is_lanes(n)
         kind = {"float": "F", "bool": "B"}.get(n.dtype) or _INT_LANES.get(t.dtype, "I")
         if t.numel == 0:
             return Value(f"all<{kind}>(0)", kind) if lanes else Value(f"{SCALARS[n.dtype]}(0)", SCALARS[n.dtype])
-        at = self.address(n.attr[1], t.shape, t.strides)
+        at = self.address(n.index, t.shape, t.strides)
         name = self.tensors[t.name]
         if at.vector is not None:
             return Value(f"gather({name} + {at.base}, {at.vector})", kind)

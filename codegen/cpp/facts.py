@@ -9,7 +9,7 @@ from typing import TypeVar
 from flashlight.analysis.spans import INT32, Spans, exceeds, power_of_two
 from flashlight.ir.index import Axis, Expr, Gather, const
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Node, Tensor, postorder, value_of
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce, Tensor, postorder, value_of
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Facts:
         self._carry: dict[Node, bool] = {}
         self._cost: dict[Node, float] = {}
         self._spans = Spans(self.tensors)
-        self.tops = {c.node: c.body for c in kernel.carries if c.op == "MAX"}
+        self.tops: dict[Node, Node] = {c.node: c.body for c in kernel.carries if c.op == "MAX"}
         self.users: dict[Node, set[Node]] = defaultdict(set)
         for n in kernel.nodes:
             for a in n.args:
@@ -44,22 +44,22 @@ class Facts:
 
     def never_positive(self, node: Node) -> bool:
         """Whether a value is a score minus the running maximum of that score."""
-        return node.kind == "Map" and node.attr[0] == "SUB" and self.tops.get(node.args[1]) is node.args[0]
+        return isinstance(node, Map) and node.fn == "SUB" and self.tops.get(node.args[1]) is node.args[0]
 
     def rough(self, node: Node) -> bool:
         """Whether a value only enters sums and products with 16-bit operands."""
-        products = [u for u in self.users[node] if u.kind == "Map"]
-        sums = [u for u in self.users[node] if u.kind == "Reduce" and u.attr[0] == "SUM"]
+        products = [u for u in self.users[node] if isinstance(u, Map)]
+        sums = [u for u in self.users[node] if isinstance(u, Reduce) and u.op == "SUM"]
         if not products or len(products) + len(sums) < len(self.users[node]):
             return False
-        return all(u.attr[0] == "MUL" and self.users[u] and all(_half_sum(r) for r in self.users[u]) for u in products)
+        return all(u.fn == "MUL" and self.users[u] and all(_half_sum(r) for r in self.users[u]) for u in products)
 
     def ordered(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         """The loop axes among these, in nesting order: whole axes, then blocked ones, the swept axis innermost."""
         return tuple(sorted({a for a in axes if a in self._rank}, key=self._rank.__getitem__))
 
     def has_carry(self, node: Node) -> bool:
-        return self._fill(self._carry, node, lambda n: n.kind == "Carry" or any(self._carry[a] for a in n.args))
+        return self._fill(self._carry, node, lambda n: isinstance(n, Carry) or any(self._carry[a] for a in n.args))
 
     def lanes(self, node: Node) -> bool:
         """Whether the value differs between lanes (carries are kept a lane each)."""
@@ -71,32 +71,32 @@ class Facts:
 
     def _own_cost(self, n: Node) -> float:
         below = sum(self._cost[a] for a in n.args)
-        if n.kind == "Load":
+        if isinstance(n, Load):
             return below + (1 if self.lane not in n.free else 1 if self.stride(n, self.lane) == 1 else 16)
-        if n.kind == "Reduce":
-            return 1 if self.in_memory(n) else n.attr[1].size * (below + 1)
-        if n.kind == "Cast":
-            return below + (24 if not isinstance(n.attr[0], str) else 1)
-        if n.kind == "Map":
-            if n.attr[0] == "POW" and value_of(n.args[1]) is not None:
+        if isinstance(n, Reduce):
+            return 1 if self.in_memory(n) else n.axis.size * (below + 1)
+        if isinstance(n, Cast):
+            return below + (24 if not isinstance(n.to, str) else 1)
+        if isinstance(n, Map):
+            if n.fn == "POW" and value_of(n.args[1]) is not None:
                 return below + 4
-            own = 1 if n.attr[0] == "REM" and power_of_two(n.args[1]) else _COSTS.get(n.attr[0], 1)
-            return below + (1 if own == 4 and n.args[-1].kind == "Const" else own)
-        return below + (1 if n.kind in ("Index", "Carry") else 0)
+            own = 1 if n.fn == "REM" and power_of_two(n.args[1]) else _COSTS.get(n.fn, 1)
+            return below + (1 if own == 4 and isinstance(n.args[-1], Const) else own)
+        return below + (1 if isinstance(n, Index | Carry) else 0)
 
-    def linear(self, node: Node) -> Expr:
+    def linear(self, node: Load) -> Expr:
         """Offset in elements of a Load, as one expression."""
         total = const(0)
-        for e, step in zip(node.attr[1], self.tensors[node.attr[0]].strides, strict=True):
+        for e, step in zip(node.index, self.tensors[node.tensor].strides, strict=True):
             total = total + e * step
         return total
 
-    def inside(self, node: Node) -> bool:
+    def inside(self, node: Load) -> bool:
         """Whether every index of a Load is inside the tensor, whatever the axes."""
-        shape = self.tensors[node.attr[0]].shape
-        return all(e.range[0] >= 0 and e.range[1] < s for e, s in zip(node.attr[1], shape, strict=True))
+        shape = self.tensors[node.tensor].shape
+        return all(e.range[0] >= 0 and e.range[1] < s for e, s in zip(node.index, shape, strict=True))
 
-    def stride(self, node: Node, axis: Axis | None) -> int | None:
+    def stride(self, node: Load, axis: Axis | None) -> int | None:
         """Elements between neighbours along `axis` in a Load that is affine in it and inside; 0 when free of it."""
         return affine(self.linear(node), axis) if axis is not None and self.inside(node) else None
 
@@ -117,7 +117,7 @@ class Facts:
 
 
 def _half_sum(n: Node) -> bool:
-    return n.kind == "Reduce" and n.attr[0] == "SUM" and n.attr[2] is not None and n.attr[2].itemsize == 2
+    return isinstance(n, Reduce) and n.op == "SUM" and n.operand is not None and n.operand.itemsize == 2
 
 
 def affine(e: Expr, axis: Axis) -> int | None:

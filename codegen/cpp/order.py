@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
-from flashlight.ir.program import Node, postorder
+from flashlight.ir.program import Node, Reduce, postorder
 
 POINTWISE = ("map", "carry", "store")
 """Stages that can share a loop."""
@@ -13,7 +13,7 @@ POINTWISE = ("map", "carry", "store")
 
 def arrange(targets: Sequence[Stage], level: str) -> list[Nest]:
     """The stages of one level that the targets need, in nests."""
-    carriers = {t.carry.node: t for t in targets if t.carry is not None}
+    carriers: dict[Node, Stage] = {t.carry.node: t for t in targets if t.carry is not None}
     nests: list[Nest] = []
     place: dict[Stage, int] = {}
     for s in (x for x in _sorted(targets, carriers) if x.level == level):
@@ -85,4 +85,4 @@ def _hands_on(d: Stage, s: Stage, nest: Nest, taken: set[Buffer]) -> bool:
 def _reduced(nest: Nest, b: Buffer) -> bool:
     """Whether the nest reads a buffer at other places than its own."""
     roots = [r for s in nest for r in (s.roots or (s.node,))]
-    return any(n.kind == "Reduce" and n.attr[1] in b.axes for n in postorder(roots) if n not in roots)
+    return any(isinstance(n, Reduce) and n.axis in b.axes for n in postorder(roots) if n not in roots)

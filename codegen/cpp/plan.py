@@ -22,8 +22,8 @@ from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Plan, Stage, SweepPlan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.ir.index import ZERO, Axis
-from flashlight.ir.kernel import Carry, Kernel, Sweep, before, carry_nodes
-from flashlight.ir.program import Node, Store, postorder
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep, before, carry_nodes
+from flashlight.ir.program import Carry, Const, Index, Load, Node, Reduce, Store, postorder
 
 Key = tuple[Node, str, Axis | None]
 """What a stage is found by: the value, the kind of stage, the axis it is laid out along."""
@@ -61,7 +61,7 @@ class Planner:
         tile = arrange([s for s in self.kept.values() if s.level == "tile"], "tile")
         prologue = arrange([s for s in self.kept.values() if s.level == "prologue"], "prologue")
         used = {n for c in self.kernel.carries if c.rescale is not None for n in carry_nodes(c.rescale)}
-        old = {c.node for c in self.kernel.carries if before(c.node) in used}
+        old: set[Node] = {c.node for c in self.kernel.carries if before(c.node) in used}
         return Plan(self.kernel, self.facts, self.tiling, tile, prologue, sweeps, epilogue, old)
 
     def _enter(self, sweep: Sweep | None) -> None:
@@ -94,7 +94,7 @@ class Planner:
 
     # ------------------------------------------------------------ targets
 
-    def _carry_stage(self, c: Carry) -> Stage:
+    def _carry_stage(self, c: Accumulator) -> Stage:
         assert self.sweep is not None
         product = find_product(c.step, self.facts, self.sweep.axis, self.pairs)
         axes = self.facts.ordered({*c.body.free, self.sweep.axis, *c.axes})
@@ -159,23 +159,23 @@ class Planner:
                 stage.carries.append(self.own[node])
             if stage.level == "block":
                 self.uses.setdefault(node, set()).add(stage)
-            inner = (*loops, node.attr[1]) if node.kind == "Reduce" else loops
+            inner = (*loops, node.axis) if isinstance(node, Reduce) else loops
             stack += [(a, inner, False) for a in node.args]
 
     def _cut(self, node: Node, stage: Stage, loops: tuple[Axis, ...]) -> Stage | None:
         """The stage that keeps this value, or None when it is computed where it is used."""
         level = self.level(node)
-        if node.kind in ("Const", "Index", "Carry"):
+        if isinstance(node, Const | Index | Carry):
             return None
         lanes = self.facts.lanes(node)
         for key in ((node, "pack", None), (node, "contract", None), (node, "map", None)):
             if key in self.kept or key in self.made:
                 return self.kept.get(key) or self.made[key]
-        if node.kind == "Reduce" and lanes:
+        if isinstance(node, Reduce) and lanes:
             product = find_product(node, self.facts, None, self.pairs)
             if product is not None:
                 return self._stage("contract", node, level, product)
-        if node.kind == "Load" and lanes and self._packed(node) is not None:
+        if isinstance(node, Load) and lanes and self._packed(node) is not None:
             return self._stage("pack", node, level)
         if (self.index, node) in self.forced and level == "block":
             return self._stage("map", node, level)
@@ -193,7 +193,7 @@ class Planner:
             again *= 1 if i in mine else self.extent(a)
         return again
 
-    def _packed(self, node: Node) -> Axis | None:
+    def _packed(self, node: Load) -> Axis | None:
         """The loop axis along which a strided Load is contiguous."""
         step = self.facts.stride(node, self.facts.lane)
         if step is None or step in (0, 1) or (node.dtype != "float" and node.args):
@@ -211,7 +211,7 @@ class Planner:
             return found
         axes = self.facts.ordered(node.free)
         stage = Stage(kind, node, level, axes, (node,) if kind == "map" else (), product=product, along=along)
-        if kind == "pack":
+        if kind == "pack" and isinstance(node, Load):
             stage.along = self._packed(node)
         lanes = self.facts.lanes(node) or level in ("block", "start", "prologue")
         kind_of = {"float": "real", "bool": "bool"}.get(node.dtype) or (
@@ -288,7 +288,9 @@ class Planner:
 
     def _note_shared(self) -> None:
         """Costly values that several loops compute: the topmost of them are forced into buffers on the next attempt."""
-        shared = {n for n, by in self.uses.items() if len(by) > 1 and self.facts.cost(n) > CHEAP and n.kind != "Carry"}
+        shared = {
+            n for n, by in self.uses.items() if len(by) > 1 and self.facts.cost(n) > CHEAP and not isinstance(n, Carry)
+        }
         below = {a for n in shared for a in n.args}
         tops = {
             n

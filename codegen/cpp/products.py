@@ -15,7 +15,7 @@ import torch
 
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Const, Map, Node, value_of
+from flashlight.ir.program import Const, Load, Map, Node, Reduce, value_of
 
 FEWEST_ROWS = 2
 INF = float("inf")
@@ -38,16 +38,22 @@ class Product:
 
     def readable(self, facts: Facts) -> bool:
         """Whether s is a Load with a fixed step along the row and the summed axes."""
-        return self.scalars.kind == "Load" and None not in [
-            facts.stride(self.scalars, a) for a in (self.row, *self.sums)
-        ]
+        return self.steps(facts) is not None
+
+    def steps(self, facts: Facts) -> list[int] | None:
+        """Elements from one position to the next along the row and the summed axes of a Load, where each is fixed."""
+        if not isinstance(self.scalars, Load):
+            return None
+        steps = [facts.stride(self.scalars, a) for a in (self.row, *self.sums)]
+        known = [s for s in steps if s is not None]
+        return known if len(known) == len(steps) else None
 
     def direct(self, facts: Facts) -> bool:
         """Whether the micro-kernel can read s where it is."""
-        if not self.readable(facts):
+        steps = self.steps(facts)
+        if steps is None or not isinstance(self.scalars, Load):
             return False
-        t = facts.tensors[self.scalars.attr[0]]
-        steps = [facts.stride(self.scalars, a) for a in (self.row, *self.sums)]
+        t = facts.tensors[self.scalars.tensor]
         if self.pairs:
             return (
                 t.dtype is torch.bfloat16
@@ -63,9 +69,9 @@ def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Pro
     sums: list[Axis] = []
     operand: torch.dtype | None = None
     n = node
-    while n.kind == "Reduce" and n.attr[0] == "SUM":
-        sums.append(n.attr[1])
-        operand = n.attr[2]
+    while isinstance(n, Reduce) and n.op == "SUM":
+        sums.append(n.axis)
+        operand = n.operand
         n = n.args[0]
     if not sums or n.dtype != "float" or facts.lane is None:
         return None
@@ -102,7 +108,7 @@ def _written_sides(n: Node, row: Axis, facts: Facts) -> tuple[list[Node], list[N
 
     Another grouping would round otherwise than a kernel that computes the same product for other rows.
     """
-    if n.kind != "Map" or n.attr[0] != "MUL":
+    if not isinstance(n, Map) or n.fn != "MUL":
         return None
     for x, y in (n.args, n.args[::-1]):
         if row not in x.free and row in y.free and not any(map(facts.lanes, _factors(y))):
@@ -127,9 +133,9 @@ def _factors(n: Node) -> list[Node]:
     stack = [n]
     while stack:
         m = stack.pop()
-        if m.kind == "Map" and m.attr[0] == "MUL" and len(out) < 16:
+        if isinstance(m, Map) and m.fn == "MUL" and len(out) < 16:
             stack += m.args[::-1]
-        elif m.kind == "Map" and m.attr[0] == "DIV" and m.args[0].dtype == "float" == m.args[1].dtype:
+        elif isinstance(m, Map) and m.fn == "DIV" and m.args[0].dtype == "float" == m.args[1].dtype:
             by = value_of(m.args[1])
             out.append(Map("RECIP", m.args[1]) if by is None else Const(1 / by if by else INF))
             stack.append(m.args[0])

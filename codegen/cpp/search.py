@@ -11,8 +11,8 @@ import torch
 
 from flashlight.codegen.cpp.facts import Facts, affine
 from flashlight.ir.index import Axis, Expr, of
-from flashlight.ir.kernel import Carry
-from flashlight.ir.program import Node, value_of
+from flashlight.ir.kernel import Accumulator
+from flashlight.ir.program import Index, Load, Map, Node, index_expr, value_of
 
 
 @dataclass(frozen=True)
@@ -20,21 +20,21 @@ class Search:
     """value is looked for among the neighbours that load reads.  room: how many there are from x = 0 on, where the
     last ones may not exist."""
 
-    load: Node
+    load: Load
     value: bool
     room: Expr | None
 
 
-def find_search(c: Carry, facts: Facts, x: Axis) -> Search | None:
+def find_search(c: Accumulator, facts: Facts, x: Axis) -> Search | None:
     """The search that a carry over x is, if it is one."""
     if c.op != "ANY":
         return None
     guard, wanted = _split(c.body)
-    negated = wanted.kind == "Map" and wanted.attr[0] == "NOT"
+    negated = isinstance(wanted, Map) and wanted.fn == "NOT"
     load = wanted.args[0] if negated else wanted
-    if load.kind != "Load" or load.args or not facts.lanes(load):
+    if not isinstance(load, Load) or load.args or not facts.lanes(load):
         return None
-    if facts.tensors[load.attr[0]].dtype is not torch.bool:
+    if facts.tensors[load.tensor].dtype is not torch.bool:
         return None
     across, along = (affine(facts.linear(load), axis) for axis in (facts.lane, x) if axis is not None)
     if along != 1 or across in (None, 0, 1):
@@ -47,18 +47,23 @@ def find_search(c: Carry, facts: Facts, x: Axis) -> Search | None:
 
 def _split(body: Node) -> tuple[Node | None, Node]:
     """(guard, the rest) of a conjunction with a comparison of positions."""
-    if body.kind == "Map" and body.attr[0] == "AND":
+    if isinstance(body, Map) and body.fn == "AND":
         for guard, rest in (body.args, body.args[::-1]):
-            if guard.kind == "Map" and guard.attr[0] == "LT" and guard.args[0].kind == "Index":
+            if isinstance(guard, Map) and guard.fn == "LT" and isinstance(guard.args[0], Index):
                 return guard, rest
     return None, body
 
 
-def _room(guard: Node, load: Node, facts: Facts, x: Axis) -> Expr | None:
+def _room(guard: Node, load: Load, facts: Facts, x: Axis) -> Expr | None:
     """Where the guard keeps the one index that may leave the tensor inside."""
-    position, size = guard.args[0].attr[0], value_of(guard.args[1])
-    shape = facts.tensors[load.attr[0]].shape
-    outside = [(e, n) for e, n in zip(load.attr[1], shape, strict=True) if e.range[0] < 0 or e.range[1] >= n]
-    if size is None or affine(position, x) != 1 or any(e != position or n < size or e.range[0] < 0 for e, n in outside):
+    position, size = index_expr(guard.args[0]), value_of(guard.args[1])
+    shape = facts.tensors[load.tensor].shape
+    outside = [(e, n) for e, n in zip(load.index, shape, strict=True) if e.range[0] < 0 or e.range[1] >= n]
+    if (
+        size is None
+        or position is None
+        or affine(position, x) != 1
+        or any(e != position or n < size or e.range[0] < 0 for e, n in outside)
+    ):
         return None
     return Expr(const=int(size)) - (position - of(x))

@@ -15,7 +15,7 @@ from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.codegen.cpp.visits import masked
 from flashlight.ir.index import Axis, Expr
 from flashlight.ir.kernel import Sweep
-from flashlight.ir.program import Node
+from flashlight.ir.program import Load, Node
 
 
 class StagePrinter(CarryPrinter):
@@ -199,10 +199,11 @@ class StagePrinter(CarryPrinter):
 
     def _in_place(self, em: Emitter, product: Product, fixed: tuple[Axis, ...]) -> tuple[int, int, str]:
         node = product.scalars
+        assert isinstance(node, Load)
         steps = [self.facts.stride(node, a) or 0 for a in fixed]
         return steps[0], steps[1], self._tensor_at(em, node, fixed)
 
-    def _tensor_at(self, em: Emitter, node: Node, fixed: Sequence[Axis]) -> str:
+    def _tensor_at(self, em: Emitter, node: Load, fixed: Sequence[Axis]) -> str:
         """Address of a Load with some axes at the beginning of their block."""
         e = self.facts.linear(node)
         parts = []
@@ -212,7 +213,7 @@ class StagePrinter(CarryPrinter):
             start = self.places[axis] if axis == self.facts.lane else self.memory.starts.get(axis)
             if start and c:
                 parts.append(start if c == 1 else f"{start} * {c}")
-        return " + ".join([self.tensors[node.attr[0]], em.scalar_expr(e), *parts])
+        return " + ".join([self.tensors[node.tensor], em.scalar_expr(e), *parts])
 
     def _search(self, s: Stage, nest: Nest) -> list[str]:
         """Whether any neighbour in memory is true, or false, for each lane."""
@@ -236,7 +237,7 @@ class StagePrinter(CarryPrinter):
 
     def _pack(self, s: Stage, nest: Nest) -> list[str]:
         """A strided load, transposed into rows of lanes."""
-        assert s.out is not None and s.along is not None and self.facts.lane is not None
+        assert s.out is not None and s.along is not None and self.facts.lane is not None and isinstance(s.node, Load)
         out = self._declare(s.out)
         em = self.emitter(nest, self.facts.lane)
         self._open(em, [a for a in s.axes if a != s.along])

@@ -8,7 +8,7 @@ from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Carry, Kernel, Sweep
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep
 from flashlight.ir.program import Node, Store
 
 
@@ -45,7 +45,7 @@ class Stage:
     axes: tuple[Axis, ...]
     roots: tuple[Node, ...] = ()
     out: Buffer | None = None
-    carry: Carry | None = None
+    carry: Accumulator | None = None
     store: Store | None = None
     product: Product | None = None
     along: Axis | None = None

@@ -19,7 +19,7 @@ from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.positions import bare
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Sweep, Visit, first, last
-from flashlight.ir.program import Node, postorder
+from flashlight.ir.program import Load, Node, Reduce, postorder
 
 COARSE = 8
 """Key blocks that are tested at once where the test needs no summaries."""
@@ -33,7 +33,7 @@ def step(sweep: Sweep, longest: int) -> int:
 def coarse(sweep: Sweep, visit: Visit) -> int:
     """How many key blocks one test may span: summaries are of one key block."""
     at = first(sweep.axis)
-    return 1 if any(n.kind == "Load" and at in n.free for n in postorder([visit.some, visit.every])) else COARSE
+    return 1 if any(isinstance(n, Load) and at in n.free for n in postorder([visit.some, visit.every])) else COARSE
 
 
 def masked(sweep: Sweep) -> frozenset[Node]:
@@ -52,16 +52,17 @@ class _TestEmitter(Emitter):
 
     rows: Mapping[Axis, tuple[str, str]] = {}
 
-    def _reduce(self, n: Node, depth: int) -> Value:
-        op, axis, _ = n.attr
+    def _reduce(self, n: Reduce, depth: int) -> Value:
+        op, axis = n.op, n.axis
         load = n.args[0]
-        quick = op == "ANY" and load.kind == "Load" and self.facts.tensors[load.attr[0]].dtype is torch.bool
-        if not quick or self.facts.stride(load, axis) != 1:
+        if op != "ANY" or not isinstance(load, Load) or self.facts.tensors[load.tensor].dtype is not torch.bool:
+            return super()._reduce(n, depth)
+        if self.facts.stride(load, axis) != 1:
             return super()._reduce(n, depth)
         lo, hi = self.rows.get(axis, ("0", str(axis.size - 1)))
         kept, self.places = self.places, {**self.places, axis: lo}
-        t = self.facts.tensors[load.attr[0]]
-        at = self.address(load.attr[1], t.shape, t.strides)
+        t = self.facts.tensors[load.tensor]
+        at = self.address(load.index, t.shape, t.strides)
         self.places = kept
         return Value(f"any_of({self.tensors[t.name]} + {at.base}, {hi} - {lo} + 1)", "bool")
 

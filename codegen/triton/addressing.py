@@ -15,7 +15,7 @@ import torch
 from flashlight.codegen.triton.state import State, Value, block_name, broken, spread, strip
 from flashlight.ir.index import ZERO, Atom, Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.ir.kernel import first, last
-from flashlight.ir.program import Node, Store, Tensor, postorder
+from flashlight.ir.program import Load, Node, Store, Tensor, postorder
 
 LARGE = 2**31
 
@@ -126,7 +126,7 @@ def _division(state: State, atom: FloorDiv | Mod) -> Value:
 def _gather(state: State, atom: Gather) -> Value:
     """A loaded index is trusted where it is loaded in bounds; a computed one may hold anything where it is not used."""
     value = state.value(atom.node)
-    if atom.node.kind == "Load" and not _leaves(state, atom.node):
+    if isinstance(atom.node, Load) and not _leaves(state, atom.node):
         return value
 
     def build() -> Value:
@@ -146,8 +146,8 @@ def _leaves(state: State, node: Node) -> bool:
     return any(
         not 0 <= e.range[0] <= e.range[1] < size
         for n in postorder([node])
-        if n.kind == "Load"
-        for e, size in zip(n.attr[1], state.kernel.tensor(n.attr[0]).shape, strict=True)
+        if isinstance(n, Load)
+        for e, size in zip(n.index, state.kernel.tensor(n.tensor).shape, strict=True)
     )
 
 
@@ -202,7 +202,7 @@ def bounds(state: State, t: Tensor, index: tuple[Expr, ...], dims: tuple[Axis, .
 # ---------------------------------------------------------------- loads and stores
 
 
-def raw_load(state: State, node: Node) -> Value:
+def raw_load(state: State, node: Load) -> Value:
     """A loaded tile in the tensor's own type."""
     scope = state.home_of(node)
     key = ("raw", node)
@@ -212,8 +212,8 @@ def raw_load(state: State, node: Node) -> Value:
     return scope.values[key]
 
 
-def _load(state: State, node: Node) -> Value:
-    name, index = node.attr
+def _load(state: State, node: Load) -> Value:
+    name, index = node.tensor, node.index
     t = state.kernel.tensor(name)
     dims = state.dims(node)
     at = pointer(state, t, index, dims)
@@ -223,10 +223,10 @@ def _load(state: State, node: Node) -> Value:
     return Value(state.define(name, text, node), dims)
 
 
-def load(state: State, node: Node) -> Value:
+def load(state: State, node: Load) -> Value:
     """A loaded tile in the type of the arithmetic: the compute type for floats, int32 for small integers."""
     raw = raw_load(state, node)
-    dtype = state.kernel.tensor(node.attr[0]).dtype
+    dtype = state.kernel.tensor(node.tensor).dtype
     if dtype.is_floating_point:
         same = TYPES[dtype] == ("fp64" if state.kernel.double else "fp32")
         return raw if same else Value(f"{raw.text}.to({state.compute})", raw.dims)

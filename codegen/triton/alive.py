@@ -16,7 +16,7 @@ import torch
 from flashlight.codegen.triton.layout import Contraction, Layout
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Node
+from flashlight.ir.program import Cast, Load, Map, Node, Reduce
 
 WIDE_FUNCTIONS = {"POW": 3}
 """Words an element that a function computing in float64 needs besides its arguments and its result."""
@@ -78,7 +78,7 @@ class _Sweep:
 
     def _is_score(self, node: Node) -> bool:
         """Whether a value is an element a row and a key, and computed."""
-        if node.kind not in ("Map", "Cast", "Reduce") or not node.free & self.swept:
+        if not isinstance(node, Map | Cast | Reduce) or not node.free & self.swept:
             return False
         return len(node.free - self.single) > 1
 
@@ -89,11 +89,11 @@ class _Sweep:
     def _extra(self, node: Node) -> float:
         """Words needed only while a node is computed: rounded operands, addresses, wide functions."""
         size = self.layout.size(node.free - self.single)
-        if node.kind == "Map":
-            return WIDE_FUNCTIONS.get(node.attr[0], 0) * size
+        if isinstance(node, Map):
+            return WIDE_FUNCTIONS.get(node.fn, 0) * size
         found = self.products.get(node)
-        if found is None:
+        if found is None or not isinstance(node, Reduce):
             return 0.0
-        narrow = node.attr[2] in (torch.float16, torch.bfloat16)
-        sides = [s for s in (found.left, found.right) if s.kind != "Load" and s.free & self.swept]
+        narrow = node.operand in (torch.float16, torch.bfloat16)
+        sides = [s for s in (found.left, found.right) if not isinstance(s, Load) and s.free & self.swept]
         return sum(self.layout.size(s.free - self.single) for s in sides) * (0.5 if narrow else 0.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Node, value_of
+from flashlight.ir.program import Cast, Index, Map, Node, value_of
 
 PARTIAL = ("LOG", "LOG2", "LOG1P", "SQRT")
 """Functions that are NaN before they start to grow."""
@@ -21,9 +21,9 @@ def contiguous(node: Node, ends: frozenset[Axis], wanted: bool = True) -> bool:
     """Whether the blocks where node is `wanted` are neighbours.  ends: the first and the last position of a block."""
     if direction(node, ends) is not None:
         return True
-    if node.kind != "Map":
+    if not isinstance(node, Map):
         return False
-    fn, args = node.attr[0], node.args
+    fn, args = node.fn, node.args
     if fn == "NOT":
         return contiguous(args[0], ends, not wanted)
     if fn in ("AND", "OR"):
@@ -46,7 +46,7 @@ def _below(args: tuple[Node, ...], below: bool, ends: frozenset[Axis]) -> bool:
 
 
 def _monotone_parts(node: Node, extremum: str, ends: frozenset[Axis]) -> bool:
-    if node.kind == "Map" and node.attr[0] == extremum:
+    if isinstance(node, Map) and node.fn == extremum:
         return all(_monotone_parts(a, extremum, ends) for a in node.args)
     return direction(node, ends) is not None
 
@@ -55,13 +55,13 @@ def direction(node: Node, ends: frozenset[Axis]) -> int | None:
     """1 where the value never falls from block to block, -1 where it never rises, 0 for both, None if unknown."""
     if not node.free & ends:
         return 0
-    if node.kind == "Index":
-        return _of_index(node.attr[0], ends)
-    if node.kind == "Cast" and node.attr[0] in ("float", "int"):
+    if isinstance(node, Index):
+        return _of_index(node.expr, ends)
+    if isinstance(node, Cast) and node.to in ("float", "int"):
         return direction(node.args[0], ends)
-    if node.kind != "Map":
+    if not isinstance(node, Map):
         return None
-    fn, found = node.attr[0], [direction(a, ends) for a in node.args]
+    fn, found = node.fn, [direction(a, ends) for a in node.args]
     signs = [d for d in found if d is not None]
     if len(signs) < len(found) or fn in PARTIAL:
         return None

@@ -13,7 +13,7 @@ from flashlight.codegen.triton.addressing import TYPES, expression
 from flashlight.codegen.triton.state import INLINE, WIDENING, Scope, State, Value, spread, strip
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Node, value_of
+from flashlight.ir.program import Cast, Const, Index, Map, Node, value_of
 
 HINTS = {
     "EXP": "weight", "EXP2": "weight", "WHERE": "masked", "TANH": "bent", "SIGMOID": "gate", "NOT": "drop",
@@ -33,11 +33,11 @@ UNROLLED_POWERS = 4
 
 def render(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
     """The node over the given dimensions, as an operand."""
-    if node.kind == "Const":
+    if isinstance(node, Const):
         return constant(state, node)
-    if node.kind == "Index":
-        return expression(state, node.attr[0], dims)
-    if node.kind in ("Map", "Cast") and node not in state.scope.values and _inlines(state, node):
+    if isinstance(node, Index):
+        return expression(state, node.expr, dims)
+    if isinstance(node, Map | Cast) and node not in state.scope.values and _inlines(state, node):
         settle(state, node)
         mark = len(state.inlined)
         text = pointwise(state, node, dims)
@@ -55,7 +55,7 @@ def settle(state: State, root: Node) -> None:
     stack = [(root, False)]
     while stack:
         node, done = stack.pop()
-        if node in depth or node in state.scope.settled or node.kind not in ("Map", "Cast"):
+        if node in depth or node in state.scope.settled or not isinstance(node, Map | Cast):
             continue
         if not done:
             stack.append((node, True))
@@ -72,25 +72,25 @@ def _inlines(state: State, node: Node) -> bool:
     return state.uses[node] <= 1 and scope is state.scope
 
 
-def variable(state: State, node: Node) -> Value:
+def variable(state: State, node: Const | Index | Map | Cast) -> Value:
     """A pointwise node as a variable of its own."""
     dims = state.dims(node)
-    if node.kind == "Const":
+    if isinstance(node, Const):
         return Value(constant(state, node))
-    if node.kind == "Index":
-        text = expression(state, node.attr[0], dims)
+    if isinstance(node, Index):
+        text = expression(state, node.expr, dims)
         return Value(text if text.isidentifier() else state.define("offset", text, node), dims)
     text = pointwise(state, node, dims)
-    hint = HINTS.get(node.attr[0], str(node.attr[0]).lower()) if node.kind == "Map" else "rounded"
+    hint = HINTS.get(node.fn, str(node.fn).lower()) if isinstance(node, Map) else "rounded"
     hint = state.hints.get(node, hint)
     return Value(state.define(hint, text, node), dims)
 
 
-def pointwise(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
+def pointwise(state: State, node: Map | Cast, dims: tuple[Axis, ...]) -> str:
     """The text of a Map or Cast over the given dimensions."""
-    if node.kind == "Cast":
+    if isinstance(node, Cast):
         return _cast(state, node, dims)
-    fn = node.attr[0]
+    fn = node.fn
     if fn == "POW":
         unrolled = _power(state, node, dims)
         if unrolled:
@@ -150,8 +150,8 @@ def _power(state: State, node: Node, dims: tuple[Axis, ...]) -> str | None:
     return f"({' * '.join([base] * int(exponent))})"
 
 
-def _cast(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
-    to = node.attr[0]
+def _cast(state: State, node: Cast, dims: tuple[Axis, ...]) -> str:
+    to = node.to
     arg = render(state, node.args[0], dims)
     if isinstance(to, torch.dtype):
         v = value_of(node.args[0])

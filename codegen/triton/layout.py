@@ -13,11 +13,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from flashlight.codegen.triton.unmasked import unmasked
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Map, Node, postorder
+from flashlight.ir.program import Map, Node, Reduce, postorder
 
 MIN_DOT = 16
 """Matrix instructions want every dimension at least this large."""
@@ -53,12 +54,12 @@ class Contraction:
         return self.m, self.n, frozenset({self.k})
 
 
-def is_product_sum(node: Node) -> bool:
+def is_product_sum(node: Node) -> TypeGuard[Reduce]:
     """A sum over an axis of a product of floating-point values."""
-    if node.kind != "Reduce" or node.attr[0] != "SUM" or node.dtype != "float":
+    if not isinstance(node, Reduce) or node.op != "SUM" or node.dtype != "float":
         return False
     body = node.args[0]
-    return body.kind == "Map" and body.attr[0] == "MUL"
+    return isinstance(body, Map) and body.fn == "MUL"
 
 
 def factors(node: Node) -> list[Node]:
@@ -72,7 +73,7 @@ def factors(node: Node) -> list[Node]:
 
 
 def _is_product(node: Node) -> bool:
-    return node.kind == "Map" and node.attr[0] == "MUL" and node.dtype == "float"
+    return isinstance(node, Map) and node.fn == "MUL" and node.dtype == "float"
 
 
 def product(nodes: Iterable[Node]) -> Node | None:
@@ -87,7 +88,7 @@ def split(node: Node, dims: Dims) -> Contraction | None:
     """The two sides of a contraction, or None where a side would have no axis of its own."""
     if not is_product_sum(node):
         return None
-    axis = node.attr[1]
+    axis = node.axis
     left, right = node.args[0].args
     found = _pair(left, right, None, axis, dims)
     if found is not None:
@@ -131,15 +132,15 @@ class Layout:
         found = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
         self.batch = frozenset(a for c in found for a in c.batch if a not in self.blocked)
         self.heads = self.batch.union(*map(self._score_axes, nodes))
-        tests = [n for s in kernel.sweeps if s.visit for n in postorder(s.visit.roots) if n.kind == "Reduce"]
-        axes = [*kernel.resident, *[a for n in nodes for a in axes_of(n)], *[n.attr[1] for n in tests]]
+        tests = [n for s in kernel.sweeps if s.visit for n in postorder(s.visit.roots) if isinstance(n, Reduce)]
+        axes = [*kernel.resident, *[a for n in nodes for a in axes_of(n)], *[n.axis for n in tests]]
         self.blocks = {a: power_of_two(a.size) for a in axes if a not in self.grid}
         self.blocks.update(blocks)
         self._pad(c for c in found if self.usable(c))
 
     def _score_axes(self, node: Node) -> frozenset[Axis]:
         """Whole axes of a reduction's result that also depends on a tile axis and a swept axis."""
-        scores = node.kind == "Reduce" and node.free & set(self.kernel.tile) and node.free & set(self.swept)
+        scores = isinstance(node, Reduce) and node.free & set(self.kernel.tile) and node.free & set(self.swept)
         return node.free - self.grid - set(self.blocked) if scores else frozenset()
 
     def _static_dims(self, node: Node) -> frozenset[Axis]:
@@ -188,4 +189,4 @@ def all_nodes(kernel: Kernel) -> list[Node]:
 
 def axes_of(node: Node) -> frozenset[Axis]:
     """Axes a node mentions: free ones, and the one it binds."""
-    return node.free | {node.attr[1]} if node.kind == "Reduce" else node.free
+    return node.free | {node.axis} if isinstance(node, Reduce) else node.free

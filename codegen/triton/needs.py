@@ -17,7 +17,7 @@ from flashlight.codegen.triton.layout import LARGEST_TILE, Layout, all_nodes, sp
 from flashlight.codegen.triton.rescale import moving
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Node, postorder
+from flashlight.ir.program import Load, Map, Node, Reduce, postorder
 
 REGISTERS = 246
 """Of the 255 that a thread can have, what an estimate may come to."""
@@ -91,20 +91,20 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     products = {n: c for n in nodes if (c := split(n, lambda m: _dims(m, layout))) is not None and layout.usable(c)}
     contractions = list(products.values())
     tile, scores = _largest_score(kernel, layout, nodes, set(products))
-    serial = [n for n in scores if n.kind == "Reduce" and n not in products and _serial(n, layout)]
+    serial = [n for n in scores if isinstance(n, Reduce) and n not in products and _serial(n, layout)]
     if layout.heads:
         held = HEADS * tile * word + MIXED * sum(layout.size(_dims(n, layout)) for n in serial)
     else:
-        held = peak(kernel, layout, products, frozenset(n.attr[1] for n in serial))
+        held = peak(kernel, layout, products, frozenset(n.axis for n in serial))
     sides = {side for c in contractions for side in (c.left, c.right)}
     left = target.left_in_registers or without_instructions(kernel)
     registers = carries + held
     shared = 0.0
     for n in nodes:
-        if n.kind != "Load":
+        if not isinstance(n, Load):
             continue
         size, swept = layout.size(_dims(n, layout)), bool(_dims(n, layout) & set(layout.swept))
-        width = max(kernel.tensor(n.attr[0]).dtype.itemsize, 1)
+        width = max(kernel.tensor(n.tensor).dtype.itemsize, 1)
         if n in sides:
             shared += size * width * (tiling.num_stages if swept else not left)
             registers += 0 if swept else size * width / 4 * left
@@ -119,14 +119,14 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
         shared += 4 * word * tile
     overhead = target.overhead + _visiting(kernel, tiling, target)
     overhead += FURTHER[target.left_in_registers] * (_references(kernel) - 1)
-    overhead += max((WIDE.get(n.attr[0], 0) for n in scores if n.kind == "Map"), default=0)
+    overhead += max((WIDE.get(n.fn, 0) for n in scores if isinstance(n, Map)), default=0)
     return Need(round(registers / threads) + overhead, round(shared), owned * word // threads)
 
 
 def _largest_score(kernel: Kernel, layout: Layout, nodes: list[Node], products: set[Node]) -> tuple[int, list[Node]]:
     """Elements of the largest tile of computed values with a swept axis, and all these values."""
-    scores = [n for n in nodes if n.kind in ("Map", "Reduce") and _dims(n, layout) & set(layout.swept)]
-    unseen = {n.args[0] for n in nodes if n.kind == "Reduce" and (n in products or _serial(n, layout))}
+    scores: list[Node] = [n for n in nodes if isinstance(n, Map | Reduce) and _dims(n, layout) & set(layout.swept)]
+    unseen = {n.args[0] for n in nodes if isinstance(n, Reduce) and (n in products or _serial(n, layout))}
     unseen -= {c.body for c in kernel.carries if c.step not in products}
     return max((layout.size(_dims(n, layout)) for n in scores if n not in unseen), default=0), scores
 
@@ -148,7 +148,7 @@ def _visiting(kernel: Kernel, tiling: Tiling, target: Machine) -> int:
 
 def without_instructions(kernel: Kernel) -> bool:
     """Whether products run in full precision, so without matrix instructions (or few of them)."""
-    loaded = {n.attr[0] for n in kernel.nodes if n.kind == "Load"}  # not what only the tests of blocks read
+    loaded = {n.tensor for n in kernel.nodes if isinstance(n, Load)}  # not what only the tests of blocks read
     wide = any(t.dtype is torch.float32 for t in kernel.inputs if t.name in loaded)
     wide = wide or any(map(_full_precision, kernel.nodes))
     return kernel.double or (wide and torch.get_float32_matmul_precision() == "highest")
@@ -156,11 +156,11 @@ def without_instructions(kernel: Kernel) -> bool:
 
 def _full_precision(n: Node) -> bool:
     """A contraction whose operands are not rounded, whatever the type they were loaded in."""
-    if n.kind != "Reduce" or n.attr[0] != "SUM" or n.attr[2] is not None:
+    if not isinstance(n, Reduce) or n.op != "SUM" or n.operand is not None:
         return False
     body = n.args[0]
-    is_product = body.kind == "Map" and body.attr[0] == "MUL"
-    return is_product and all(n.attr[1] in a.free and a.dtype == "float" for a in body.args)
+    is_product = isinstance(body, Map) and body.fn == "MUL"
+    return is_product and all(n.axis in a.free and a.dtype == "float" for a in body.args)
 
 
 def _dims(node: Node, layout: Layout) -> frozenset[Axis]:

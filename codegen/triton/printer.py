@@ -16,7 +16,7 @@ from flashlight.codegen.triton.state import INDENT, State, Value, block_name
 from flashlight.codegen.triton.sweep import SweepPrinter
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Node
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce
 
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 """torch.get_float32_matmul_precision() to Triton's input_precision."""
@@ -52,15 +52,7 @@ def print_kernel(kernel: Kernel, tiling: Tiling, origins: Mapping[Node, str] | N
     signature = {addressing.pointer_name(t.name): f"*{addressing.TYPES[t.dtype]}" for t in tensors}
     constants = {block_name(a): layout.blocks[a] for a in dict.fromkeys(layout.blocked)}
     state.names.used.update([*signature, *constants])
-    state.handlers = {
-        "Const": expressions.variable,
-        "Index": expressions.variable,
-        "Map": expressions.variable,
-        "Cast": expressions.variable,
-        "Load": addressing.load,
-        "Reduce": reductions.reduction,
-        "Carry": _carry,
-    }
+    state.handle = _value
     programs = addressing.starts(state)
     for sweep in kernel.sweeps:
         SweepPrinter(state, sweep).emit()
@@ -73,7 +65,20 @@ def print_kernel(kernel: Kernel, tiling: Tiling, origins: Mapping[Node, str] | N
     return TritonKernel(source, name, signature, constants, tiling.num_warps, tiling.num_stages, (programs,))
 
 
-def _carry(state: State, node: Node) -> Value:
+def _value(state: State, node: Node) -> Value:
+    match node:
+        case Const() | Index() | Map() | Cast():
+            return expressions.variable(state, node)
+        case Load():
+            return addressing.load(state, node)
+        case Reduce():
+            return reductions.reduction(state, node)
+        case Carry():
+            return _carry(state, node)
+    raise TypeError(type(node).__name__)
+
+
+def _carry(state: State, node: Carry) -> Value:
     """A carry, or in a serial loop over one of its axes the part of it at the loop's position."""
     value = next(v for s in state.scope.chain() if (v := s.carries.get(node)) is not None)
     for axis in value.dims:
@@ -82,7 +87,7 @@ def _carry(state: State, node: Node) -> Value:
         lanes = expressions.spread(_lanes(state, axis), value.dims)
         at = addressing.position(state, axis).text
         text = f"tl.sum(tl.where({lanes} == {at}, {value.text}, 0.0), {value.dims.index(axis)})"
-        value = Value(state.define(f"{node.attr[0]}_at", text), tuple(a for a in value.dims if a != axis))
+        value = Value(state.define(f"{node.name}_at", text), tuple(a for a in value.dims if a != axis))
     return value
 
 

@@ -19,7 +19,7 @@ from flashlight.codegen.triton.layout import LARGEST_TILE, Contraction
 from flashlight.codegen.triton.state import Scope, State, Value, spread, strip
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import MONOIDS
-from flashlight.ir.program import Node
+from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Reduce
 
 COMBINE = {
     "SUM": "{0} + {1}", "PROD": "{0} * {1}", "MAX": "tl.maximum({0}, {1})", "MIN": "tl.minimum({0}, {1})",
@@ -34,9 +34,9 @@ SHORT_SUM = 8
 """Terms that are added one after the other."""
 
 
-def reduction(state: State, node: Node) -> Value:
+def reduction(state: State, node: Reduce) -> Value:
     """A Reduce over an axis of the tile, as a variable."""
-    op, axis, _ = node.attr
+    op, axis = node.op, node.axis
     dims = state.dims(node)
     if axis not in node.args[0].free:
         return Value(state.define("total", repeated(state, node, axis.size), node), dims)
@@ -48,9 +48,9 @@ def reduction(state: State, node: Node) -> Value:
     return _serial(state, node, dims)
 
 
-def repeated(state: State, node: Node, count: int | str) -> str:
+def repeated(state: State, node: Reduce, count: int | str) -> str:
     """A reduction of `count` equal values."""
-    op = node.attr[0]
+    op = node.op
     body = render(state, node.args[0], state.dims(node))
     if op == "SUM":
         return f"{body} * {count}"
@@ -85,9 +85,9 @@ def identity(op: str, kind: str) -> str:
     return integer(int(value) if math.isfinite(value) else -(2**63) if value < 0 else 2**63 - 1)
 
 
-def collapsed(state: State, node: Node, exact: bool = True) -> str:
+def collapsed(state: State, node: Reduce, exact: bool = True) -> str:
     """A reduction of a whole tile along one of its dimensions.  exact: extrema of a NaN are NaN."""
-    op, axis, _ = node.attr
+    op, axis = node.op, node.axis
     body = node.args[0]
     dims = state.dims(body)
     text = render(state, body, dims)
@@ -110,9 +110,9 @@ def collapsed(state: State, node: Node, exact: bool = True) -> str:
     return f"({text})" if op == "ANY" else text
 
 
-def _serial(state: State, node: Node, dims: tuple[Axis, ...]) -> Value:
+def _serial(state: State, node: Reduce, dims: tuple[Axis, ...]) -> Value:
     """Accumulate over the positions of an axis, one at a time; a long sum as a sum of partial sums."""
-    op, axis, _ = node.attr
+    op, axis = node.op, node.axis
     name = state.names(HINTS[op])
     state.comment(node)
     state.line(f"{name} = {filled(state, op, node.dtype, dims)}")
@@ -130,9 +130,9 @@ def _serial(state: State, node: Node, dims: tuple[Axis, ...]) -> Value:
     return Value(name, dims)
 
 
-def _accumulate(state: State, node: Node, dims: tuple[Axis, ...], name: str, bounds: str) -> None:
+def _accumulate(state: State, node: Reduce, dims: tuple[Axis, ...], name: str, bounds: str) -> None:
     """The loop over positions of a reduction's axis that adds its body to a variable."""
-    op, axis, _ = node.attr
+    op, axis = node.op, node.axis
     index = state.names(axis.name)
     loop = Scope(state.scope, frozenset({axis}), frozenset({axis}), values={("position", axis): Value(index)})
     with state.nested(f"for {index} in range({bounds}):", loop):
@@ -159,13 +159,13 @@ def filled(state: State, op: str, kind: str, dims: tuple[Axis, ...]) -> str:
 # ---------------------------------------------------------------- matrix products
 
 
-def dot(state: State, node: Node, c: Contraction, start: str | None = None) -> str:
+def dot(state: State, node: Reduce, c: Contraction, start: str | None = None) -> str:
     """A contraction by matrix instructions, added to `start` if there is one."""
     sort = state.layout.sort
     if _first(state, c.n) < _first(state, c.m):
         c = Contraction(c.right, c.left, c.rest, c.batch, c.n, c.m, c.k)
     batch, m, n = sort(c.batch), sort(c.m), sort(c.n)
-    dtype = operand_type(state, node.attr[2], c)
+    dtype = operand_type(state, node.operand, c)
     left = _matrix(state, c.left, c.k, dtype, (batch, m, (c.k,)))
     right = _matrix(state, c.right, c.k, dtype, (batch, (c.k,), n))
     natural = batch + m + n
@@ -201,13 +201,13 @@ def operand_type(state: State, operand: torch.dtype | None, c: Contraction) -> t
 
 
 def _loaded_type(state: State, node: Node) -> torch.dtype | None:
-    return state.kernel.tensor(node.attr[0]).dtype if node.kind == "Load" else None
+    return state.kernel.tensor(node.tensor).dtype if isinstance(node, Load) else None
 
 
 def _matrix(state: State, node: Node, k: Axis, dtype: torch.dtype | None, groups: tuple[tuple[Axis, ...], ...]) -> str:
     """One side of a product: rounded, zero beyond the end of k, its dimensions grouped into (batch, rows, columns)."""
     dims = state.dims(node)
-    if dtype is not None and _loaded_type(state, node) is dtype:
+    if dtype is not None and isinstance(node, Load) and _loaded_type(state, node) is dtype:
         text = raw_load(state, node).text
     else:
         text = render(state, node, dims)
@@ -230,21 +230,21 @@ def _matrix(state: State, node: Node, k: Axis, dtype: torch.dtype | None, groups
 
 def zero_outside(node: Node, axis: Axis) -> bool:
     """Whether the value is sure to be zero beyond the end of the axis, because masked loads are."""
-    if node.kind == "Load":
+    if isinstance(node, Load):
         return axis in node.free
-    if node.kind == "Cast":
+    if isinstance(node, Cast):
         return zero_outside(node.args[0], axis)
-    if node.kind != "Map" or node.attr[0] not in ("MUL", "ADD", "SUB", "NEG"):
+    if not isinstance(node, Map) or node.fn not in ("MUL", "ADD", "SUB", "NEG"):
         return False
-    if node.attr[0] == "MUL":
+    if node.fn == "MUL":
         return any(zero_outside(a, axis) for a in node.args) and all(_finite(a) for a in node.args)
     return all(zero_outside(a, axis) for a in node.args)
 
 
 def _finite(node: Node) -> bool:
     """Loads are taken to be finite; so are sums and products of them."""
-    if node.kind in ("Load", "Const", "Index"):
+    if isinstance(node, Load | Const | Index):
         return True
-    if node.kind == "Cast" or (node.kind == "Map" and node.attr[0] in ("MUL", "ADD", "SUB", "NEG", "SIN", "COS")):
+    if isinstance(node, Cast) or (isinstance(node, Map) and node.fn in ("MUL", "ADD", "SUB", "NEG", "SIN", "COS")):
         return all(_finite(a) for a in node.args)
     return False

@@ -19,7 +19,7 @@ from flashlight.analysis.spans import INT32, Spans, exceeds
 from flashlight.codegen.triton.layout import Contraction, Layout, all_nodes, split
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Node, postorder
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, postorder
 
 INLINE = 72
 """Expressions longer than this get a variable."""
@@ -91,7 +91,7 @@ class State:
         self.ends: dict[Axis, Axis] = {}
         """The ends of blocks of a swept axis, to the axis of these blocks that they are a tile dimension of."""
         self.compute = "tl.float64" if kernel.double else "tl.float32"
-        self.handlers: dict[str, Callable[[State, Node], Value]] = {}
+        self.handle: Callable[[State, Node], Value] = _unhandled
         self.inlined: list[str] = []
         self.hints: dict[Node, str] = {}
         self._carries: dict[Node, frozenset[Node]] = {}
@@ -109,14 +109,14 @@ class State:
 
     def _is_wide(self, n: Node) -> bool:
         """Whether an integer is sure to be printed as one of 64 bits."""
-        if n.dtype != "int" or n.kind == "Carry":
+        if n.dtype != "int" or isinstance(n, Carry):
             return n.dtype == "int"
-        if n.kind == "Load":
-            return self.kernel.tensor(n.attr[0]).dtype is torch.int64
+        if isinstance(n, Load):
+            return self.kernel.tensor(n.tensor).dtype is torch.int64
         grown = exceeds(self._spans(n), INT32)
-        if n.kind == "Map":
-            return n.attr[0] == "SHL" or any(self._wide[a] for a in n.args) or (grown and n.attr[0] in WIDENING)
-        return grown if n.kind in ("Const", "Index") else n.kind == "Cast"
+        if isinstance(n, Map):
+            return n.fn == "SHL" or any(self._wide[a] for a in n.args) or (grown and n.fn in WIDENING)
+        return grown if isinstance(n, Const | Index) else isinstance(n, Cast)
 
     # ------------------------------------------------------------ where a value lives
 
@@ -126,7 +126,7 @@ class State:
             for n in postorder([node]):
                 if n not in self._carries:
                     below = frozenset[Node]().union(*[self._carries[a] for a in n.args])
-                    self._carries[n] = below | {n} if n.kind == "Carry" else below
+                    self._carries[n] = below | {n} if isinstance(n, Carry) else below
         return self._carries[node]
 
     def home(self, axes: frozenset[Axis], carries: frozenset[Node] = frozenset()) -> Scope:
@@ -222,7 +222,7 @@ class State:
         if node not in scope.values:
             outer, self.inlined = self.inlined, []
             with self.inside(scope):
-                scope.values[node] = self.handlers[node.kind](self, node)
+                scope.values[node] = self.handle(self, node)
             self.inlined = outer
         return scope.values[node]
 
@@ -233,6 +233,10 @@ class State:
             with self.inside(scope):
                 scope.values[key] = build()
         return scope.values[key]
+
+
+def _unhandled(state: State, node: Node) -> Value:
+    raise TypeError(type(node).__name__)
 
 
 def _uses(roots: list[Node]) -> Counter[Node]:

@@ -26,8 +26,8 @@ from flashlight.codegen.triton.state import Scope, State, Value, block_name, bro
 from flashlight.codegen.triton.unmasked import without_conditions
 from flashlight.codegen.triton.visits import Visits, visits_blocks
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import FAR, Carry, Sweep, before, carry_nodes
-from flashlight.ir.program import Node, Store
+from flashlight.ir.kernel import FAR, Accumulator, Sweep, before, carry_nodes
+from flashlight.ir.program import Carry, Node, Store
 
 REFERENCES = {
     op: f'tl.where({{0}} == float("{nothing}"), {far}, tl.where({{0}} == float("{other}"), 0.0, {{0}}))'
@@ -40,7 +40,7 @@ class SweepPrinter:
 
     def __init__(self, state: State, sweep: Sweep):
         self.state, self.sweep = state, sweep
-        self.nodes = {c.node: c for c in sweep.carries}
+        self.nodes: dict[Node, Accumulator] = {c.node: c for c in sweep.carries}
         self.shifted = {n for c in sweep.carries for n in moving(c, sweep)}
         used = {n for c in sweep.carries for n in (*carry_nodes(c.body), *moving(c, sweep))}
         used |= {n for s in sweep.stores for n in carry_nodes(s.value)}
@@ -129,7 +129,7 @@ class SweepPrinter:
         for line in moved:
             state.line(line)
 
-    def _update(self, c: Carry, phase: Phase) -> str:
+    def _update(self, c: Accumulator, phase: Phase) -> str:
         """Accumulate one block into a carry; the assignment to make at the end of the block, if any."""
         state, name = self.state, self.names[c.node]
         dims = state.dims_of(c.axes)
@@ -145,7 +145,7 @@ class SweepPrinter:
             self._bind(c.node, value)
         return f"{name} = {target}" if later else ""
 
-    def _step(self, c: Carry, total: str, phase: Phase) -> str:
+    def _step(self, c: Accumulator, total: str, phase: Phase) -> str:
         state, node = self.state, c.step
         if state.is_scalar(self.sweep.axis):
             return COMBINE[c.op].format(total, strip(render(state, c.body, state.dims(node))))
@@ -174,7 +174,7 @@ class SweepPrinter:
 
     # ------------------------------------------------------------ moving a carry to new references
 
-    def _rescaled(self, c: Carry, name: str, dims: tuple[Axis, ...]) -> str:
+    def _rescaled(self, c: Accumulator, name: str, dims: tuple[Axis, ...]) -> str:
         """The text of the accumulated value, moved to the references of this block."""
         if c.rescale is None:
             return name
@@ -193,10 +193,10 @@ class SweepPrinter:
         # 0.0 and not the carry itself, which Triton's search for accumulators in tensor memory does not survive
         return f"{name} * {scale}" if cheap else f"tl.where({name} == 0, 0.0, {name} * {scale})"
 
-    def _bind_old(self, n: Node, raw: bool) -> None:
+    def _bind_old(self, n: Carry, raw: bool) -> None:
         """The value a carry had before this block: as it is, or as the others used it."""
         state, old = self.state, before(n)
-        value = Value(self.names[n], state.dims_of(n.attr[1]))
+        value = Value(self.names[n], state.dims_of(n.axes))
         if not raw and self.nodes[n].op in PAIRS:
             key = ("reference", old)
             if key not in state.scope.values:

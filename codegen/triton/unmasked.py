@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flashlight.ir.kernel import Carry, Sweep
-from flashlight.ir.program import Const, Node, postorder, rebuild
+from flashlight.ir.kernel import Sweep
+from flashlight.ir.program import Const, Node, Reduce, postorder, rebuild
 
 
 def unmasked(sweep: Sweep) -> Sweep:
@@ -16,7 +16,8 @@ def unmasked(sweep: Sweep) -> Sweep:
     if sweep.visit is None or not sweep.visit.conditions:
         return sweep
     new = without_conditions(sweep)
-    carries = tuple(Carry(c.node, new[c.step], c.rescale) for c in sweep.carries)
+    steps = [(c, new[c.step]) for c in sweep.carries]
+    carries = tuple(replace(c, step=step) for c, step in steps if isinstance(step, Reduce))
     return replace(sweep, carries=carries)
 
 

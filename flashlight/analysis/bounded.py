@@ -11,7 +11,7 @@ from flashlight.analysis.dominate import Steps, excess
 from flashlight.analysis.interval import Intervals
 from flashlight.analysis.product import factors
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Node, value_of
+from flashlight.ir.program import Cast, Load, Map, Node, value_of
 
 LIMIT = 1024.0
 
@@ -19,18 +19,18 @@ LIMIT = 1024.0
 def bounded(node: Node, axis: Axis, steps: Steps | None = None, intervals: Intervals | None = None) -> bool:
     """|node| <= LIMIT at every position of axis, unless an input element (given in the narrow type) is larger."""
     intervals = intervals or Intervals()
-    if node.kind == "Load" or node.dtype == "bool":
+    if isinstance(node, Load) or node.dtype == "bool":
         return True
     v = value_of(node)
     if v is not None:
         return abs(v) <= LIMIT
-    if node.kind == "Cast":
+    if isinstance(node, Cast):
         return node.args[0].dtype == "bool" or (
             node.args[0].dtype == "float" and bounded(node.args[0], axis, steps, intervals)
         )
-    if node.kind != "Map":
+    if not isinstance(node, Map):
         return False
-    fn = node.attr[0]
+    fn = node.fn
     if max(map(abs, intervals(node))) <= LIMIT:
         return True
     if fn == "EXP":

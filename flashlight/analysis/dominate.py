@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from flashlight.analysis.interval import Interval
 from flashlight.analysis.product import addends
 from flashlight.ir.index import Axis, of
-from flashlight.ir.program import Map, Node, substitute, value_of
+from flashlight.ir.program import Cast, Map, Node, Reduce, substitute, value_of
 
 Steps = Mapping[Node, Node]
 """Carry node -> the reduction that it accumulates."""
@@ -26,15 +26,15 @@ UP, DOWN = {"MAX": 1, "MIN": -1}, {"MAX": -1, "MIN": 1}
 def bodies(node: Node, axis: Axis, steps: Steps) -> list[tuple[Node, int]]:
     """Values at `axis` that a row's value bounds at every position: from above (+1) or from below (-1)."""
     reduction = steps.get(node, node)
-    if reduction.kind == "Reduce" and reduction.attr[0] in UP:
-        op, bound, _ = reduction.attr
+    if isinstance(reduction, Reduce) and reduction.op in UP:
+        op, bound, _ = reduction.op, reduction.axis, reduction.operand
         same = bound.size == axis.size
         return [(substitute(reduction.args[0], {bound: of(axis)}), UP[op])] if same else []
-    if node.kind == "Cast" and node.dtype == "float":
+    if isinstance(node, Cast) and node.dtype == "float":
         return bodies(node.args[0], axis, steps)
-    if node.kind != "Map":
+    if not isinstance(node, Map):
         return []
-    fn, args = node.attr[0], node.args
+    fn, args = node.fn, node.args
     if fn in ("MAXIMUM", "MINIMUM"):
         side = 1 if fn == "MAXIMUM" else -1
         return [b for a in args for b in ((a, side), *bodies(a, axis, steps)) if b[1] == side]
@@ -63,11 +63,11 @@ def finite_part(node: Node) -> Node | None:
 
 def _infinite(condition: Node, value: Node, holds: bool) -> bool:
     """Whether a condition, or else its negation, says that value is infinite."""
-    while condition.kind == "Map" and condition.attr[0] == "NOT":
+    while isinstance(condition, Map) and condition.fn == "NOT":
         condition, holds = condition.args[0], not holds
-    if condition.kind != "Map":
+    if not isinstance(condition, Map):
         return False
-    fn, args = condition.attr[0], condition.args
+    fn, args = condition.fn, condition.args
     if fn == "ISINF":
         return holds and args[0] is value
     wanted = {"EQ": True, "NE": False}.get(fn)
@@ -78,22 +78,22 @@ def _infinite(condition: Node, value: Node, holds: bool) -> bool:
 
 def maximised(reference: Node) -> list[Node]:
     """The values that a reference is the maximum of, looking through guards against infinity."""
-    if reference.kind == "Map" and reference.attr[0] == "MAXIMUM":
+    if isinstance(reference, Map) and reference.fn == "MAXIMUM":
         return [m for a in reference.args for m in maximised(a)]
-    if reference.kind == "Map" and reference.attr[0] == "WHERE" and (value := finite_part(reference)) is not None:
+    if isinstance(reference, Map) and reference.fn == "WHERE" and (value := finite_part(reference)) is not None:
         return maximised(value)
     return [reference]
 
 
 def below(u: Node, g: Node, known: frozenset[Node] = frozenset()) -> bool:
     """Whether u <= g wherever the conditions `known` hold: by structure, NaN aside."""
-    if g.kind == "Map" and g.attr[0] == "WHERE" and conjuncts(g.args[0]) <= known:
+    if isinstance(g, Map) and g.fn == "WHERE" and conjuncts(g.args[0]) <= known:
         g = g.args[1]
     if u is g or value_of(u) == -INF:
         return True
-    if g.kind == "Map" and g.attr[0] == "MAXIMUM" and any(below(u, a, known) for a in g.args):
+    if isinstance(g, Map) and g.fn == "MAXIMUM" and any(below(u, a, known) for a in g.args):
         return True
-    if u.kind == "Map" and u.attr[0] == "WHERE":
+    if isinstance(u, Map) and u.fn == "WHERE":
         return below(u.args[1], g, known | conjuncts(u.args[0])) and below(u.args[2], g, known)
     return False
 
@@ -104,7 +104,7 @@ def conjuncts(condition: Node) -> frozenset[Node]:
     while stack:
         n = stack.pop()
         out.add(n)
-        if n.kind == "Map" and n.attr[0] == "AND":
+        if isinstance(n, Map) and n.fn == "AND":
             stack += n.args
     return frozenset(out)
 
@@ -156,13 +156,13 @@ def excess(exponent: Node, axis: Axis, steps: Steps, interval: Callable[[Node], 
 def _scaled_excess(terms: Terms, axis: Axis, steps: Steps, interval: Callable[[Node], Interval]) -> Interval | None:
     """Of (s - max(s)) * k and (s - max(s)) / k, for a number k > 0."""
     ((only, sign),) = terms if len(terms) == 1 else ((None, 0),)
-    if only is None or sign < 0 or only.kind != "Map" or only.attr[0] not in ("MUL", "DIV"):
+    if only is None or sign < 0 or not isinstance(only, Map) or only.fn not in ("MUL", "DIV"):
         return None
-    for inner, by in _scaled(only.attr[0], only.args):
+    for inner, by in _scaled(only.fn, only.args):
         k = value_of(by)
         if isinstance(k, float) and k > 0:
             found = excess(inner, axis, steps, interval)
-            times = k if only.attr[0] == "MUL" else 1 / k
+            times = k if only.fn == "MUL" else 1 / k
             return None if found is None else (found[0] * times, found[1] * times)
     return None
 

@@ -12,12 +12,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from flashlight.analysis.dominate import Steps, excess, maximised
 from flashlight.analysis.interval import INF, Interval, Intervals, Magnitudes
 from flashlight.analysis.product import Factors, addends, factors
 from flashlight.ir.index import Axis, of
-from flashlight.ir.program import Node, Program, postorder, substitute, value_of
+from flashlight.ir.program import Carry, Cast, Load, Map, Node, Program, Reduce, postorder, substitute, value_of
 
 LN2 = math.log(2.0)
 FREE = 40.0
@@ -63,36 +64,36 @@ class SumFacts:
         found = self.family.members.get(axis)
         return found or SumFacts(axis, self.steps, self.temporaries, self.bytes, self.ones, self.family)
 
-    def _is_elsewhere(self, n: Node) -> bool:
+    def _is_elsewhere(self, n: Node) -> TypeGuard[Reduce]:
         """Whether a node is a sum over another axis: what is in it is not asked here."""
-        return n.kind == "Reduce" and n.attr[0] == "SUM" and n.attr[1] != self.axis
+        return isinstance(n, Reduce) and n.op == "SUM" and n.axis != self.axis
 
     def _known(self, n: Node) -> Interval | None:
         n = self.meaning(n)
         if n in self.ones or self._is_share(n):
             return 0.0, 0.0
-        if n.kind == "Map" and n.attr[0] in ("EXP", "EXP2"):
+        if isinstance(n, Map) and n.fn in ("EXP", "EXP2"):
             over = excess(n.args[0], self.axis, self.steps, self.intervals)
             # terms far below their maximum do not matter beside it
             return None if over is None else (over[0] / LN2, over[1] / LN2)
         if n.dtype == "float" and self.at_least_one(n):
             return 0.0, FREE
         if self._is_elsewhere(n):
-            return self.over(n.attr[1]).magnitudes(n)
-        if n.kind in ("Load", "Carry") and (n.kind == "Carry" or n.attr[0] in self.temporaries):
+            return self.over(n.axis).magnitudes(n)
+        if isinstance(n, Load | Carry) and (isinstance(n, Carry) or n.tensor in self.temporaries):
             return -INF, INF
         return None
 
     def _is_share(self, n: Node) -> bool:
         """Whether n is a / sum(a) for a >= 0: the largest of them counts, and is at most 1."""
-        if n.kind != "Map" or n.attr[0] != "DIV" or self.axis not in n.free:
+        if not isinstance(n, Map) or n.fn != "DIV" or self.axis not in n.free:
             return False
         a, total = n.args[0], self.meaning(n.args[1])
-        if total.kind != "Reduce" or total.attr[0] != "SUM" or total.attr[1].size != self.axis.size:
+        if not isinstance(total, Reduce) or total.op != "SUM" or total.axis.size != self.axis.size:
             return False
         if total.args[0].order != a.order:
             return False
-        return substitute(total.args[0], {total.attr[1]: of(self.axis)}) is a and self.intervals(a)[0] >= 0
+        return substitute(total.args[0], {total.axis: of(self.axis)}) is a and self.intervals(a)[0] >= 0
 
     def at_least_one(self, n: Node) -> bool:
         """Whether n adds up the exponentials of all values that a maximum is taken over, less that maximum: that of the
@@ -116,11 +117,11 @@ class SumFacts:
 
     def meaning(self, n: Node) -> Node:
         """What a carry or a temporary stands for."""
-        if n.kind != "Load" or n.attr[0] not in self.temporaries:
+        if not isinstance(n, Load) or n.tensor not in self.temporaries:
             return self.steps.get(n, n)
         if n not in self.family.meanings:
-            axes, value = self.temporaries[n.attr[0]]
-            to = {a: e for a, e in zip(axes, n.attr[1], strict=True) if a is not None}
+            axes, value = self.temporaries[n.tensor]
+            to = {a: e for a, e in zip(axes, n.index, strict=True) if a is not None}
             self.family.meanings[n] = substitute(value, to)
         return self.family.meanings[n]
 
@@ -137,7 +138,7 @@ class SumFacts:
         every = postorder([parts.node()], lambda n: n not in parts.above and n not in parts.below)
         if any(self.magnitudes(n)[1] > room for n in every):
             return False
-        exponentials = [(n, k) for n, k in parts.above.items() if n.kind == "Map" and n.attr[0] in ("EXP", "EXP2")]
+        exponentials = [(n, k) for n, k in parts.above.items() if isinstance(n, Map) and n.fn in ("EXP", "EXP2")]
         least = sum(k * lo for n, k in exponentials if (lo := self.magnitudes(n)[0]) > -INF)
         return least >= -room
 
@@ -146,26 +147,26 @@ class SumFacts:
         n = self.meaning(n)
         if n in self.ones or self.intervals(n)[0] > 0 or self.at_least_one(n):
             return True
-        if n.kind == "Cast" and n.dtype == "float" == n.args[0].dtype:
+        if isinstance(n, Cast) and n.dtype == "float" == n.args[0].dtype:
             return self.positive(n.args[0])
-        if n.kind != "Map" or n.attr[0] not in ("ADD", "MAXIMUM"):
+        if not isinstance(n, Map) or n.fn not in ("ADD", "MAXIMUM"):
             return False
-        at_least_zero = n.attr[0] == "MAXIMUM" or all(self.intervals(a)[0] >= 0 for a in n.args)
+        at_least_zero = n.fn == "MAXIMUM" or all(self.intervals(a)[0] >= 0 for a in n.args)
         return at_least_zero and any(self.positive(a) for a in n.args)
 
     def divides(self, divisor: Node, terms: Factors) -> bool:
         """Whether a divisor is 0 only where all terms are."""
         n = self.meaning(divisor)
         lo, hi = self.intervals(n)
-        if hi < 0 or n.kind == "Load" or self.positive(n):
+        if hi < 0 or isinstance(n, Load) or self.positive(n):
             return True
-        if n.kind == "Map":
+        if isinstance(n, Map):
             return self._divides_by_map(n, lo, terms)
-        if n.kind == "Cast":
+        if isinstance(n, Cast):
             return self.divides(n.args[0], terms)
-        if n.kind != "Reduce" or n.attr[0] not in ("SUM", "MAX"):
+        if not isinstance(n, Reduce) or n.op not in ("SUM", "MAX"):
             return False
-        body = substitute(n.args[0], {n.attr[1]: of(self.axis)}) if n.attr[1].size == self.axis.size else n.args[0]
+        body = substitute(n.args[0], {n.axis: of(self.axis)}) if n.axis.size == self.axis.size else n.args[0]
         return self._is_not_negative(body) and all(self._vanishes_with(f, terms) for f in factors(body).above)
 
     def _is_not_negative(self, body: Node) -> bool:
@@ -174,22 +175,22 @@ class SumFacts:
         by_factors = parts.scale >= 0 and all(k % 2 == 0 or self.intervals(f)[0] >= 0 for f, k in every)
         return by_factors or self.intervals(body)[0] >= 0
 
-    def _divides_by_map(self, n: Node, lo: float, terms: Factors) -> bool:
-        if n.attr[0] in ("SQRT", "ABS", "NEG"):
+    def _divides_by_map(self, n: Map, lo: float, terms: Factors) -> bool:
+        if n.fn in ("SQRT", "ABS", "NEG"):
             return self.divides(n.args[0], terms)
-        if n.attr[0] in ("MUL", "DIV"):
-            return all(self.divides(a, terms) for a in n.args[: 1 + (n.attr[0] == "MUL")])
-        if n.attr[0] == "WHERE":
+        if n.fn in ("MUL", "DIV"):
+            return all(self.divides(a, terms) for a in n.args[: 1 + (n.fn == "MUL")])
+        if n.fn == "WHERE":
             return all(self.divides(a, terms) for a in n.args[1:])
-        return n.attr[0] in ("ADD", "MAXIMUM") and lo >= 0 and any(self.divides(a, terms) for a in n.args)
+        return n.fn in ("ADD", "MAXIMUM") and lo >= 0 and any(self.divides(a, terms) for a in n.args)
 
     def _vanishes_with(self, factor: Node, terms: Factors) -> bool:
         """Whether a factor of the divisor's terms is 0 only where a factor of the terms is, or never."""
-        inner = factor.args[0] if factor.kind == "Map" and factor.attr[0] in ("ABS", "SQRT") else factor
+        inner = factor.args[0] if isinstance(factor, Map) and factor.fn in ("ABS", "SQRT") else factor
         if inner in terms.above or factor in terms.above or self.intervals(factor)[0] > 0:
             return True
-        power = factor.kind == "Map" and factor.attr[0] == "POW" and (value_of(factor.args[1]) or 0) > 0
-        return (power and factor.args[0] in terms.above) or factor.kind == "Load"
+        power = isinstance(factor, Map) and factor.fn == "POW" and (value_of(factor.args[1]) or 0) > 0
+        return (power and factor.args[0] in terms.above) or isinstance(factor, Load)
 
 
 @dataclass
@@ -206,24 +207,24 @@ class Family:
 
 
 def _is_addition(n: Node) -> bool:
-    return n.kind == "Map" and n.attr[0] == "ADD" and n.dtype == "float"
+    return isinstance(n, Map) and n.fn == "ADD" and n.dtype == "float"
 
 
 def _is_exponential(n: Node) -> bool:
-    body = n.args[0] if n.kind == "Reduce" and n.attr[0] == "SUM" else n
-    return body.kind == "Map" and body.attr[0] in ("EXP", "EXP2")
+    body = n.args[0] if isinstance(n, Reduce) and n.op == "SUM" else n
+    return isinstance(body, Map) and body.fn in ("EXP", "EXP2")
 
 
 def _exponent(n: Node) -> Counter[tuple[Node, int]] | None:
     """The terms of e in sum[n](exp(e)), or in exp(e) alone."""
-    body = _over_any(n) if n.kind == "Reduce" and n.attr[0] == "SUM" else n
-    exponential = body.kind == "Map" and body.attr[0] in ("EXP", "EXP2")
+    body = _over_any(n) if isinstance(n, Reduce) and n.op == "SUM" else n
+    exponential = isinstance(body, Map) and body.fn in ("EXP", "EXP2")
     return Counter(addends(body.args[0])) if exponential else None
 
 
-def _over_any(reduction: Node) -> Node:
+def _over_any(reduction: Reduce) -> Node:
     """The body of a reduction over an axis whose name does not matter."""
-    axis = reduction.attr[1]
+    axis = reduction.axis
     return substitute(reduction.args[0], {axis: of(Axis("~", axis.size))})
 
 
@@ -231,7 +232,7 @@ def _covered(reference: Node, exponents: list[Counter[tuple[Node, int]]], steps:
     """Whether the exponential of each value that a reference is the maximum of, less the reference, is among these."""
     for value in maximised(reference):
         value = steps.get(value, value)
-        body = _over_any(value) if value.kind == "Reduce" and value.attr[0] == "MAX" else value
+        body = _over_any(value) if isinstance(value, Reduce) and value.op == "MAX" else value
         if Counter([*addends(body), (reference, -1)]) not in exponents:
             return False
     return True

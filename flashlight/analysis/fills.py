@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from flashlight.analysis.facts import FREE
 from flashlight.ir.ops import value_at
-from flashlight.ir.program import Node, number_of, postorder, value_of
+from flashlight.ir.program import Cast, Map, Node, Reduce, is_map, number_of, postorder, value_of
 
 PRODUCTS = frozenset({"WHERE", "MUL", "NEG", "ABS"})
 SUMS_AND_EXTREMA = PRODUCTS | {"ADD", "SUB", "SUM", "DIV", "MAXIMUM", "MINIMUM", "MAX", "MIN"}
@@ -29,7 +29,7 @@ def constants_of(node: Node, through: Collection[str], meaning: Callable[[Node],
     constants: dict[Node, list[float]] = {}
 
     def enter(n: Node) -> bool:
-        return n.kind == "Cast" or (n.kind in ("Map", "Reduce") and (n.attr[0] in through or _of_one(n) is not None))
+        return isinstance(n, Cast) or _function(n) in through or _of_one(n) is not None
 
     for n in postorder([node], enter):
         value, stands_for = value_of(n), meaning(n)
@@ -45,17 +45,22 @@ def constants_of(node: Node, through: Collection[str], meaning: Callable[[Node],
 def _constants(n: Node, of: Mapping[Node, list[float]], through: Collection[str]) -> Iterable[float]:
     """The constants of a value, by those of its arguments."""
     one = _of_one(n)
-    if one is not None and n.attr[0] in _SHIFTS:
+    if one is not None and _function(n) in _SHIFTS:
         return [*_values(n, one, of[one]), *(float(number_of(a)) for a in n.args if a is not one)]
-    if n.kind == "Cast" or (n.kind in ("Map", "Reduce") and n.attr[0] in through):
-        return [v for a in (n.args[1:] if n.attr[0] == "WHERE" else n.args) for v in of[a]]
+    if isinstance(n, Cast) or _function(n) in through:
+        return [v for a in (n.args[1:] if is_map(n, "WHERE") else n.args) for v in of[a]]
     # what is neither 0 nor huge may be a factor of the argument only
     return [] if one is None else _values(n, one, [v for v in of[one] if v == 0 or not abs(v) < 2.0**FREE])
 
 
+def _function(n: Node) -> str:
+    """The name of a function or of a reduction."""
+    return n.fn if isinstance(n, Map) else n.op if isinstance(n, Reduce) else ""
+
+
 def _of_one(n: Node) -> Node | None:
     """The value that a function is taken of, if its other arguments are numbers; the first of numbers only."""
-    if n.kind != "Map" or n.dtype != "float" or not n.args:
+    if not isinstance(n, Map) or n.dtype != "float" or not n.args:
         return None
     values = [a for a in n.args if value_of(a) is None] or [n.args[0]]
     return values[0] if len(values) == 1 and values[0].dtype == "float" else None
@@ -63,7 +68,7 @@ def _of_one(n: Node) -> Node | None:
 
 def _values(n: Node, of: Node, constants: Iterable[float]) -> list[float]:
     """What a function of one value makes of numbers."""
-    return [float(value_at(n.attr[0], *(v if a is of else number_of(a) for a in n.args))) for v in constants]
+    return [float(value_at(_function(n), *(v if a is of else number_of(a) for a in n.args))) for v in constants]
 
 
 def _extremes(values: Iterable[float]) -> Iterable[float]:

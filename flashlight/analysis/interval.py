@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Node, postorder, value_of
+from flashlight.ir.program import Cast, Index, Load, Map, Node, Reduce, postorder, value_of
 
 Interval = tuple[float, float]
 INF = math.inf
@@ -47,8 +47,8 @@ class Intervals:
         x, least, most = limits
         if value is x:
             return max(lo, least), min(hi, most)
-        if value.kind == "Map" and value.attr[0] in _SCALAR and value.args[0] is x:
-            return max(lo, _SCALAR[value.attr[0]](least)), min(hi, _SCALAR[value.attr[0]](most))
+        if isinstance(value, Map) and value.fn in _SCALAR and value.args[0] is x:
+            return max(lo, _SCALAR[value.fn](least)), min(hi, _SCALAR[value.fn](most))
         return lo, hi
 
     def _one(self, n: Node) -> Interval:
@@ -57,26 +57,26 @@ class Intervals:
             return float(value), float(value)
         if n.dtype == "bool":
             return 0.0, 1.0
-        if n.kind == "Index":
-            lo, hi = n.attr[0].range
+        if isinstance(n, Index):
+            lo, hi = n.expr.range
             return float(lo), float(hi)
         args = [self._memo[a] for a in n.args]
-        if n.kind == "Cast":
+        if isinstance(n, Cast):
             return args[0]
-        if n.kind == "Reduce":
-            return _reduced(n.attr[0], n.attr[1].size, args[0])
-        if n.kind == "Map" and n.attr[0] == "WHERE":
+        if isinstance(n, Reduce):
+            return _reduced(n.op, n.axis.size, args[0])
+        if isinstance(n, Map) and n.fn == "WHERE":
             args[1:] = self.branch(n, 1), self.branch(n, 2)
-        return _mapped(n, args) if n.kind == "Map" else ANY
+        return _mapped(n, args) if isinstance(n, Map) else ANY
 
 
 def _compared(condition: Node, holds: bool) -> tuple[Node, float, float] | None:
     """(x, least, most) where a comparison of x with a number holds, or does not."""
-    while condition.kind == "Map" and condition.attr[0] == "NOT":
+    while isinstance(condition, Map) and condition.fn == "NOT":
         condition, holds = condition.args[0], not holds
-    if condition.kind != "Map" or condition.attr[0] not in ("LT", "LE", "GT", "GE"):
+    if not isinstance(condition, Map) or condition.fn not in ("LT", "LE", "GT", "GE"):
         return None
-    a, b = condition.args if condition.attr[0] in ("LT", "LE") else condition.args[::-1]
+    a, b = condition.args if condition.fn in ("LT", "LE") else condition.args[::-1]
     a, b = (a, b) if holds else (b, a)  # a is at most b
     low, high = value_of(a), value_of(b)
     if low is not None:
@@ -91,8 +91,8 @@ def _reduced(op: str, size: int, body: Interval) -> Interval:
     return body if op in ("MAX", "MIN") and size else ANY
 
 
-def _mapped(n: Node, args: list[Interval]) -> Interval:
-    fn = n.attr[0]
+def _mapped(n: Map, args: list[Interval]) -> Interval:
+    fn = n.fn
     found = _arithmetic(n, args)
     if found is not None:
         return found
@@ -104,8 +104,8 @@ def _mapped(n: Node, args: list[Interval]) -> Interval:
     return lo, hi
 
 
-def _arithmetic(n: Node, args: list[Interval]) -> Interval | None:
-    match n.attr[0]:
+def _arithmetic(n: Map, args: list[Interval]) -> Interval | None:
+    match n.fn:
         case "ADD":
             return _plus(args[0][0], args[1][0], -INF), _plus(args[0][1], args[1][1], INF)
         case "SUB":
@@ -190,26 +190,26 @@ class Magnitudes:
             size = abs(float(value))
             digits = math.log2(size) if 0 < size < INF else 0.0
             return digits, digits
-        if n.kind == "Load":
+        if isinstance(n, Load):
             return (-MODERATE, MODERATE) if n.dtype == "float" else (0.0, 63.0)
         if n.dtype != "float":
             return 0.0, 63.0
         args = [self._memo[a] for a in n.args]
-        if n.kind == "Cast":
+        if isinstance(n, Cast):
             return args[0]
-        if n.kind == "Reduce":
+        if isinstance(n, Reduce):
             return self._reduced(n, args[0])
-        return self._mapped(n, args) if n.kind == "Map" else ANY
+        return self._mapped(n, args) if isinstance(n, Map) else ANY
 
-    def _reduced(self, n: Node, body: Interval) -> Interval:
-        op, axis, _ = n.attr
+    def _reduced(self, n: Reduce, body: Interval) -> Interval:
+        op, axis = n.op, n.axis
         if op == "SUM":
             signed = self.intervals(n.args[0])[0] < 0 < self.intervals(n.args[0])[1]
             return body[0] - MODERATE * signed, body[1] + math.log2(max(axis.size, 1))
         return body if op in ("MAX", "MIN") else ANY
 
-    def _mapped(self, n: Node, args: list[Interval]) -> Interval:
-        match n.attr[0]:
+    def _mapped(self, n: Map, args: list[Interval]) -> Interval:
+        match n.fn:
             case "MUL":
                 return args[0][0] + args[1][0], args[0][1] + args[1][1]
             case "DIV":
@@ -230,9 +230,9 @@ class Magnitudes:
             case "ADD" | "SUB" | "MAXIMUM" | "MINIMUM":
                 return min(args[0][0], args[1][0]) - MODERATE, max(args[0][1], args[1][1]) + 1
         lo, hi = self.intervals(n)
-        if n.attr[0] in ("EXP", "EXP2", "POW") and n.level == 0 and hi == INF:
+        if n.fn in ("EXP", "EXP2", "POW") and n.level == 0 and hi == INF:
             return -4 * MODERATE, 4 * MODERATE  # of data and positions, as moderate as they are
-        if n.attr[0] in ("EXP", "EXP2"):
+        if n.fn in ("EXP", "EXP2"):
             return _log2(lo), _log2(hi)
         return -MODERATE, max(_log2(abs(lo)), _log2(abs(hi)))
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Const, Map, Node, order_key, postorder, value_of
@@ -129,15 +130,15 @@ def _is_quotient(n: Node) -> bool:
 
 def _quotient_parts(n: Node) -> tuple[tuple[Node, ...], tuple[Node, ...], float] | None:
     """(factors, divisors, sign) of a float product, quotient or negation."""
-    if n.kind != "Map":
+    if not isinstance(n, Map):
         return None
-    if n.attr[0] == "MUL" and n.dtype == "float":
+    if n.fn == "MUL" and n.dtype == "float":
         return n.args, (), 1.0
-    if n.attr[0] == "DIV" and n.args[0].dtype == n.args[1].dtype == "float":
+    if n.fn == "DIV" and n.args[0].dtype == n.args[1].dtype == "float":
         return n.args[:1], n.args[1:], 1.0
-    if n.attr[0] == "NEG" and n.dtype == "float":
+    if n.fn == "NEG" and n.dtype == "float":
         return n.args, (), -1.0
-    return ((), n.args, 1.0) if n.attr[0] == "RECIP" else None
+    return ((), n.args, 1.0) if n.fn == "RECIP" else None
 
 
 def _is_scale(n: Node, v: float, down: int) -> bool:
@@ -166,16 +167,16 @@ def addends(node: Node) -> list[tuple[Node, int]]:
         n, sign = stack.pop()
         if sizes.get(n, 1) > MOST_TERMS or not is_sum_of_terms(n):
             out.append((n, sign))
-        elif n.attr[0] == "NEG":
+        elif n.fn == "NEG":
             stack.append((n.args[0], -sign))
         else:
-            stack.append((n.args[1], sign if n.attr[0] == "ADD" else -sign))
+            stack.append((n.args[1], sign if n.fn == "ADD" else -sign))
             stack.append((n.args[0], sign))
     return out
 
 
-def is_sum_of_terms(n: Node) -> bool:
-    return n.kind == "Map" and n.attr[0] in ("ADD", "SUB", "NEG") and n.dtype == "float"
+def is_sum_of_terms(n: Node) -> TypeGuard[Map]:
+    return isinstance(n, Map) and n.fn in ("ADD", "SUB", "NEG") and n.dtype == "float"
 
 
 def written_out(node: Node) -> dict[Node, int]:

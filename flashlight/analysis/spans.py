@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flashlight.ir.program import Node, Tensor, postorder, value_of
+from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Tensor, postorder, value_of
 
 Span = tuple[float, float]
 
@@ -39,18 +39,18 @@ def _span_of(n: Node, below: Mapping[Node, Span], tensors: Mapping[str, Tensor])
     """The spans of its arguments are in `below`."""
     if n.dtype == "bool":
         return 0, 1
-    if n.kind == "Const":
+    if isinstance(n, Const):
         v = value_of(n)
         return (float(v), float(v)) if v is not None and n.dtype == "int" else UNBOUNDED
-    if n.kind == "Index":
-        return n.attr[0].range
-    if n.kind == "Load":
-        return _loaded(tensors.get(n.attr[0]))
-    if n.kind == "Cast" and n.args[0].dtype != "float":
+    if isinstance(n, Index):
+        return n.expr.range
+    if isinstance(n, Load):
+        return _loaded(tensors.get(n.tensor))
+    if isinstance(n, Cast) and n.args[0].dtype != "float":
         return below[n.args[0]]
-    if n.kind == "Map":
+    if isinstance(n, Map):
         # what overflows wraps, and may be anything
-        return _mapped(n.attr[0], [UNBOUNDED if exceeds(below[a], UNBOUNDED) else below[a] for a in n.args])
+        return _mapped(n.fn, [UNBOUNDED if exceeds(below[a], UNBOUNDED) else below[a] for a in n.args])
     return UNBOUNDED
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Node, postorder
+from flashlight.ir.program import Map, Node, Reduce, postorder
 
 BLOCK = 64
 """Positions of an axis in a block where no target says better."""
@@ -39,15 +39,15 @@ def phases(kernel: Kernel) -> Iterator[Sequence[Node]]:
 
 def adds_products(node: Node) -> bool:
     """Whether a node is a sum of products."""
-    if node.kind != "Reduce" or node.attr[0] != "SUM":
+    if not isinstance(node, Reduce) or node.op != "SUM":
         return False
     body = node.args[0]
-    return body.kind == "Map" and body.attr[0] == "MUL"
+    return isinstance(body, Map) and body.fn == "MUL"
 
 
 def volume(node: Node) -> int:
     """Positions that a node is computed at: of its axes, and of the one that it reduces."""
-    reduced = {*node.args[0].free, node.attr[1]} if node.kind == "Reduce" else node.free
+    reduced = {*node.args[0].free, node.axis} if isinstance(node, Reduce) else node.free
     return math.prod(a.size for a in reduced)
 
 

@@ -19,7 +19,7 @@ from flashlight.front.regions import graph as g
 from flashlight.front.regions.propagate import operands
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Node, postorder
+from flashlight.ir.program import Load, Map, Node, Reduce, postorder
 
 MOST_AGAIN = 3
 """Times the products of the graph that kernels may compute, where smaller regions are possible."""
@@ -102,13 +102,13 @@ def _shared(kernels: Sequence[Kernel]) -> tuple[int, int]:
 
 def _work(node: Node) -> int:
     """For all its positions; a sum of products counts as its products."""
-    if node.kind == "Reduce":
+    if isinstance(node, Reduce):
         return 0 if adds_products(node) else OTHER * volume(node)
-    return _operation(node) * volume(node) if node.kind == "Map" else 0
+    return _operation(node) * volume(node) if isinstance(node, Map) else 0
 
 
-def _operation(node: Node) -> int:
-    (name,) = node.attr
+def _operation(node: Map) -> int:
+    name = node.fn
     fn = FNS[name]
     if fn.result == "float" and name != "DIV":
         return TRANSCENDENTAL
@@ -117,7 +117,7 @@ def _operation(node: Node) -> int:
 
 
 def _is_read(node: Node) -> bool:
-    return any(n.kind == "Load" for n in postorder([node]))
+    return any(isinstance(n, Load) for n in postorder([node]))
 
 
 def _products(node: fx.Node) -> int:

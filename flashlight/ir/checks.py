@@ -7,7 +7,7 @@ from typing import NoReturn
 from flashlight.base.errors import InternalError
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Schedule, Sweep, Visit, first, last
-from flashlight.ir.program import Node, Program, Store, postorder
+from flashlight.ir.program import Carry, Load, Node, Program, Reduce, Store, postorder
 
 
 def _fail(what: str, text: object) -> NoReturn:
@@ -25,9 +25,9 @@ def check_program(p: Program) -> None:
         if not s.value.free <= set(s.axes):
             _fail(f"store to {s.tensor} leaves axes {_names(s.value.free - set(s.axes))} unbound", p)
         for n in postorder([s.value]):
-            if n.kind == "Load" and (n.attr[0] not in ready or len(ready[n.attr[0]].shape) != len(n.attr[1])):
-                _fail(f"load of {n.attr[0]} does not match an input or an earlier store", p)
-            if n.kind == "Carry":
+            if isinstance(n, Load) and (n.tensor not in ready or len(ready[n.tensor].shape) != len(n.index)):
+                _fail(f"load of {n.tensor} does not match an input or an earlier store", p)
+            if isinstance(n, Carry):
                 _fail("a carry outside a kernel", p)
         ready[s.tensor] = out
 
@@ -57,7 +57,7 @@ def check_kernel(k: Kernel) -> None:
         _check_store(k, s, ready, set(owned))
     swept = {s.axis for s in k.sweeps}
     bodies = [*(c.body for c in k.carries), *(s.value for s in k.stores)]
-    if any(n.kind == "Reduce" and n.attr[1] in swept for n in postorder(bodies)):
+    if any(isinstance(n, Reduce) and n.axis in swept for n in postorder(bodies)):
         _fail("a reduction over a swept axis is no carry", k)
 
 
@@ -84,10 +84,10 @@ def _check_value(k: Kernel, value: Node, ready: set[Node], axes: set[Axis]) -> N
         _fail(f"axes {_names(value.free - axes)} are not in scope", k)
     tensors = {t.name for t in k.inputs}
     for n in postorder([value]):
-        if n.kind == "Carry" and n not in ready:
-            _fail(f"{n.attr[0]} is used before it exists", k)
-        if n.kind == "Load" and n.attr[0] not in tensors:
-            _fail(f"load of {n.attr[0]}, which is not an input", k)
+        if isinstance(n, Carry) and n not in ready:
+            _fail(f"{n.name} is used before it exists", k)
+        if isinstance(n, Load) and n.tensor not in tensors:
+            _fail(f"load of {n.tensor}, which is not an input", k)
 
 
 def check_schedule(s: Schedule, p: Program) -> None:

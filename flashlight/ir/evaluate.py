@@ -14,9 +14,9 @@ import torch
 
 from flashlight.ir.contraction import contract
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.ir.kernel import FAR, KEY_BLOCK, Carry, Kernel, Sweep, Visit, before
+from flashlight.ir.kernel import FAR, KEY_BLOCK, Accumulator, Kernel, Sweep, Visit, before
 from flashlight.ir.ops import FNS, MONOIDS
-from flashlight.ir.program import Node, Program, Store, Tensor, value_of
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Program, Reduce, Store, Tensor, value_of
 
 SERIAL_VOLUME = 1 << 18
 """Elements above which a reduction that is no contraction is accumulated in parts."""
@@ -55,7 +55,7 @@ class Evaluator:
 
     def narrowed(self, spans: Mapping[Axis, Span]) -> Evaluator:
         """The same over narrower spans, without the values computed so far, but for those of carries."""
-        carries = {n: v for n, v in self.values.items() if n.kind == "Carry"}
+        carries = {n: v for n, v in self.values.items() if isinstance(n, Carry)}
         known = {n: self._within(spans, v) for n, v in {**self.known, **carries}.items()}
         return Evaluator(self.tensors, self.compute, spans, known)
 
@@ -95,12 +95,12 @@ class Evaluator:
 
     def _is_serial(self, n: Node) -> bool:
         """A large reduction that is no contraction of two operands: accumulated in parts."""
-        if n.kind != "Reduce" or n.args[0].level or n.attr[1] not in n.args[0].free:
+        if not isinstance(n, Reduce) or n.args[0].level or n.axis not in n.args[0].free:
             return False
         whole = self._volume(n.args[0])
-        lo, hi = self.span(n.attr[1])
+        lo, hi = self.span(n.axis)
         result = whole // max(hi - lo, 1)
-        if _is_product(n) and all(n.attr[1] in a.free and a.dtype == "float" for a in n.args[0].args):
+        if _is_product(n) and all(n.axis in a.free and a.dtype == "float" for a in n.args[0].args):
             # an operand larger than the result (a gather by the position of the score) would be materialised
             return SERIAL_VOLUME // 4 < result < max(map(self._volume, n.args[0].args))
         return whole > SERIAL_VOLUME
@@ -135,21 +135,21 @@ class Evaluator:
         return total
 
     def _one(self, n: Node) -> Value:
-        if n.kind == "Const":
+        if isinstance(n, Const):
             return (), torch.tensor(value_of(n), dtype=self._dtype(n), device=self.device)
-        if n.kind == "Index":
-            return self.expr(n.attr[0])
-        if n.kind == "Load":
+        if isinstance(n, Index):
+            return self.expr(n.expr)
+        if isinstance(n, Load):
             return self._load(n)
-        if n.kind == "Reduce":
+        if isinstance(n, Reduce):
             return self._reduce(n)
-        if n.kind == "Cast":
+        if isinstance(n, Cast):
             axes, v = self(n.args[0])
-            return axes, self._cast(n.attr[0], v)
-        if n.kind == "Map":
+            return axes, self._cast(n.to, v)
+        if isinstance(n, Map):
             axes, vs = align([self(a) for a in n.args])
-            return axes, FNS[n.attr[0]].torch(*vs)
-        raise ValueError(f"no value is known for {n.kind} {n.attr}")
+            return axes, FNS[n.fn].torch(*vs)
+        raise ValueError(f"no value is known for {type(n).__name__} {n.values}")
 
     def _dtype(self, n: Node) -> torch.dtype:
         return {"float": self.compute, "int": torch.int64, "bool": torch.bool}[n.dtype]
@@ -159,14 +159,14 @@ class Evaluator:
             return v.to(to).to(self.compute)
         return v.to({"float": self.compute, "int": torch.int64, "bool": torch.bool}[to])
 
-    def _load(self, n: Node) -> Value:
-        t = self.tensors[n.attr[0]]
+    def _load(self, n: Load) -> Value:
+        t = self.tensors[n.tensor]
         axes: tuple[Axis, ...] = ()
-        view = self.view(t, n.attr[1])
+        view = self.view(t, n.index)
         if view is not None:
             axes, t = view
         elif t.dim():
-            axes, index = align([self.expr(e) for e in n.attr[1]])
+            axes, index = align([self.expr(e) for e in n.index])
             t = t[tuple(i.clamp(0, max(s - 1, 0)) for i, s in zip(index, t.shape, strict=True))]
             t = t.reshape([self.span(a)[1] - self.span(a)[0] for a in axes]) if axes else t.reshape(())
         return axes, t.to(self._dtype(n))
@@ -193,8 +193,8 @@ class Evaluator:
         sizes = [hi - lo for lo, hi in map(self.span, axes)]
         return axes, t.as_strided(sizes, [steps[a] for a in axes], offset)
 
-    def _reduce(self, n: Node) -> Value:
-        op, axis, operand = n.attr
+    def _reduce(self, n: Reduce) -> Value:
+        op, axis, operand = n.op, n.axis, n.operand
         if self._is_serial(n):
             return self._serial(n)
         if _is_product(n):
@@ -214,9 +214,9 @@ class Evaluator:
         axes, (a, b) = align([self(x) for x in n.args[0].args])
         return axes, a.double() * b if a.dtype is b.dtype is torch.float32 else a * b
 
-    def _serial(self, n: Node) -> Value:
+    def _serial(self, n: Reduce) -> Value:
         """In parts, to take less memory; float32 is added up in float64, as in one part."""
-        op, axis, _ = n.attr
+        op, axis = n.op, n.axis
         lo, hi = self.span(axis)
         step = max(1, (hi - lo) * SERIAL_VOLUME // self._volume(n.args[0]))
         total: Value | None = None
@@ -259,7 +259,7 @@ def _widened(value: Value, op: str) -> Value:
 
 
 def _is_product(n: Node) -> bool:
-    return n.kind == "Reduce" and n.attr[0] == "SUM" and n.args[0].kind == "Map" and n.args[0].attr[0] == "MUL"
+    return isinstance(n, Reduce) and n.op == "SUM" and isinstance(n.args[0], Map) and n.args[0].fn == "MUL"
 
 
 def collapse(op: str, v: torch.Tensor, dim: int) -> torch.Tensor:
@@ -382,7 +382,7 @@ def _sweep(
     block: int,
     walk: Walk | None = None,
 ) -> None:
-    running: dict[Node, Value] = {}
+    running: dict[Carry, Value] = {}
     size = sweep.axis.size
     # of the largest carry, not of all axes together: a needlessly short block costs roundings
     rows = max((math.prod(a.size for a in c.step.free) for c in sweep.carries), default=1)
@@ -423,7 +423,7 @@ def _reference(node: Node, value: Value, sweep: Sweep) -> Value:
     return axes, torch.where(v == start, math.copysign(FAR, start), torch.where(v == -start, 0.0, v))
 
 
-def _rescaled(c: Carry, value: Value, old: Mapping[Node, Value], ev: Evaluator) -> Value:
+def _rescaled(c: Accumulator, value: Value, old: Mapping[Carry, Value], ev: Evaluator) -> Value:
     """Move an accumulated value from the references `old` to those of this block; a sum that is 0 stays 0."""
     assert c.rescale is not None
     known = {**ev.known, **ev.values, **{before(n): v for n, v in old.items()}}

@@ -1,6 +1,6 @@
 """Kernel: a schedule for a Program.
 
-    Carry(node, step, rescale)               the running value of one reduction over the swept axis
+    Accumulator(node, step, rescale)               the running value of one reduction over the swept axis
     Visit(some, every, conditions, exact)    which blocks of a sweep are computed
     Sweep(axis, carries, stores, visit)      one loop over an axis: carries accumulate, stores write per-step values
     Kernel(grid, tile, whole, sweeps, stores)
@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Node, Store, Tensor, make, postorder
+from flashlight.ir.program import Carry, Node, Reduce, Store, Tensor, postorder
 
 
 @dataclass(frozen=True)
-class Carry:
+class Accumulator:
     """One accumulated reduction.
 
     node:     the Carry node that stands for its value, with the step's free axes in canonical order
@@ -39,36 +39,35 @@ class Carry:
               and of those of the block before, for which `before` stands: exp(c0_before - c0)
     """
 
-    node: Node
-    step: Node
+    node: Carry
+    step: Reduce
     rescale: Node | None = None
 
     @property
     def name(self) -> str:
-        return self.node.attr[0]
+        return self.node.name
 
     @property
     def op(self) -> str:
-        return self.step.attr[0]
+        return self.step.op
 
     @property
     def body(self) -> Node:
-        return self.step.args[0]
+        return self.step.body
 
     @property
     def operand(self) -> torch.dtype | None:
         """The dtype that the factors of a product may be rounded to before they are multiplied."""
-        return self.step.attr[2]
+        return self.step.operand
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        return self.node.attr[1]
+        return self.node.axes
 
 
-def before(carry: Node) -> Node:
+def before(carry: Carry) -> Carry:
     """Stands for the reference of a carry before this block."""
-    name, axes = carry.attr
-    return make("Carry", (f"{name}_before", axes), (), carry.dtype)
+    return Carry(f"{carry.name}_before", carry.axes, carry.dtype)
 
 
 FAR = 1e30
@@ -123,7 +122,7 @@ class Sweep:
     """
 
     axis: Axis
-    carries: tuple[Carry, ...]
+    carries: tuple[Accumulator, ...]
     stores: tuple[Store, ...] = ()
     visit: Visit | None = None
     too_costly: float = 0.0
@@ -147,7 +146,7 @@ class Kernel:
     """The user's source line of values, where it is known; not part of the digest."""
 
     @property
-    def carries(self) -> tuple[Carry, ...]:
+    def carries(self) -> tuple[Accumulator, ...]:
         return tuple(c for s in self.sweeps for c in s.carries)
 
     @property
@@ -181,9 +180,9 @@ class Kernel:
         return kernel_text(self)
 
 
-def carry_nodes(node: Node) -> list[Node]:
+def carry_nodes(node: Node) -> list[Carry]:
     """The Carry nodes below node, each once."""
-    return [n for n in postorder([node]) if n.kind == "Carry"]
+    return [n for n in postorder([node]) if isinstance(n, Carry)]
 
 
 @dataclass(frozen=True)

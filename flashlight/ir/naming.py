@@ -25,19 +25,19 @@ def _dimension(e: Expr, free: frozenset[Axis]) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(found))
 
 
-def _role(t: Tensor, loads: list[Node], outputs: frozenset[Axis]) -> tuple:
+def _role(t: Tensor, loads: list[Load], outputs: frozenset[Axis]) -> tuple:
     axes = sorted({a.name for n in loads for a in n.free & outputs})
-    patterns = sorted({tuple(_dimension(e, outputs) for e in n.attr[1]) for n in loads})
+    patterns = sorted({tuple(_dimension(e, outputs) for e in n.index) for n in loads})
     return (axes[-1:], len(t.shape), t.shape, str(t.dtype), patterns)
 
 
 def canonical_inputs(program: Program) -> tuple[Program, list[int]]:
     """The program with its inputs in canonical order and named by it, and where each stood before."""
     outputs = frozenset(a for s in program.stores for a in s.axes)
-    loads: dict[str, list[Node]] = {t.name: [] for t in program.inputs}
+    loads: dict[str, list[Load]] = {t.name: [] for t in program.inputs}
     for n in postorder(program.roots):
-        if n.kind == "Load" and n.attr[0] in loads:
-            loads[n.attr[0]].append(n)
+        if isinstance(n, Load) and n.tensor in loads:
+            loads[n.tensor].append(n)
     order = sorted(
         range(len(program.inputs)), key=lambda i: _role(program.inputs[i], loads[program.inputs[i].name], outputs)
     )
@@ -49,9 +49,9 @@ def canonical_inputs(program: Program) -> tuple[Program, list[int]]:
     new: dict[Node, Node] = {}
     for n in postorder(program.roots):
         done = rebuild(n, [new[a] for a in n.args])
-        if done.kind == "Load":
-            tensor: str = done.attr[0]
-            done = Load(name.get(tensor, tensor), done.attr[1], done.dtype)
+        if isinstance(done, Load):
+            tensor: str = done.tensor
+            done = Load(name.get(tensor, tensor), done.index, done.dtype)
         new[n] = done
     moved = program.with_values([new[r] for r in program.roots])
     origins = {new[n]: where for n, where in program.origins.items() if n in new}

@@ -1,15 +1,17 @@
 """Nodes: the expressions a Program is made of, interned.
 
-    Const(value)                  a number or a truth value
-    Index(expr)                   an integer position, an affine expression over axes
-    Load(tensor, index)           an element of an input
-    Map(fn, args)                 a pointwise function of the table in ops.py
-    Cast(kind|dtype, arg)         a change of kind, or an explicit rounding
-    Reduce(op, axis, body)        SUM MAX MIN PROD ANY over a bound axis; `operand` is the dtype products may round to
-    Carry(name, axes)             the running value of a reduction inside a Kernel
+    Const(value)                        a number or a truth value
+    Index(expr)                         an integer position, an affine expression over axes
+    Load(tensor, index)                 an element of an input
+    Map(fn, *args)                      a pointwise function of the table in ops.py
+    Cast(to, arg)                       a change of kind, or an explicit rounding to a dtype
+    Reduce(op, axis, body, operand)     SUM MAX MIN PROD ANY over a bound axis; operand: see below
+    Carry(name, axes)                   the running value of a reduction inside a Kernel
+    Random(index, seed)                 a number in [0, 1) by its counter: the same wherever it is asked for again
 
-Equal structure is the same object, so identity is equality.  Values are exact mathematics in the
-compute type (float32, or float64 if an input is); only `operand` and casts to a dtype round.
+Equal structure is the same object, so identity is equality.  A constructor folds what its arguments decide, and may
+give another kind of node than it is named after: Map("ADD", Const(1), Const(2)) is Const(3).  Values are exact
+mathematics in the compute type (float32, or float64 if an input is); only `operand` and casts to a dtype round.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
+from typing import ClassVar, Self, TypeGuard
 
 import torch
 
@@ -35,17 +38,18 @@ _WALKED = 32
 
 
 class Node:
-    """An interned expression; build it with the functions of this module.
+    """An interned expression, of one of the classes below.
 
-    free:   axes it depends on        level: nesting depth of reductions
-    kind:   constructor name          dtype: "float", "int" or "bool"
+    args:   the nodes it is made of       free:   axes it depends on
+    dtype:  "float", "int" or "bool"      level:  nesting depth of reductions
     order:  structural digest that ignores axis names and indices: the canonical order of commutative arguments
     """
 
-    __slots__ = ("__weakref__", "args", "attr", "dtype", "free", "id", "kind", "level", "order", "size_order")
+    __slots__ = ("__weakref__", "args", "dtype", "free", "id", "level", "order", "size_order")
 
-    kind: str
-    attr: tuple
+    fields: ClassVar[tuple[str, ...]] = ()
+    """The names of what a node of this class has besides its arguments, in the order of its constructor."""
+
     args: tuple[Node, ...]
     dtype: Kind
     free: frozenset[Axis]
@@ -57,56 +61,45 @@ class Node:
     def __repr__(self) -> str:
         return f"n{self.id}"
 
+    @classmethod
+    def interned(cls, values: tuple, args: tuple[Node, ...], dtype: Kind) -> Self:
+        """The one node with these fields and arguments, nothing folded."""
+        spend()
+        key = (cls, repr(values[0]) if cls is Const else values, tuple(a.id for a in args), dtype)
+        with _LOCK:
+            known = _INTERNED.get(key)
+            if known is not None:
+                return known  # type: ignore[return-value]
+            node = object.__new__(cls)
+            for name, value in zip(cls.fields, values, strict=True):
+                setattr(node, name, value)
+            node.args, node.dtype = args, dtype
+            node.free = node._free(frozenset[Axis]().union(*[a.free for a in args]))
+            node.level = max((a.level for a in args), default=0) + isinstance(node, Reduce)
+            loose, strict = node._structure()
+            node.order = _digest(cls.__name__, loose, dtype, *[a.order for a in args])
+            node.size_order = _digest(cls.__name__, strict, dtype, *[a.size_order for a in args])
+            node.id = next(_IDS)
+            _INTERNED[key] = node
+            return node
+
+    @property
+    def values(self) -> tuple:
+        """The fields of this node, in the order of `fields`."""
+        return tuple(getattr(self, name) for name in self.fields)
+
+    def _free(self, below: frozenset[Axis]) -> frozenset[Axis]:
+        """Its free axes, by those of its arguments."""
+        return below
+
+    def _structure(self) -> tuple[object, object]:
+        """(what the order sees, what the tie-break sees): never axis names or node numbers."""
+        texts = [str(v) for v in self.values]
+        return texts, texts
+
 
 def _digest(*parts: object) -> bytes:
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-
-
-def make(kind: str, attr: tuple, args: tuple[Node, ...], dtype: Kind) -> Node:
-    """The one node with this structure."""
-    spend()
-    key = (kind, attr, tuple(a.id for a in args), dtype)
-    with _LOCK:
-        found = _INTERNED.get(key)
-        if found is not None:
-            return found
-        node = Node()
-        node.kind, node.attr, node.args, node.dtype = kind, attr, args, dtype
-        node.free, node.level = _free_axes(kind, attr, args), _level(kind, args)
-        loose, strict = _order_parts(kind, attr)
-        node.order = _digest(kind, loose, dtype, *[a.order for a in args])
-        node.size_order = _digest(kind, strict, dtype, *[a.size_order for a in args])
-        node.id = next(_IDS)
-        _INTERNED[key] = node
-        return node
-
-
-def _free_axes(kind: str, attr: tuple, args: tuple[Node, ...]) -> frozenset[Axis]:
-    free = frozenset[Axis]().union(*[a.free for a in args])
-    if kind == "Load":
-        return free.union(*[e.axes for e in attr[1]])
-    if kind == "Index":
-        return free | attr[0].axes
-    if kind == "Carry":
-        return free.union(attr[1])
-    return free - {attr[1]} if kind == "Reduce" else free
-
-
-def _level(kind: str, args: tuple[Node, ...]) -> int:
-    return max((a.level for a in args), default=0) + (kind == "Reduce")
-
-
-def _order_parts(kind: str, attr: tuple) -> tuple[object, object]:
-    """(what the order sees, what the tie-break sees): never axis names or node numbers."""
-    if kind == "Load":
-        return attr[0], (attr[0], [_expr_order(e) for e in attr[1]])
-    if kind == "Index":
-        return "index", _expr_order(attr[0])
-    if kind == "Reduce":
-        return attr[0], (attr[0], attr[1].size)
-    if kind == "Carry":
-        return attr[0], attr[0]
-    return [str(a) for a in attr], [str(a) for a in attr]
 
 
 def _expr_order(e: Expr) -> str:
@@ -120,91 +113,200 @@ def _expr_order(e: Expr) -> str:
     return "+".join(sorted(f"{c}*{atom(a)}" for a, c in e.terms)) + f"+{e.const}"
 
 
-# ---------------------------------------------------------------- constructors
+# ---------------------------------------------------------------- the classes and their constructors
 
 
-def Const(value: float | int | bool) -> Node:
-    if isinstance(value, bool):
-        return make("Const", ("bool", str(value)), (), "bool")
-    if isinstance(value, int):
-        return make("Const", ("int", str(value)), (), "int")
-    return make("Const", ("float", repr(float(value))), (), "float")
+class Const(Node):
+    """A number or a truth value; integers are exact, floats are in float64."""
+
+    __slots__ = ("value",)
+    __match_args__ = fields = ("value",)
+    value: float | int | bool
+
+    def __new__(cls, value: float | int | bool) -> Const:
+        kind: Kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "float"
+        return cls.interned((value if kind != "float" else float(value),), (), kind)
+
+    def _structure(self) -> tuple[object, object]:
+        texts = [self.dtype, repr(self.value)]
+        return texts, texts
+
+
+class Index(Node):
+    """An integer position."""
+
+    __slots__ = ("expr",)
+    __match_args__ = fields = ("expr",)
+    expr: Expr
+
+    def __new__(cls, expr: Expr) -> Node:
+        return Const(expr.const) if expr.is_const else cls.interned((expr,), expr.gathers, "int")
+
+    def _free(self, below: frozenset[Axis]) -> frozenset[Axis]:
+        return below | self.expr.axes
+
+    def _structure(self) -> tuple[object, object]:
+        return "index", _expr_order(self.expr)
+
+
+class Load(Node):
+    """An element of a tensor, by one expression for each of its dimensions."""
+
+    __slots__ = ("index", "tensor")
+    __match_args__ = fields = ("tensor", "index")
+    tensor: str
+    index: tuple[Expr, ...]
+
+    def __new__(cls, tensor: str, index: Sequence[Expr], dtype: Kind) -> Load:
+        gathers: dict[Node, None] = {}
+        for e in index:
+            gathers.update(dict.fromkeys(e.gathers))
+        return cls.interned((tensor, tuple(index)), tuple(gathers), dtype)
+
+    def _free(self, below: frozenset[Axis]) -> frozenset[Axis]:
+        return below.union(*[e.axes for e in self.index])
+
+    def _structure(self) -> tuple[object, object]:
+        return self.tensor, (self.tensor, [_expr_order(e) for e in self.index])
+
+
+class Map(Node):
+    """A pointwise function."""
+
+    __slots__ = ("fn",)
+    __match_args__ = ("fn", "args")
+    fields = ("fn",)
+    fn: str
+
+    def __new__(cls, fn: str, *args: Node) -> Node:
+        spec = FNS[fn]
+        if len(args) != spec.arity:
+            raise ValueError(f"{fn} takes {spec.arity} arguments, got {len(args)}")
+        folded = _fold_index(fn, args) or _fold_logic(fn, args) or _fold_identity(fn, args)
+        if folded is not None:
+            return folded
+        if spec.commutative:
+            args = tuple(sorted(args, key=order_key))
+        return cls.interned((fn,), args, args[-1].dtype if spec.result == "same" else spec.result)
+
+
+class Cast(Node):
+    """A change of kind ("float", "int", "bool"), or rounding to a dtype that the target must not elide."""
+
+    __slots__ = ("to",)
+    __match_args__ = ("to", "args")
+    fields = ("to",)
+    to: Kind | torch.dtype
+
+    def __new__(cls, to: Kind | torch.dtype, arg: Node) -> Node:
+        if isinstance(to, torch.dtype):
+            return cls.interned((to,), (arg,), arg.dtype)
+        if arg.dtype == to:
+            return arg
+        v = value_of(arg)
+        if v is not None and (to == "float" or (to == "int" and math.isfinite(v))):
+            return Const(float(v) if to == "float" else int(v))
+        if to == "bool":
+            return Map("NE", arg, Const(0) if arg.dtype == "int" else Const(0.0))
+        return cls.interned((to,), (arg,), to)
+
+
+class Reduce(Node):
+    """op over all positions of an axis, also of a body that does not depend on it: SUM then multiplies by its size.
+
+    operand: the dtype that the factors of a product may be rounded to before they are multiplied
+    """
+
+    __slots__ = ("axis", "op", "operand")
+    __match_args__ = ("op", "axis", "body", "operand")
+    fields = ("op", "axis", "operand")
+    op: str
+    axis: Axis
+    operand: torch.dtype | None
+
+    def __new__(cls, op: str, axis: Axis, body: Node, operand: torch.dtype | None = None) -> Reduce:
+        return cls.interned((op, axis, operand), (body,), body.dtype)
+
+    @property
+    def body(self) -> Node:
+        return self.args[0]
+
+    def _free(self, below: frozenset[Axis]) -> frozenset[Axis]:
+        return below - {self.axis}
+
+    def _structure(self) -> tuple[object, object]:
+        return self.op, (self.op, self.axis.size)
+
+
+class Carry(Node):
+    """The running value of a reduction in a Kernel: a number for every position of its axes."""
+
+    __slots__ = ("axes", "name")
+    __match_args__ = fields = ("name", "axes")
+    name: str
+    axes: tuple[Axis, ...]
+
+    def __new__(cls, name: str, axes: Iterable[Axis], dtype: Kind = "float") -> Carry:
+        return cls.interned((name, tuple(axes)), (), dtype)
+
+    def _free(self, below: frozenset[Axis]) -> frozenset[Axis]:
+        return below.union(self.axes)
+
+    def _structure(self) -> tuple[object, object]:
+        return self.name, self.name
+
+
+class Random(Node):
+    """A float in [0, 1), uniform, by counter: index is its position in the stream that the integer `seed` selects.
+
+    A position has the same number in every kernel, so that a backward pass asks for the mask of the forward again.
+    """
+
+    __slots__ = ("index",)
+    __match_args__ = fields = ("index",)
+    index: Expr
+
+    def __new__(cls, index: Expr, seed: Node) -> Random:
+        return cls.interned((index,), (seed, *(g for g in index.gathers if g is not seed)), "float")
+
+    @property
+    def seed(self) -> Node:
+        return self.args[0]
+
+    def _free(self, below: frozenset[Axis]) -> frozenset[Axis]:
+        return below | self.index.axes
+
+    def _structure(self) -> tuple[object, object]:
+        return "random", _expr_order(self.index)
 
 
 def value_of(node: Node) -> float | int | bool | None:
     """The number a Const holds, or None for any other node."""
-    if node.kind != "Const":
-        return None
-    kind, text = node.attr
-    return text == "True" if kind == "bool" else int(text) if kind == "int" else float(text)
+    return node.value if isinstance(node, Const) else None
 
 
 def number_of(node: Node) -> float | int | bool:
     """The number that a Const holds."""
-    value = value_of(node)
-    if value is None:
-        raise ValueError(f"{node.kind} is no constant")
-    return value
+    if not isinstance(node, Const):
+        raise ValueError(f"{type(node).__name__} is no constant")
+    return node.value
 
 
 def is_const(node: Node, value: float) -> bool:
-    v = value_of(node)
-    return v is not None and not isinstance(v, bool) and v == value
+    return isinstance(node, Const) and not isinstance(node.value, bool) and node.value == value
 
 
-def Index(e: Expr) -> Node:
-    return Const(e.const) if e.is_const else make("Index", (e,), e.gathers, "int")
-
-
-def Load(tensor: str, index: Sequence[Expr], dtype: Kind) -> Node:
-    gathers: dict[Node, None] = {}
-    for e in index:
-        gathers.update(dict.fromkeys(e.gathers))
-    return make("Load", (tensor, tuple(index)), tuple(gathers), dtype)
-
-
-def Carry(name: str, axes: Iterable[Axis], dtype: Kind = "float") -> Node:
-    return make("Carry", (name, tuple(axes)), (), dtype)
-
-
-def Reduce(op: str, axis: Axis, body: Node, operand: torch.dtype | None = None) -> Node:
-    """op over all positions of axis.  A body that does not depend on the axis is kept: SUM multiplies by the size."""
-    return make("Reduce", (op, axis, operand), (body,), body.dtype)
-
-
-def Cast(to: Kind | torch.dtype, arg: Node) -> Node:
-    """Change of kind ("float", "int", "bool"), or rounding to a dtype that the target must not elide."""
-    if isinstance(to, torch.dtype):
-        return make("Cast", (to,), (arg,), arg.dtype)
-    if arg.dtype == to:
-        return arg
-    v = value_of(arg)
-    if v is not None and (to == "float" or (to == "int" and math.isfinite(v))):
-        return Const(float(v) if to == "float" else int(v))
-    if to == "bool":
-        return Map("NE", arg, Const(0) if arg.dtype == "int" else Const(0.0))
-    return make("Cast", (to,), (arg,), to)
+def is_map(node: Node, *fns: str) -> TypeGuard[Map]:
+    """Whether a node is one of these functions of others."""
+    return isinstance(node, Map) and node.fn in fns
 
 
 def index_expr(node: Node) -> Expr | None:
     """The index expression an integer node stands for, if it is one."""
-    if node.kind == "Index":
-        return node.attr[0]
+    if isinstance(node, Index):
+        return node.expr
     v = value_of(node)
     return const(v) if isinstance(v, int) and not isinstance(v, bool) else None
-
-
-def Map(fn: str, *args: Node) -> Node:
-    """A pointwise function, folded where the arguments decide the result."""
-    spec = FNS[fn]
-    if len(args) != spec.arity:
-        raise ValueError(f"{fn} takes {spec.arity} arguments, got {len(args)}")
-    folded = _fold_index(fn, args) or _fold_logic(fn, args) or _fold_identity(fn, args)
-    if folded is not None:
-        return folded
-    if spec.commutative:
-        args = tuple(sorted(args, key=order_key))
-    return make("Map", (fn,), args, args[-1].dtype if spec.result == "same" else spec.result)
 
 
 def order_key(node: Node) -> tuple[bytes, bytes, int]:
@@ -266,10 +368,10 @@ def _fold_logic(fn: str, args: tuple[Node, ...]) -> Node | None:
         (x,) = args
         if isinstance(value_of(x), bool):
             return Const(not value_of(x))
-        if x.kind == "Map" and x.attr[0] == "NOT":
+        if isinstance(x, Map) and x.fn == "NOT":
             return x.args[0]
-        if x.kind == "Map" and FNS[x.attr[0]].negation and x.args[0].dtype != "float" != x.args[1].dtype:
-            return Map(str(FNS[x.attr[0]].negation), *x.args)
+        if isinstance(x, Map) and FNS[x.fn].negation and x.args[0].dtype != "float" != x.args[1].dtype:
+            return Map(str(FNS[x.fn].negation), *x.args)
     return None
 
 
@@ -277,16 +379,16 @@ def _fold_choice(condition: Node, yes: Node, no: Node) -> Node | None:
     """A choice of truth values with a constant among them is logic: where(c, True, x) = c | x."""
     if yes.dtype != "bool" or no.dtype != "bool":
         return None
-    if yes.kind == "Const":
+    if isinstance(yes, Const):
         return Map("OR", condition, no) if value_of(yes) else Map("AND", Map("NOT", condition), no)
-    if no.kind == "Const":
+    if isinstance(no, Const):
         return Map("OR", Map("NOT", condition), yes) if value_of(no) else Map("AND", condition, yes)
     return None
 
 
 def _fold_identity(fn: str, args: tuple[Node, ...]) -> Node | None:
     """x*1, x/1, x+0, x-0, and arithmetic on float constants."""
-    if fn in ("MUL", "ADD", "SUB", "DIV", "NEG") and all(a.kind == "Const" and a.dtype == "float" for a in args):
+    if fn in ("MUL", "ADD", "SUB", "DIV", "NEG") and all(isinstance(a, Const) and a.dtype == "float" for a in args):
         return Const(float(value_at(fn, *map(number_of, args))))
     if fn == "MUL":
         for x, y in (args, args[::-1]):
@@ -335,29 +437,41 @@ def rebuild(node: Node, args: Sequence[Node], axes: Mapping[Axis, Expr] | None =
     """The same constructor over new arguments, with the axes of its index expressions replaced."""
     if not axes and all(a is b for a, b in zip(args, node.args, strict=True)):
         return node
-    if node.kind == "Map":
-        return Map(node.attr[0], *args)
-    if node.kind == "Cast":
-        return Cast(node.attr[0], args[0])
-    if node.kind == "Reduce":
-        return Reduce(node.attr[0], node.attr[1], args[0], node.attr[2])
-    if node.kind in ("Load", "Index"):
-        new = dict(zip(node.args, args, strict=True))
-
-        def gathered(n: Node) -> Expr | Node:
-            r = new.get(n, n)
-            e = index_expr(r)
-            return r if e is None else e
-
-        exprs = node.attr[1] if node.kind == "Load" else node.attr
-        moved = [rewrite(e, axes or {}, gathered) for e in exprs]
-        return Load(node.attr[0], moved, node.dtype) if node.kind == "Load" else Index(moved[0])
-    if node.kind == "Carry" and axes:
-        moved = [axes[a].single if a in axes else a for a in node.attr[1]]
-        if any(a is None for a in moved):
-            raise ValueError(f"carry {node.attr[0]} can only be renamed, not re-indexed")
-        return Carry(node.attr[0], [a for a in moved if a is not None], node.dtype)
+    match node:
+        case Map(fn=fn):
+            return Map(fn, *args)
+        case Cast(to=to):
+            return Cast(to, args[0])
+        case Reduce(op=op, axis=axis, operand=operand):
+            return Reduce(op, axis, args[0], operand)
+        case Load(tensor=tensor, index=index):
+            moved = _moved(index, dict(zip(node.args, args, strict=True)), axes or {})
+            return Load(tensor, moved, node.dtype)
+        case Index(expr=expr):
+            return Index(_moved([expr], dict(zip(node.args, args, strict=True)), axes or {})[0])
+        case Random(index=index):
+            return Random(_moved([index], dict(zip(node.args, args, strict=True)), axes or {})[0], args[0])
+        case Carry() if axes:
+            return _renamed(node, axes)
     return node
+
+
+def _moved(exprs: Iterable[Expr], new: Mapping[Node, Node], axes: Mapping[Axis, Expr]) -> list[Expr]:
+    """Index expressions with other axes and other gathered nodes."""
+
+    def gathered(n: Node) -> Expr | Node:
+        r = new.get(n, n)
+        e = index_expr(r)
+        return r if e is None else e
+
+    return [rewrite(e, axes, gathered) for e in exprs]
+
+
+def _renamed(carry: Carry, axes: Mapping[Axis, Expr]) -> Carry:
+    moved = [axes[a].single if a in axes else a for a in carry.axes]
+    if any(a is None for a in moved):
+        raise ValueError(f"carry {carry.name} can only be renamed, not re-indexed")
+    return Carry(carry.name, [a for a in moved if a is not None], carry.dtype)
 
 
 def transform_map(roots: Sequence[Node], rule: Callable[[Node], Node]) -> dict[Node, Node]:
@@ -377,7 +491,7 @@ def transform(roots: Sequence[Node], rule: Callable[[Node], Node]) -> list[Node]
 def inherited_origins(origins: Mapping[Node, str], roots: Iterable[Node]) -> dict[Node, str]:
     """Source lines for the nodes below roots: their own, else that of a value of the same structure."""
     alike = {n.order: where for n, where in origins.items()}
-    found = {n: origins.get(n) or alike.get(n.order) for n in postorder(roots) if n.kind in ("Map", "Reduce", "Load")}
+    found = {n: origins.get(n) or alike.get(n.order) for n in postorder(roots) if isinstance(n, Map | Reduce | Load)}
     return {n: where for n, where in found.items() if where}
 
 
@@ -390,23 +504,22 @@ def substitute(node: Node, axes: Mapping[Axis, Expr]) -> Node:
     arriving = frozenset[Axis]().union(*[e.axes for e in axes.values()])
 
     def clashes(n: Node) -> bool:
-        return n.kind == "Reduce" and (n.attr[1] in axes or n.attr[1] in arriving)
+        return isinstance(n, Reduce) and (n.axis in axes or n.axis in arriving)
 
     new: dict[Node, Node] = {}
     for n in postorder([node], lambda n: not clashes(n) and bool(n.free & axes.keys())):
         hit = {a: e for a, e in axes.items() if a in n.free}
         if not hit:
             new[n] = n
-        elif clashes(n):
+        elif isinstance(n, Reduce) and clashes(n):
             new[n] = _rebound(n, hit)
         else:
             new[n] = rebuild(n, [new[a] for a in n.args], hit)
     return new[node]
 
 
-def _rebound(node: Node, axes: Mapping[Axis, Expr]) -> Node:
+def _rebound(node: Reduce, axes: Mapping[Axis, Expr]) -> Node:
     """substitute in a reduction whose bound axis has the name of a replaced or an arriving one."""
-    op, axis, operand = node.attr
-    fresh = Axis(f"~{node.id}", axis.size)
-    body = substitute(node.args[0], {axis: Expr([(fresh, 1)])})
-    return Reduce(op, fresh, substitute(body, axes), operand)
+    fresh = Axis(f"~{node.id}", node.axis.size)
+    body = substitute(node.body, {node.axis: Expr([(fresh, 1)])})
+    return Reduce(node.op, fresh, substitute(body, axes), node.operand)

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.ir.kernel import Carry, Kernel, Sweep, Visit
-from flashlight.ir.program import Node, Program, Store, Tensor, make, postorder
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep, Visit
+from flashlight.ir.nodes import Carry, Cast, Const, Index, Load, Map, Node, Random, Reduce, postorder
+from flashlight.ir.program import Program, Store, Tensor
 
 Json = Any
+
+_CLASSES: dict[str, type[Node]] = {c.__name__: c for c in (Const, Index, Load, Map, Cast, Reduce, Carry, Random)}
 
 
 class _Writer:
@@ -22,11 +25,10 @@ class _Writer:
         self.nodes: list[Json] = []
         for node in postorder(roots):
             self.number[node] = len(self.nodes)
-            self.nodes.append(
-                [node.kind, [self.attr(a) for a in node.attr], [self.number[a] for a in node.args], node.dtype]
-            )
+            values = [self.field(v) for v in node.values]
+            self.nodes.append([type(node).__name__, values, [self.number[a] for a in node.args], node.dtype])
 
-    def attr(self, value: object) -> Json:
+    def field(self, value: object) -> Json:
         if isinstance(value, Expr):
             return {"expr": self.expr(value)}
         if isinstance(value, Axis):
@@ -34,8 +36,8 @@ class _Writer:
         if isinstance(value, torch.dtype):
             return {"dtype": dtype_name(value)}
         if isinstance(value, tuple):
-            return {"tuple": [self.attr(v) for v in value]}
-        return value
+            return {"tuple": [self.field(v) for v in value]}
+        return {"float": value.hex()} if isinstance(value, float) else value
 
     def expr(self, e: Expr) -> Json:
         return [[[self.atom(a), c] for a, c in e.terms], e.const]
@@ -54,17 +56,20 @@ class _Writer:
 class _Reader:
     def __init__(self, nodes: Sequence[Json]):
         self.nodes: list[Node] = []
-        for kind, attr, args, dtype in nodes:
-            self.nodes.append(make(kind, tuple(self.attr(a) for a in attr), tuple(self.nodes[i] for i in args), dtype))
+        for kind, values, args, dtype in nodes:
+            fields = tuple(self.field(v) for v in values)
+            self.nodes.append(_CLASSES[kind].interned(fields, tuple(self.nodes[i] for i in args), dtype))
 
-    def attr(self, value: Json) -> Any:
+    def field(self, value: Json) -> Any:
         if isinstance(value, dict):
             ((kind, v),) = value.items()
             if kind == "expr":
                 return self.expr(v)
             if kind == "axis":
                 return Axis(*v)
-            return dtype_of(v) if kind == "dtype" else tuple(self.attr(x) for x in v)
+            if kind == "float":
+                return float.fromhex(v)
+            return dtype_of(v) if kind == "dtype" else tuple(self.field(x) for x in v)
         return value
 
     def expr(self, value: Json) -> Expr:
@@ -135,7 +140,7 @@ def kernel_to_json(k: Kernel) -> Json:
     visits = [n for s in k.sweeps if s.visit for n in (*s.visit.roots, *s.visit.conditions)]
     w = _Writer([*k.roots, *extra, *visits])
 
-    def carry(c: Carry) -> Json:
+    def carry(c: Accumulator) -> Json:
         return [w.number[c.node], w.number[c.step], None if c.rescale is None else w.number[c.rescale]]
 
     def visit(v: Visit | None) -> Json:
@@ -171,9 +176,9 @@ def kernel_to_json(k: Kernel) -> Json:
 def kernel_from_json(value: Json) -> Kernel:
     r = _Reader(value["nodes"])
 
-    def carry(v: Json) -> Carry:
+    def carry(v: Json) -> Accumulator:
         node, step, rescale = v
-        return Carry(r.nodes[node], r.nodes[step], None if rescale is None else r.nodes[rescale])
+        return Accumulator(r.nodes[node], r.nodes[step], None if rescale is None else r.nodes[rescale])
 
     def visit(v: Json) -> Visit | None:
         if v is None:

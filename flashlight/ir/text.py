@@ -6,8 +6,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Carry, Kernel, Sweep
-from flashlight.ir.program import Node, Program, Store, Tensor, postorder, value_of
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep
+from flashlight.ir.program import (
+    Carry,
+    Cast,
+    Const,
+    Index,
+    Load,
+    Map,
+    Node,
+    Program,
+    Random,
+    Reduce,
+    Store,
+    Tensor,
+    postorder,
+)
 
 _INFIX = {
     "ADD": "+",
@@ -46,7 +60,7 @@ class Printer:
             if node in self.names:
                 continue
             depth = self.depths[node] = 1 + max((self.depths.get(a, 0) for a in node.args), default=0)
-            if (self.uses[node] > 1 or depth >= DEEPEST) and node.kind in ("Map", "Reduce", "Cast"):
+            if (self.uses[node] > 1 or depth >= DEEPEST) and isinstance(node, Map | Reduce | Cast):
                 self.depths[node] = 0
                 text = self._inner(node)
                 self.names[node] = f"v{len(self.names)}"
@@ -59,30 +73,37 @@ class Printer:
         return self.names.get(node) or self._inner(node)
 
     def _inner(self, n: Node) -> str:
-        if n.kind == "Const":
-            return str(value_of(n))
-        if n.kind == "Index":
-            return f"<{self._expr(n.attr[0])}>"
-        if n.kind == "Load":
-            return f"{n.attr[0]}[{', '.join(self._expr(e) for e in n.attr[1])}]"
-        if n.kind == "Carry":
-            return n.attr[0]
         args = [self.show(a) for a in n.args]
-        if n.kind == "Cast":
-            return f"{str(n.attr[0]).removeprefix('torch.')}({args[0]})"
-        if n.kind == "Reduce":
-            op, axis, operand = n.attr
-            rounding = f" as {str(operand).removeprefix('torch.')}" if operand else ""
-            return f"{op.lower()}[{axis.name} < {axis.size}{rounding}]({args[0]})"
-        fn = n.attr[0]
-        return f"({args[0]} {_INFIX[fn]} {args[1]})" if fn in _INFIX else f"{fn.lower()}({', '.join(args)})"
+        match n:
+            case Const(value):
+                return str(value)
+            case Index(expr):
+                return f"<{self._expr(expr)}>"
+            case Load(tensor, index):
+                return f"{tensor}[{', '.join(map(self._expr, index))}]"
+            case Carry(name):
+                return name
+            case Cast(to):
+                return f"{_dtype_text(to)}({args[0]})"
+            case Reduce(op, axis, _, operand):
+                rounding = f" as {_dtype_text(operand)}" if operand else ""
+                return f"{op.lower()}[{axis.name} < {axis.size}{rounding}]({args[0]})"
+            case Random(index):
+                return f"random({args[0]}, {self._expr(index)})"
+            case Map(fn):
+                return f"({args[0]} {_INFIX[fn]} {args[1]})" if fn in _INFIX else f"{fn.lower()}({', '.join(args)})"
+        raise TypeError(type(n).__name__)
 
     def _expr(self, e: object) -> str:
         return str(e)
 
 
+def _dtype_text(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _tensor_text(t: Tensor) -> str:
-    return f"{t.name}: {str(t.dtype).removeprefix('torch.')}{list(t.shape)}"
+    return f"{t.name}: {_dtype_text(t.dtype)}{list(t.shape)}"
 
 
 def _axes_text(axes: Iterable[Axis]) -> str:
@@ -104,7 +125,7 @@ def program_text(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _carry_text(c: Carry, p: Printer) -> str:
+def _carry_text(c: Accumulator, p: Printer) -> str:
     axes = ",".join(a.name for a in c.axes)
     rescale = "" if c.rescale is None else f"    rescaled by {p.show(c.rescale)}"
     return f"{c.name}[{axes}] {c.op.lower()}= {p.show(c.body)}{rescale}"

@@ -31,7 +31,7 @@ from flashlight.ir.serialize import (
     tensor_to_json,
 )
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass

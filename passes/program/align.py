@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from flashlight.ir.index import Axis, Expr, of, rewrite
-from flashlight.ir.program import Node, Program, Store, postorder, substitute
+from flashlight.ir.program import Index, Load, Node, Program, Reduce, Store, postorder, substitute
 
 
 def free_in_order(node: Node) -> list[Axis]:
     """The free axes of node by first occurrence in a canonical walk."""
     found: dict[Axis, None] = {}
     for n in postorder([node]):
-        exprs: Sequence[Expr] = n.attr[1] if n.kind == "Load" else n.attr if n.kind == "Index" else ()
+        exprs: Sequence[Expr] = n.index if isinstance(n, Load) else (n.expr,) if isinstance(n, Index) else ()
         for e in exprs:
             for atom, _ in e.terms:
                 axes = [atom] if isinstance(atom, Axis) else sorted(_axes(atom), key=lambda a: a.key)
@@ -41,7 +41,7 @@ def align_stores(stores: Sequence[Store]) -> list[Store]:
     """Rename the free axes of later stores to those of earlier ones where they share a reduction."""
     if len(stores) < 2:
         return list(stores)
-    reductions = [[n for n in postorder([s.value]) if n.kind == "Reduce"] for s in stores]
+    reductions = [[n for n in postorder([s.value]) if isinstance(n, Reduce)] for s in stores]
     kinds = Counter(kind for found in reductions for kind in {n.size_order for n in found})
     shapes = _Shapes({kind for kind, times in kinds.items() if times > 1})
     seen: dict[Node, list[Axis]] = {}
@@ -63,7 +63,7 @@ class _Shapes:
         self._memo: dict[Node, tuple[Node, list[Axis]]] = {}
 
     def __call__(self, node: Node) -> tuple[Node, list[Axis]] | None:
-        if node.kind != "Reduce" or node.size_order not in self.kinds:
+        if not isinstance(node, Reduce) or node.size_order not in self.kinds:
             return None
         if node not in self._memo:
             self._memo[node] = abstract(node)

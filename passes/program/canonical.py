@@ -26,7 +26,7 @@ class _Canonical:
         self.clean: set[Node] = set()
         """Nodes that hold only canonical reductions."""
         for n in postorder(roots):
-            if all(a in self.clean for a in n.args) and (n.kind != "Reduce" or n.attr[1] == _canonical_axis(n)):
+            if all(a in self.clean for a in n.args) and (not isinstance(n, Reduce) or n.axis == _canonical_axis(n)):
                 self.clean.add(n)
 
     def __call__(self, root: Node) -> Node:
@@ -50,8 +50,8 @@ class _Canonical:
 
     def _below(self, node: Node, arg: Node, names: Names) -> Names:
         """The renamings that matter for an argument."""
-        if node.kind == "Reduce":
-            axis, new = node.attr[1], _canonical_axis(node)
+        if isinstance(node, Reduce):
+            axis, new = node.axis, _canonical_axis(node)
             names = frozenset((a, b) for a, b in names if a != axis) | ({(axis, new)} if axis != new else set())
         if not names:
             return names
@@ -59,13 +59,13 @@ class _Canonical:
         return kept if len(kept) < len(names) else names
 
 
-def _canonical_axis(reduction: Node) -> Axis:
-    return Axis(f"b{reduction.level}", reduction.attr[1].size)
+def _canonical_axis(reduction: Reduce) -> Axis:
+    return Axis(f"b{reduction.level}", reduction.axis.size)
 
 
 def _renamed(node: Node, args: list[Node], names: Names) -> Node:
-    if node.kind == "Reduce":
-        return Reduce(node.attr[0], _canonical_axis(node), args[0], node.attr[2])
+    if isinstance(node, Reduce):
+        return Reduce(node.op, _canonical_axis(node), args[0], node.operand)
     return rebuild(node, args, {old: of(new) for old, new in names})
 
 

@@ -23,7 +23,7 @@ def explog(program: Program) -> Program:
     facts = SumFacts.of_program(Axis("", 0), program, {})
 
     def rule(node: Node) -> Node:
-        return _exponential(node, facts) if node.kind == "Map" and node.attr[0] == "EXP" else node
+        return _exponential(node, facts) if isinstance(node, Map) and node.fn == "EXP" else node
 
     return program.rewrite(rule)
 
@@ -56,7 +56,7 @@ class _Exponent:
             return node
         if node.free < self.whole and any(_is_logarithm(a) for a in node.args):
             return node if positive else self._rounded_before(node)
-        fn = node.attr[0]
+        fn = node.fn
         signs = (not positive,) if fn == "NEG" else (positive, positive == (fn == "ADD"))
         args = [self.without_logarithms(a, sign) for a, sign in zip(node.args, signs, strict=True)]
         if args == list(node.args):
@@ -80,7 +80,7 @@ class _Exponent:
 
 
 def _is_logarithm(n: Node) -> bool:
-    return n.kind == "Map" and n.attr[0] == "LOG"
+    return isinstance(n, Map) and n.fn == "LOG"
 
 
 def _is_tame_logarithm(n: Node, facts: SumFacts) -> bool:

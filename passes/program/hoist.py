@@ -24,6 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 
@@ -68,7 +69,7 @@ def _moderate_scale(scale: float) -> bool:
 
 def _choice(n: Node, axis: Axis) -> Leaving | None:
     """where(c, a * b, 0) as where(c, a, 0) and b, which counts where c holds somewhere."""
-    if n.kind != "Map" or n.attr[0] != "WHERE" or n.dtype != "float" or value_of(n.args[2]) != 0:
+    if not isinstance(n, Map) or n.fn != "WHERE" or n.dtype != "float" or value_of(n.args[2]) != 0:
         return None
     condition, yes, _ = n.args
     inside, outside = factors(yes).split(axis)
@@ -79,14 +80,13 @@ def _choice(n: Node, axis: Axis) -> Leaving | None:
     return Leaving(outside, anywhere, Map("WHERE", condition, inside.node(), ZERO), n)
 
 
-def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
+def hoisted(node: Reduce, facts: SumFacts) -> tuple[Reduce, Factors]:
     """A SUM without the factors that leave it, and those.
 
     What stays is put in normal form if all of it is in range; else it is multiplied as the program does.  Nothing
     leaves then where a factor stands in a place besides that must keep it, as in (c * a) / (c * b).
     """
-    _, axis, operand = node.attr
-    inside, groups = _leaving(node.args[0], axis)
+    inside, groups = _leaving(node.body, node.axis)
     least = Factors(inside.scale, inside.above.copy(), inside.below)
     for g in groups:
         _exchange(least.above, g.whole, g.stays)
@@ -110,16 +110,17 @@ def hoisted(node: Node, facts: SumFacts) -> tuple[Node, Factors]:
         left = factors(body)
         if (left.above, left.below) != (inside.above, inside.below):
             return node, Factors()
+    operand = node.operand
     if not outside.trivial or inside.below:
-        operand = _safe_operand(factors(body), axis, operand, facts)
-    return Reduce("SUM", axis, body, operand), outside
+        operand = _safe_operand(factors(body), node.axis, operand, facts)
+    return Reduce("SUM", node.axis, body, operand), outside
 
 
 def _without(product: Node, replaced: Mapping[Node, Node]) -> Node:
     """A product with some of its factors replaced, in the order in which it stands."""
 
     def enter(n: Node) -> bool:
-        return n not in replaced and n.kind == "Map" and n.attr[0] in ("MUL", "DIV", "NEG", "RECIP")
+        return n not in replaced and isinstance(n, Map) and n.fn in ("MUL", "DIV", "NEG", "RECIP")
 
     new: dict[Node, Node] = {}
     for n in postorder([product], enter):
@@ -199,10 +200,10 @@ def hoist(program: Program) -> Program:
     facts = SumFacts.of_program(Axis("", 0), program, {})
 
     def rule(node: Node) -> Node:
-        return scaled(*hoisted(node, facts.over(node.attr[1]))) if is_sum(node) else node
+        return scaled(*hoisted(node, facts.over(node.axis))) if is_sum(node) else node
 
     return program.rewrite(rule)
 
 
-def is_sum(node: Node) -> bool:
-    return node.kind == "Reduce" and node.attr[0] == "SUM" and node.dtype == "float"
+def is_sum(node: Node) -> TypeGuard[Reduce]:
+    return isinstance(node, Reduce) and node.op == "SUM" and node.dtype == "float"

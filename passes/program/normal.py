@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from flashlight.ir.index import Expr
 from flashlight.ir.ops import FNS, value_at
-from flashlight.ir.program import Index, Map, Node, Program, index_expr, number_of, value_of
+from flashlight.ir.program import Cast, Const, Index, Map, Node, Program, index_expr, number_of, value_of
 
 _FLIPPED = {"GT": "LT", "GE": "LE"}
 
@@ -36,9 +36,9 @@ def _ordered(fn: str, a: Node, b: Node) -> Node:
 def _truth(fn: str, a: Node, b: Node) -> Node | None:
     """number(c) != 0 and where(c, 1, 0) != 0 are c."""
     for x, zero in ((a, b), (b, a)):
-        if fn in ("EQ", "NE") and value_of(zero) == 0 and x.kind == "Cast" and x.args[0].dtype == "bool":
+        if fn in ("EQ", "NE") and value_of(zero) == 0 and isinstance(x, Cast) and x.args[0].dtype == "bool":
             return x.args[0] if fn == "NE" else negated(x.args[0])
-        if x.kind == "Map" and x.attr[0] == "WHERE" and all(n.kind == "Const" for n in (*x.args[1:], zero)):
+        if isinstance(x, Map) and x.fn == "WHERE" and all(isinstance(n, Const) for n in (*x.args[1:], zero)):
             yes, no = (_decided(fn, v, zero) if x is a else _decided(fn, zero, v) for v in x.args[1:])
             if yes != no:
                 return x.args[0] if yes else negated(x.args[0])
@@ -62,8 +62,8 @@ def compare(fn: str, a: Node, b: Node) -> Node:
 
 def negated(node: Node) -> Node:
     """not node, with the negation moved inwards.  Comparisons of floats keep it outside: NaN compares false."""
-    if node.kind == "Map":
-        fn, args = node.attr[0], node.args
+    if isinstance(node, Map):
+        fn, args = node.fn, node.args
         if fn == "NOT":
             return args[0]
         if fn in ("AND", "OR"):
@@ -75,13 +75,13 @@ def negated(node: Node) -> Node:
 
 
 def _negative(node: Node) -> bool:
-    return node.kind == "Map" and node.attr[0] in ("NOT", "NE")
+    return isinstance(node, Map) and node.fn in ("NOT", "NE")
 
 
 def _rule(node: Node) -> Node:
-    if node.kind != "Map":
+    if not isinstance(node, Map):
         return node
-    fn, args = node.attr[0], node.args
+    fn, args = node.fn, node.args
     if fn in ("LT", "LE", "GT", "GE", "EQ", "NE"):
         return compare(fn, *args)
     if fn == "NOT":
@@ -100,7 +100,7 @@ def _where(condition: Node, yes: Node, no: Node) -> Node:
         swap = first < second
     if swap:
         condition, yes, no = negated(condition), no, yes
-    if yes.kind == "Map" and yes.attr[0] == "WHERE" and yes.args[2] is no:
+    if isinstance(yes, Map) and yes.fn == "WHERE" and yes.args[2] is no:
         # where(a, where(b, s, fill), fill): both must hold
         condition, yes = Map("AND", condition, yes.args[0]), yes.args[1]
     return Map("WHERE", condition, yes, no)

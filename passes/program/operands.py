@@ -14,16 +14,16 @@ the two (product.py).  It has none where both are the same tensor: q[m, d] * w[d
 from __future__ import annotations
 
 from flashlight.analysis.product import factors, structure
-from flashlight.ir.program import Node, Program, Reduce
+from flashlight.ir.program import Map, Node, Program, Reduce
 
 
 def operands(program: Program) -> Program:
     """Every sum keeps the type of its operands only if its two sides are the same in every kernel."""
 
     def rule(node: Node) -> Node:
-        if node.kind != "Reduce" or node.attr[2] is None or has_two_sides(node.args[0]):
+        if not isinstance(node, Reduce) or node.operand is None or has_two_sides(node.args[0]):
             return node
-        op, axis, _ = node.attr
+        op, axis = node.op, node.axis
         return Reduce(op, axis, node.args[0])
 
     return program.rewrite(rule)
@@ -31,7 +31,7 @@ def operands(program: Program) -> Program:
 
 def has_two_sides(body: Node) -> bool:
     """Whether a product has the same two sides in every kernel."""
-    if body.kind != "Map" or body.attr[0] != "MUL":
+    if not isinstance(body, Map) or body.fn != "MUL":
         return False
     left, right = body.args
     widest, narrow = [], []

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from flashlight.analysis.product import Factors, factors
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Map, Node, Program, Reduce, Store, postorder, transform
+from flashlight.ir.program import Load, Map, Node, Program, Reduce, Store, postorder, transform
 from flashlight.passes.program.hoist import may_be_huge, scaled
 from flashlight.passes.program.temporaries import Temporaries
 
@@ -26,17 +27,17 @@ def _size(axes: Iterable[Axis]) -> int:
     return math.prod(a.size for a in axes)
 
 
-def _is_sum(node: Node) -> bool:
-    return node.kind == "Reduce" and node.attr[0] == "SUM" and node.dtype == "float"
+def _is_sum(node: Node) -> TypeGuard[Reduce]:
+    return isinstance(node, Reduce) and node.op == "SUM" and node.dtype == "float"
 
 
-def _reordered(node: Node, keep: Temporaries) -> Node | None:
-    outer = node.attr[1]
+def _reordered(node: Reduce, keep: Temporaries) -> Node | None:
+    outer = node.axis
     parts = factors(node.args[0])
     for score, times in parts.above.items():
         if times != 1 or not _is_sum(score) or outer not in score.free:
             continue
-        inner = score.attr[1]
+        inner = score.axis
         near, far = factors(score.args[0]).split(outer)  # with and without the outer axis
         rest = Factors(parts.scale, parts.above - type(parts.above)([score]), parts.below)
         first = Map("MUL", near.node(), rest.node())
@@ -47,11 +48,11 @@ def _reordered(node: Node, keep: Temporaries) -> Node | None:
         features = first.free - {inner, outer} - far_node.free
         before = _size(rows) * outer.size * (inner.size + _size(features))
         after = inner.size * _size(features) * (outer.size + _size(rows))
-        loads = [_size(n.free) for n in postorder([first]) if n.kind == "Load"]
+        loads = [_size(n.free) for n in postorder([first]) if isinstance(n, Load)]
         worth = after < before and _size(first.free - {outer}) <= max(loads)
         filled = any(map(may_be_huge, [*near.above, *far.above, *rest.above]))
         if worth and not filled:
-            total = keep(Reduce("SUM", outer, first, node.attr[2]))
+            total = keep(Reduce("SUM", outer, first, node.operand))
             product = Reduce("SUM", inner, Map("MUL", far_node, total))
             return scaled(product, Factors(far.scale))
     return None

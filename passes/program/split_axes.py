@@ -10,15 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, of, rewrite
-from flashlight.ir.program import Node, Program, Reduce, Store, postorder, rebuild, substitute
+from flashlight.ir.program import Index, Load, Node, Program, Reduce, Store, postorder, rebuild, substitute
 
 
 def _exprs(nodes: Iterable[Node]) -> Iterable[Expr]:
     for n in nodes:
-        if n.kind == "Load":
-            yield from n.attr[1]
-        elif n.kind == "Index":
-            yield n.attr[0]
+        if isinstance(n, Load):
+            yield from n.index
+        elif isinstance(n, Index):
+            yield n.expr
 
 
 def _scan(e: Expr, uses: dict[Axis, set[int]], bare: set[Axis]) -> None:
@@ -44,20 +44,20 @@ def _splits(program: Program) -> dict[Axis, int]:
     every = postorder(program.roots)
     outputs = {a for s in program.stores for a in s.axes}
     found = {a: c for a, c in _divisors(every).items() if a in outputs or _needed_in_part(every, a, c)}
-    inner = postorder([n for n in every if n.kind == "Reduce" and n.level == 1])
-    for load in (n for n in inner if n.kind == "Load"):
+    inner = postorder([n for n in every if isinstance(n, Reduce) and n.level == 1])
+    for load in (n for n in inner if isinstance(n, Load)):
         found |= {a: c for a, c in _divisors([load]).items() if a in outputs and _part(load, a, c) == {FloorDiv}}
     return {a: c for a, c in found.items() if c != a.size}
 
 
 def _needed_in_part(nodes: Iterable[Node], axis: Axis, by: int) -> bool:
-    return any(len(_part(n, axis, by)) == 1 for n in nodes if n.kind == "Load")
+    return any(len(_part(n, axis, by)) == 1 for n in nodes if isinstance(n, Load))
 
 
-def _part(load: Node, axis: Axis, by: int) -> set[type]:
+def _part(load: Load, axis: Axis, by: int) -> set[type]:
     """Which of // and % by this divisor a load uses."""
     found: set[type] = set()
-    stack = [atom for e in load.attr[1] for atom, _ in e.terms]
+    stack = [atom for e in load.index for atom, _ in e.terms]
     while stack:
         atom = stack.pop()
         if isinstance(atom, FloorDiv | Mod):
@@ -87,8 +87,8 @@ def _apply(program: Program, splits: Mapping[Axis, int]) -> Program:
     new: dict[Node, Node] = {}
     for node in postorder(program.roots):
         done = rebuild(node, [new[a] for a in node.args])
-        if done.kind == "Reduce" and done.attr[1] in parts:
-            op, axis, operand = done.attr
+        if isinstance(done, Reduce) and done.axis in parts:
+            op, axis, operand = done.op, done.axis, done.operand
             high, low = parts[axis]
             body = substitute(done.args[0], {axis: joined[axis]})
             for part in (low, high):

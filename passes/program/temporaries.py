@@ -37,13 +37,13 @@ class Temporaries:
         (shape,) = canonical_nodes([shape])
         return self._load(shape, order)
 
-    def load(self, node: Node, order: Sequence[Axis]) -> Node:
+    def load(self, node: Node, order: Sequence[Axis]) -> Load:
         """The load that replaces node, from a tensor whose dimensions are its axes in this order."""
         renamed = substitute(node, {a: of(Axis(f"a{i}", a.size)) for i, a in enumerate(order)})
         (shape,) = canonical_nodes([renamed])
         return self._load(shape, order)
 
-    def _load(self, shape: Node, order: Sequence[Axis]) -> Node:
+    def _load(self, shape: Node, order: Sequence[Axis]) -> Load:
         """shape is over axes a0, a1, ... that stand for those of order."""
         name = self.names.get(shape)
         if name is None:

@@ -19,11 +19,11 @@ def joint_extrema(value: Node, axis: Axis) -> Node:
     """The value with extrema over the swept axis joined."""
 
     def rule(n: Node) -> Node:
-        if n.kind != "Map" or n.attr[0] not in _EXTREMA:
+        if not isinstance(n, Map) or n.fn not in _EXTREMA:
             return n
-        op = _EXTREMA[n.attr[0]]
-        if any(a.kind != "Reduce" or a.attr[:2] != (op, axis) for a in n.args):
+        op = _EXTREMA[n.fn]
+        if any(not isinstance(a, Reduce) or (a.op, a.axis) != (op, axis) for a in n.args):
             return n
-        return Reduce(op, axis, Map(n.attr[0], *[a.args[0] for a in n.args]))
+        return Reduce(op, axis, Map(n.fn, *[a.args[0] for a in n.args]))
 
     return transform([value], rule)[0]

@@ -13,7 +13,7 @@ from flashlight.analysis.product import factors
 from flashlight.base.errors import InternalError
 from flashlight.ir.index import Axis, of, rewrite
 from flashlight.ir.kernel import Kernel, Schedule, Sweep, carry_nodes
-from flashlight.ir.program import Node, Program, Store, inherited_origins, postorder, substitute
+from flashlight.ir.program import Load, Map, Node, Program, Reduce, Store, inherited_origins, postorder, substitute
 from flashlight.passes.program.align import align_stores
 from flashlight.passes.program.temporaries import Temporaries
 from flashlight.passes.schedule.joint import joint_extrema
@@ -33,14 +33,14 @@ def _levels(program: Program) -> list[list[Store]]:
     depth: dict[str, int] = {}
     levels: dict[int, list[Store]] = defaultdict(list)
     for s in program.stores:
-        needs = {n.attr[0] for n in postorder([s.value]) if n.kind == "Load"} & temporaries
+        needs = {n.tensor for n in postorder([s.value]) if isinstance(n, Load)} & temporaries
         depth[s.tensor] = 1 + max((depth[n] for n in needs), default=-1)
         levels[depth[s.tensor]].append(s)
     return [levels[i] for i in sorted(levels)]
 
 
 def _no_cut(node: Node) -> Node:
-    raise InternalError(f"a statistic was not materialised before scheduling: {node.attr}")
+    raise InternalError(f"a statistic was not materialised before scheduling: {node}")
 
 
 def _swept(program: Program) -> tuple[Program, list[list[Swept]]]:
@@ -103,7 +103,7 @@ def _kernel(name: str, group: list[Swept], program: Program) -> Kernel:
     grid = tuple(sorted(rows - set(tile), key=lambda a: a.key))
     every = [*sweeps, *maps]
     resident = _resident_axes(every, epilogue, {*grid, *tile})
-    used = {n.attr[0] for n in _nodes(every, epilogue) if n.kind == "Load"}
+    used = {n.tensor for n in _nodes(every, epilogue) if isinstance(n, Load)}
     return Kernel(
         name,
         tuple(t for t in tensors.values() if t.name in used),
@@ -133,7 +133,7 @@ def _product_form(value: Node) -> Node:
 
     Products of more factors stay as the program multiplies them: in another order they might overflow.
     """
-    is_product = value.kind == "Map" and value.attr[0] in ("MUL", "DIV") and value.dtype == "float"
+    is_product = isinstance(value, Map) and value.fn in ("MUL", "DIV") and value.dtype == "float"
     parts = factors(value) if is_product else None
     if parts is None or parts.above.total() > 1 or parts.below.total() > 1:
         return value
@@ -145,7 +145,7 @@ def _map_sweeps(stores: Sequence[Store], rows: frozenset[Axis]) -> tuple[list[Sw
     maps: dict[Axis, list[Store]] = defaultdict(list)
     epilogue: list[Store] = []
     for s in stores:
-        inner = [r for r in postorder([s.value]) if r.kind == "Reduce" and not carry_nodes(r)]
+        inner = [r for r in postorder([s.value]) if isinstance(r, Reduce) and not carry_nodes(r)]
         along = {a for r in inner for a in r.free & set(s.axes)} - rows
         along -= {a for carry in carry_nodes(s.value) for a in carry.free}
         if along:
@@ -173,8 +173,8 @@ def _resident_axes(sweeps: Sequence[Sweep], epilogue: Sequence[Store], taken: se
     found: set[Axis] = set()
     for n in _nodes(sweeps, epilogue):
         found |= n.free
-        if n.kind == "Reduce":
-            found.add(n.attr[1])
+        if isinstance(n, Reduce):
+            found.add(n.axis)
     for s in [*epilogue, *(t for sw in sweeps for t in sw.stores)]:
         found |= set(s.axes)
     return tuple(sorted(found - taken - swept, key=lambda a: a.key))
@@ -205,16 +205,16 @@ def _tile_axes(values: Sequence[Node], x: Axis, rows: frozenset[Axis]) -> tuple[
 
 def _contiguous(values: Sequence[Node], rows: frozenset[Axis]) -> tuple[Axis, ...]:
     """Where no scores are made: the row that loads run along, else the longest."""
-    if any(r.args[0].level for v in values for r in postorder([v]) if r.kind == "Reduce"):
+    if any(r.args[0].level for v in values for r in postorder([v]) if isinstance(r, Reduce)):
         return ()
-    loads = [n for n in postorder(values) if n.kind == "Load" and n.attr[1]]
-    along = {n.attr[1][-1].single for n in loads} & rows
+    loads = [n for n in postorder(values) if isinstance(n, Load) and n.index]
+    along = {a for n in loads if (a := n.index[-1].single) is not None} & rows
     return (max(along or rows, key=_size),) if rows else ()
 
 
 def _one_sided_rows(values: Sequence[Node], x: Axis, rows: frozenset[Axis]) -> set[Axis]:
     """Without a score contraction: the rows that some tensor indexed by the swept axis does not have."""
-    loads = [n.free for n in postorder(values) if n.kind == "Load" and x in n.free]
+    loads = [n.free for n in postorder(values) if isinstance(n, Load) and x in n.free]
     return set(rows - frozenset.intersection(*loads)) if loads else set(rows)
 
 
@@ -222,16 +222,16 @@ def _size(axis: Axis) -> tuple[int, str]:
     return axis.size, axis.key
 
 
-def _all_scores(value: Node, x: Axis) -> list[Node]:
-    return [s for r in postorder([value]) if r.kind == "Reduce" and r.attr[1] == x for s in scores(r.args[0], x)]
+def _all_scores(value: Node, x: Axis) -> list[Reduce]:
+    return [s for r in postorder([value]) if isinstance(r, Reduce) and r.axis == x for s in scores(r.args[0], x)]
 
 
-def _sides(score: Node) -> tuple[frozenset[Axis], frozenset[Axis]]:
+def _sides(score: Reduce) -> tuple[frozenset[Axis], frozenset[Axis]]:
     """Axes of the two operands of a contraction; for other bodies, of its loads with and without most axes."""
     parts = list(factors(score.args[0]).above)
     if len(parts) != 2:
-        parts = [n for n in postorder([score.args[0]]) if n.kind == "Load"]
-    parts = [p for p in parts if score.attr[1] in p.free]
+        parts = [n for n in postorder([score.args[0]]) if isinstance(n, Load)]
+    parts = [p for p in parts if score.axis in p.free]
     if len(parts) < 2:
         return frozenset(), frozenset()
     return parts[0].free, parts[-1].free

@@ -9,7 +9,7 @@ Which reductions are materialised is decided where the sweep is chosen, see swee
 from __future__ import annotations
 
 from flashlight.base.errors import InternalError
-from flashlight.ir.program import Program, Store, postorder
+from flashlight.ir.program import Load, Program, Store, postorder
 from flashlight.passes.program.canonical import canonical_nodes
 from flashlight.passes.program.temporaries import Temporaries
 from flashlight.passes.schedule.sites import Sites
@@ -41,7 +41,7 @@ def _settled(store: Store, temporaries: Temporaries, sites: Sites) -> Store:
 def in_order(stores: list[Store]) -> list[Store]:
     """The stores, those of what a store loads before it, otherwise as they are."""
     by_name = {s.tensor: s for s in stores}
-    needs = {s.tensor: [n.attr[0] for n in postorder([s.value]) if n.kind == "Load"] for s in stores}
+    needs = {s.tensor: [n.tensor for n in postorder([s.value]) if isinstance(n, Load)] for s in stores}
     out: dict[str, Store] = {}
     opened: set[str] = set()
     stack = [s.tensor for s in reversed(stores)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flashlight.ir.index import Axis, Expr, of
-from flashlight.ir.program import Const, Index, Map, Node, Program, Reduce, postorder, rebuild, substitute
+from flashlight.ir.program import Const, Index, Load, Map, Node, Program, Reduce, postorder, rebuild, substitute
 from flashlight.passes.program.canonical import canonical_nodes
 from flashlight.passes.schedule.sweep import reductions, scores
 
@@ -26,12 +26,12 @@ def pick(program: Program) -> Program:
 
 
 def _picked(value: Node) -> Node:
-    rows = [(score, r.attr[1]) for r in reductions(value) if r.args[0].level for score in scores(r.args[0], r.attr[1])]
+    rows = [(score, r.axis) for r in reductions(value) if r.args[0].level for score in scores(r.args[0], r.axis)]
     if not rows:
         return value
     new: dict[Node, Node] = {}
     for n in postorder([value], lambda n: not _is_statistic(n)):
-        if n.kind == "Reduce":
+        if isinstance(n, Reduce):
             new[n] = n if _is_statistic(n) else next(_from_row(n, rows), n)
         else:
             new[n] = rebuild(n, [new[a] for a in n.args])
@@ -39,10 +39,10 @@ def _picked(value: Node) -> Node:
 
 
 def _is_statistic(n: Node) -> bool:
-    return n.kind == "Reduce" and n.args[0].level > 0
+    return isinstance(n, Reduce) and n.args[0].level > 0
 
 
-def _from_row(one: Node, rows: list[tuple[Node, Axis]]) -> Iterator[Node]:
+def _from_row(one: Node, rows: list[tuple[Reduce, Axis]]) -> Iterator[Node]:
     """The score as a sum along a row that it is in."""
     for score, axis in rows:
         position = _position(one, score, axis) if one.free <= score.free else None
@@ -63,12 +63,12 @@ def _position(one: Node, score: Node, axis: Axis) -> Expr | None:
     pairs = [(one, score)]
     while pairs:
         a, b = pairs.pop()
-        if a.kind != b.kind or (b.kind != "Index" and a.attr[:1] != b.attr[:1]):
+        if type(a) is not type(b) or (not isinstance(a, Index) and a.values[:1] != b.values[:1]):
             return None
-        if b.kind != "Load":
+        if not isinstance(a, Load) or not isinstance(b, Load):
             pairs += zip(a.args, b.args, strict=True)
             continue
-        for x, y in zip(a.attr[1], b.attr[1], strict=True):
+        for x, y in zip(a.index, b.index, strict=True):
             rest = y - of(axis)
             if axis in y.axes and axis not in rest.axes:
                 return x - rest

@@ -31,7 +31,7 @@ from flashlight.analysis.interval import Intervals
 from flashlight.analysis.product import addends
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Const, Map, Node, Reduce, order_key, postorder, transform, value_of
+from flashlight.ir.program import Cast, Const, Map, Node, Reduce, order_key, postorder, transform, value_of
 
 TRUE = Const(True)
 Exponent = tuple[tuple[Node, Node], ...]
@@ -78,14 +78,15 @@ class Separator:
 
     def _direction(self, n: Node) -> int | None:
         if n in self.running:
-            return {"MAX": 1, "MIN": -1}.get(self.steps[n].attr[0])
+            step = self.steps[n]
+            return {"MAX": 1, "MIN": -1}.get(step.op) if isinstance(step, Reduce) else None
         moves = [self._directions[a] for a in n.args]
         relative = any(a in self._relative for a in n.args)
-        if n.kind == "Cast" or (n.kind == "Reduce" and n.attr[0] in ("MAX", "MIN") and not relative):
+        if isinstance(n, Cast) or (isinstance(n, Reduce) and n.op in ("MAX", "MIN") and not relative):
             return self._passed_on(n, n.args[0])
-        if n.kind != "Map":
+        if not isinstance(n, Map):
             return None
-        fn = n.attr[0]
+        fn = n.fn
         value = finite_part(n) if fn == "WHERE" else None
         if value is not None:
             return self._passed_on(n, value)
@@ -106,10 +107,10 @@ class Separator:
             self._relative.add(n)
         return self._directions[value]
 
-    def _of_product(self, n: Node) -> int | None:
+    def _of_product(self, n: Map) -> int | None:
         """A product or quotient by what stays, which moves like its value if that is not negative."""
         x, y = n.args if self.depends(n.args[0]) else n.args[::-1]
-        if self.depends(y) or (n.attr[0] == "DIV" and x is not n.args[0]):
+        if self.depends(y) or (n.fn == "DIV" and x is not n.args[0]):
             return None
         direction, (low, high) = self._passed_on(n, x), self.intervals(y)
         if low < 0 < high:
@@ -132,21 +133,21 @@ class Separator:
             return ()
         if self.axis not in n.free:
             return None
-        if n.kind == "Cast":
+        if isinstance(n, Cast):
             return self.parts(n.args[0], known) if n.dtype == "float" == n.args[0].dtype else None
-        if n.kind == "Reduce":
+        if isinstance(n, Reduce):
             return self._inside_sum(n, known)
-        return self._of_map(n, known) if n.kind == "Map" else None
+        return self._of_map(n, known) if isinstance(n, Map) else None
 
-    def _inside_sum(self, n: Node, known: frozenset[Node]) -> Parts | None:
-        op, bound, _ = n.attr
+    def _inside_sum(self, n: Reduce, known: frozenset[Node]) -> Parts | None:
+        op, bound, _ = n.op, n.axis, n.operand
         parts = self.parts(n.args[0], known) if op == "SUM" else None
         if parts is None or any(bound in m.free for _, e in parts for term in e for m in term):
             return None
         return joined((Reduce("ANY", bound, c) if bound in c.free else c, e) for c, e in parts)
 
-    def _of_map(self, n: Node, known: frozenset[Node]) -> Parts | None:
-        fn, args = n.attr[0], n.args
+    def _of_map(self, n: Map, known: frozenset[Node]) -> Parts | None:
+        fn, args = n.fn, n.args
         if fn in ("MUL", "DIV"):
             a, b = self.parts(args[0], known), self.parts(args[1], known)
             if a is None or b is None:
@@ -198,12 +199,12 @@ class Separator:
 
     def _scale(self, arg: Node) -> tuple[Node, Node] | None:
         """(u, k) of u * k or u / k, with k fixed while the axis is swept."""
-        if arg.kind != "Map" or arg.attr[0] not in ("MUL", "DIV"):
+        if not isinstance(arg, Map) or arg.fn not in ("MUL", "DIV"):
             return None
         a, b = arg.args
         if self.depends(a) and not self.depends(b) and self.axis not in b.free:
-            return a, (b if arg.attr[0] == "MUL" else Map("DIV", Const(1.0), b))
-        fits = arg.attr[0] == "MUL" and self.depends(b) and not self.depends(a) and self.axis not in a.free
+            return a, (b if arg.fn == "MUL" else Map("DIV", Const(1.0), b))
+        fits = arg.fn == "MUL" and self.depends(b) and not self.depends(a) and self.axis not in a.free
         return (b, a) if fits else None
 
     def _settled(self, arg: Node, known: frozenset[Node], limit: float) -> Exponent | None:

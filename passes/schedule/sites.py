@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Node, postorder
+from flashlight.ir.program import Load, Node, Reduce, postorder
 
 _NONE: dict[Axis, int] = {}
 
@@ -45,7 +45,7 @@ class Sites:
     def sides(self, leaf: Node) -> list[frozenset[Axis]]:
         """The axes of each load of an innermost reduction."""
         if leaf not in self._sides:
-            loads = dict.fromkeys(n.free for n in postorder([leaf.args[0]]) if n.kind == "Load")
+            loads = dict.fromkeys(n.free for n in postorder([leaf.args[0]]) if isinstance(n, Load))
             self._sides[leaf] = list(loads)
         return self._sides[leaf]
 
@@ -59,20 +59,20 @@ class Sites:
 
     def _at(self, n: Node) -> dict[Axis, int]:
         parts = [self._memo[a] for a in n.args]
-        if n.kind == "Load":
+        if isinstance(n, Load):
             parts.append(self._of_load(n))
         parts = [p for p in parts if p]
         if len(parts) <= 1:
             found = parts[0] if parts else _NONE
         else:
             found = _united(parts)
-        return {a: s for a, s in found.items() if a in n.free} if n.kind == "Reduce" else found
+        return {a: s for a, s in found.items() if a in n.free} if isinstance(n, Reduce) else found
 
-    def _of_load(self, n: Node) -> dict[Axis, int]:
+    def _of_load(self, n: Load) -> dict[Axis, int]:
         found: dict[Axis, int] = {}
-        for i, e in enumerate(n.attr[1]):
+        for i, e in enumerate(n.index):
             for axis in e.axes:
-                found[axis] = found.get(axis, 0) | self._bit(n.attr[0], i)
+                found[axis] = found.get(axis, 0) | self._bit(n.tensor, i)
         return found
 
     def _bit(self, tensor: str, dim: int) -> int:
@@ -82,7 +82,7 @@ class Sites:
         return self._bits[tensor, dim]
 
     def _leaf_bits(self, n: Node) -> int:
-        if n.kind == "Reduce" and n.args[0].level == 0:
+        if isinstance(n, Reduce) and n.args[0].level == 0:
             self._numbered.append(n)
             return 1 << (len(self._numbered) - 1)
         bits = 0

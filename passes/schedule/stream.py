@@ -22,10 +22,9 @@ from itertools import count
 from flashlight.analysis.facts import SumFacts
 from flashlight.analysis.product import ONE, ZERO, Factors, addends, factors, total
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import FAR, Carry, Sweep, before, carry_nodes
+from flashlight.ir.kernel import FAR, Accumulator, Sweep, before, carry_nodes
 from flashlight.ir.ops import MONOIDS
-from flashlight.ir.program import Carry as CarryNode
-from flashlight.ir.program import Const, Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
+from flashlight.ir.program import Carry, Const, Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
 from flashlight.passes.program.hoist import hoisted, is_sum, scaled
 from flashlight.passes.schedule.separate import TRUE, Exponent, Parts, Separator, collected, difference, replaced
 
@@ -34,7 +33,7 @@ MAX_TERMS = 4
 
 @dataclass
 class _Entry:
-    carry: Carry
+    carry: Accumulator
     sweep: int
 
 
@@ -44,7 +43,7 @@ class Streamer:
     def __init__(self, axis: Axis, order: Callable[[Axis], str], program: Program):
         self.axis, self.order = axis, order
         self.entries: dict[Node, _Entry] = {}
-        self.steps: dict[Node, Node] = {}
+        self.steps: dict[Node, Reduce] = {}
         self.facts = SumFacts.of_program(axis, program, self.steps)
         self._known: dict[Node, Node] = {}
         self._memo: dict[Node, Node] = {}
@@ -55,14 +54,14 @@ class Streamer:
         for node in postorder([value]):
             if node not in self._memo:
                 done = rebuild(node, [self._memo[a] for a in node.args])
-                if done.kind == "Reduce" and done.attr[1] == self.axis:
+                if isinstance(done, Reduce) and done.axis == self.axis:
                     done = self._reduce(done)
                 self._memo[node] = done
         return self._without_common_corrections(self._memo[value])
 
     def origins(self, known: Mapping[Node, str]) -> dict[Node, str]:
         """Source lines of the streamed values, from those of the values they replace."""
-        return {new: known[old] for old, new in self._memo.items() if old in known and new.kind != "Carry"}
+        return {new: known[old] for old, new in self._memo.items() if old in known and not isinstance(new, Carry)}
 
     @property
     def sweeps(self) -> list[Sweep]:
@@ -71,7 +70,7 @@ class Streamer:
             Sweep(self.axis, tuple(e.carry for e in self.entries.values() if e.sweep == i)) for i in range(last + 1)
         ]
 
-    def _reduce(self, node: Node) -> Node:
+    def _reduce(self, node: Reduce) -> Node:
         if not is_sum(node):
             return self._carry(node)
         # a sum of carries' functions leaves here too: sum(p / l * v) -> sum(p * v) / l
@@ -80,7 +79,7 @@ class Streamer:
         terms = self._distributed(inner.args[0])
         if terms is None:
             return scaled(self._carry(inner), outside)
-        summed = [(self._reduce(Reduce("SUM", self.axis, t, node.attr[2])), sign) for t, sign in terms]
+        summed = [(self._reduce(Reduce("SUM", self.axis, t, node.operand)), sign) for t, sign in terms]
         return scaled(total(summed), outside)
 
     def _each(self, counts: Counter[Node]) -> Counter[Node]:
@@ -91,7 +90,7 @@ class Streamer:
         return out
 
     def _with_carry(self, node: Node) -> Node:
-        return self._carry(node) if node.kind == "Reduce" and node.attr[1] == self.axis else node
+        return self._carry(node) if isinstance(node, Reduce) and node.axis == self.axis else node
 
     def _running(self, body: Node) -> tuple[int, frozenset[Node]]:
         """(last sweep the body's carries belong to, those of its carries that still move there)."""
@@ -126,7 +125,7 @@ class Streamer:
     def _separator(self, running: frozenset[Node]) -> Separator:
         return Separator(self.axis, running, self.steps, self.facts.intervals)
 
-    def _carry(self, node: Node) -> Node:
+    def _carry(self, node: Reduce) -> Node:
         if node in self._known:
             return self._known[node]
         sweep, running = self._running(node.args[0])
@@ -134,8 +133,8 @@ class Streamer:
         if running:
             parts = self._separator(running).parts(node.args[0]) if is_sum(node) else None
             sweep += parts is None
-        carry = CarryNode(f"c{next(self._numbers)}", sorted(node.free, key=self.order), node.dtype)
-        self.entries[carry] = _Entry(Carry(carry, node, _rescale(parts or (), running)), sweep)
+        carry = Carry(f"c{next(self._numbers)}", sorted(node.free, key=self.order), node.dtype)
+        self.entries[carry] = _Entry(Accumulator(carry, node, _rescale(parts or (), running)), sweep)
         self.steps[carry] = node
         self._known[node] = value = self._corrected(carry, parts or ())
         return value
@@ -146,7 +145,7 @@ class Streamer:
             used = {c for leaf, _ in exponent for c in carry_nodes(leaf)}
             # where a program takes 0 for an infinite extremum, the sums are 0 or infinite whatever is taken
             safe = {Map("WHERE", Map("ISINF", c), ZERO, c) for c in used}
-            finite = {c: _finite(c, self.steps[c].attr[0]) for c in used}
+            finite: dict[Node, Node] = {c: _finite(c, self.steps[c].op) for c in used}
             differing = tuple((leaf, k) for leaf, k in exponent if leaf not in safe)
             if not differing:
                 continue
@@ -162,7 +161,7 @@ class Streamer:
         """(c1 * f) / (c2 * f) is c1 / c2: f is 1, or else both sums are 0 or both are infinite, and the ratio NaN."""
 
         def rule(n: Node) -> Node:
-            if n.kind != "Map" or n.attr[0] != "DIV" or n.dtype != "float":
+            if not isinstance(n, Map) or n.fn != "DIV" or n.dtype != "float":
                 return n
             parts = factors(n)
             common = (parts.above & parts.below).keys() & self.facts.ones
@@ -203,7 +202,7 @@ def _rescale(parts: Parts, running: frozenset[Node]) -> Node | None:
     exponent: Exponent = collected(term for _, e in parts for term in e)
     if not exponent:
         return None
-    return Map("EXP", difference(exponent, {}, {c: before(c) for c in running}))
+    return Map("EXP", difference(exponent, {}, {c: before(c) for c in running if isinstance(c, Carry)}))
 
 
 def _expand(body: Node) -> tuple[Factors, list[tuple[Node, int]]]:
@@ -217,7 +216,7 @@ def _expand(body: Node) -> tuple[Factors, list[tuple[Node, int]]]:
 
 
 def _terms(factor: Node) -> list[tuple[Node, int]]:
-    if factor.kind == "Map" and factor.attr[0] == "WHERE" and value_of(factor.args[2]) == 0:
+    if isinstance(factor, Map) and factor.fn == "WHERE" and value_of(factor.args[2]) == 0:
         condition, yes, no = factor.args
         return [(Map("WHERE", condition, t, no), sign) for t, sign in addends(yes)]
     return addends(factor)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from flashlight.ir.index import Axis, of
 from flashlight.ir.ops import MONOIDS
-from flashlight.ir.program import Const, Index, Map, Node, Reduce, Store, postorder, rebuild, substitute
+from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, Store, postorder, rebuild, substitute
 from flashlight.passes.schedule.sites import Sites
 
 MaterialiseFn = Callable[[Node], Node]
@@ -30,17 +30,17 @@ TRIED = 8
 """Reductions that are tried for the sweep of a store."""
 
 
-def reductions(node: Node) -> list[Node]:
-    return [n for n in postorder([node]) if n.kind == "Reduce"]
+def reductions(node: Node) -> list[Reduce]:
+    return [n for n in postorder([node]) if isinstance(n, Reduce)]
 
 
-def candidates(value: Node) -> list[Node]:
+def candidates(value: Node) -> list[Reduce]:
     """Reductions that may decide the sweep, best first: those over other reductions by height, else the largest."""
     found = reductions(value)
     nested = [r for r in found if r.args[0].level >= 1]
     if nested:
-        return sorted(nested, key=lambda r: (-r.level, -r.attr[1].size, r.size_order))[:TRIED]
-    return sorted(found, key=lambda r: (-r.attr[1].size, r.size_order))[:1]
+        return sorted(nested, key=lambda r: (-r.level, -r.axis.size, r.size_order))[:TRIED]
+    return sorted(found, key=lambda r: (-r.axis.size, r.size_order))[:1]
 
 
 @dataclass
@@ -65,7 +65,7 @@ class _Walk:
     rows: frozenset[Axis]
     materialise: MaterialiseFn
     row_sites: int
-    outer: Node
+    outer: Reduce
     root: Node
     sites: Sites
     memo: dict[Node, Node] = field(default_factory=dict)
@@ -79,16 +79,16 @@ class _Walk:
             if role == "materialise":
                 self.memo[node] = self.materialise(node)
                 self.materialised += 1
-            elif role == "sweep":
+            elif role == "sweep" and isinstance(node, Reduce):
                 self.memo[node] = self._join(node)
             else:
                 self.memo[node] = rebuild(node, [self.memo[a] for a in node.args])
         return self.memo[root]
 
-    def _join(self, node: Node) -> Node:
+    def _join(self, node: Reduce) -> Node:
         """Bind the shared axis.  A shorter reduction over part of the same range is widened under a condition:
         sum[j < 5](w[j + 2])  ->  sum[x < 9](where(2 <= x < 7, w[x], 0))"""
-        op, axis, operand = node.attr
+        op, axis, operand = node.op, node.axis, node.operand
         start = self._offset(node)
         assert start is not None
         position = of(self.axis) - start
@@ -99,15 +99,15 @@ class _Walk:
             body = Map("WHERE", inside, body, _identity(op, body))
         return Reduce(op, self.axis, body, operand)
 
-    def _offset(self, node: Node) -> int | None:
+    def _offset(self, node: Reduce) -> int | None:
         """Where the range of node starts in the swept range, if it is part of it."""
-        axis = node.attr[1]
+        axis = node.axis
         if axis.size == self.axis.size:
             return 0
         starts: set[int] = set()
         for n in postorder([node.args[0]], lambda m: axis in m.free):
-            if n.kind == "Load" and self.sites.of(n, axis) & self.along:
-                for e in n.attr[1]:
+            if isinstance(n, Load) and self.sites.of(n, axis) & self.along:
+                for e in n.index:
                     if axis in e.axes:
                         starts.add(e.const if e.terms == of(axis).terms else -1)
         start = starts.pop() if len(starts) == 1 else -1
@@ -115,14 +115,14 @@ class _Walk:
 
     def held(self) -> int:
         """Size of the largest reduction over other reductions that would be work inside a tile."""
-        body = substitute(self.outer.args[0], {self.outer.attr[1]: of(self.axis)})
+        body = substitute(self.outer.args[0], {self.outer.axis: of(self.axis)})
         inner = [r for r in reductions(body) if r.args[0].level >= 1 and self.role(r) == "tile"]
-        return max((r.attr[1].size for r in inner), default=0)
+        return max((r.axis.size for r in inner), default=0)
 
     def role(self, node: Node) -> str:
-        if node.kind != "Reduce":
+        if not isinstance(node, Reduce):
             return "tile"
-        body, axis = node.args[0], node.attr[1]
+        body, axis = node.args[0], node.axis
         if self.axis in node.free:
             if body.level == 0 or (self.rows <= node.free and not self._across(node)):
                 return "tile"
@@ -132,16 +132,16 @@ class _Walk:
             return "sweep"
         return "materialise" if body.level >= 1 and here & self.row_sites and node is not self.root else "tile"
 
-    def _runs_beside(self, node: Node, here: int) -> bool:
+    def _runs_beside(self, node: Reduce, here: int) -> bool:
         """Whether a reduction over other tensors may share the loop: over scores as many as the swept ones."""
-        if node.attr[1].size != self.axis.size:
+        if node.axis.size != self.axis.size:
             return False
         return not here or (node.args[0].level > 0 and not here & self.row_sites)
 
-    def _across(self, node: Node) -> bool:
+    def _across(self, node: Reduce) -> bool:
         """Whether a reduction leaves one number a swept position of scores that run over it and its own axis:
         max[n](q[x] * k[n]), but not sum[h](q[h, x] * k[h, n]), which are scores again."""
-        own, across = node.attr[1], False
+        own, across = node.axis, False
         for leaf in self.sites.leaves(node.args[0]):
             if own not in leaf.free or self.axis not in leaf.free:
                 continue
@@ -159,7 +159,7 @@ def _identity(op: str, body: Node) -> Node:
     return Const(bool(identity)) if body.dtype == "bool" else Const(identity)
 
 
-def scores(body: Node, axis: Axis) -> list[Node]:
+def scores(body: Node, axis: Axis) -> list[Reduce]:
     """Innermost reductions that depend on the swept position: the contractions that make the scores."""
     return [r for r in reductions(body) if r.args[0].level == 0 and axis in r.free]
 
@@ -180,7 +180,7 @@ def sweep(store: Store, materialise: MaterialiseFn, sites: Sites) -> Swept:
     return Swept(Store(store.tensor, store.index, value), walk.axis, walk.rows, walk.materialised > 0)
 
 
-def _chosen(store: Store, outers: list[Node], materialise: MaterialiseFn, sites: Sites) -> _Walk:
+def _chosen(store: Store, outers: list[Reduce], materialise: MaterialiseFn, sites: Sites) -> _Walk:
     walks: Iterator[_Walk] = (_walk(store, outer, materialise, sites) for outer in outers)
     first = next(walks)
     if first.held() <= first.axis.size:
@@ -188,12 +188,12 @@ def _chosen(store: Store, outers: list[Node], materialise: MaterialiseFn, sites:
     return next((w for w in walks if w.held() <= w.axis.size), first)
 
 
-def _walk(store: Store, outer: Node, materialise: MaterialiseFn, sites: Sites) -> _Walk:
-    x = Axis("x", outer.attr[1].size)
-    body = substitute(outer.args[0], {outer.attr[1]: of(x)})
+def _walk(store: Store, outer: Reduce, materialise: MaterialiseFn, sites: Sites) -> _Walk:
+    x = Axis("x", outer.axis.size)
+    body = substitute(outer.args[0], {outer.axis: of(x)})
     rows = _rows(store, body, x)
     rows -= _groups_held(body, x, rows, sites)
-    along = _closure(sites.of(outer.args[0], outer.attr[1]), store.value, x.size, sites)
+    along = _closure(sites.of(outer.args[0], outer.axis), store.value, x.size, sites)
     row_sites = 0
     for score in scores(body, x):
         for a in rows:
@@ -210,7 +210,7 @@ def _groups_held(body: Node, x: Axis, rows: frozenset[Axis], sites: Sites) -> fr
     """
     held: set[Axis] = set()
     for statistic in (r for r in reductions(body) if r.args[0].level and x in r.free):
-        over = sites.of(statistic.args[0], statistic.attr[1])
+        over = sites.of(statistic.args[0], statistic.axis)
         group = {a for a in rows - statistic.free if a.size <= MAX_GROUP and sites.of(body, a) & over}
         leaves = (sites.sides(leaf) for leaf in sites.leaves(statistic.args[0]))
         if any(two_sides(sides, statistic.free & (rows | {x})) for sides in leaves):
@@ -220,7 +220,7 @@ def _groups_held(body: Node, x: Axis, rows: frozenset[Axis], sites: Sites) -> fr
 
 def _closure(along: int, value: Node, size: int, sites: Sites) -> int:
     """The sites of every reduction of that size connected to `along` through shared tensors."""
-    others = [sites.of(r.args[0], r.attr[1]) for r in reductions(value) if r.attr[1].size == size]
+    others = [sites.of(r.args[0], r.axis) for r in reductions(value) if r.axis.size == size]
     while True:
         grown = along
         for o in others:
@@ -271,7 +271,7 @@ def _rows(store: Store, body: Node, x: Axis) -> frozenset[Axis]:
     inner = [r.free for r in reductions(body)]
     if inner:
         return frozenset[Axis]().union(*inner) & own
-    loads = [n.free for n in postorder([body]) if n.kind == "Load" and x in n.free] or [body.free]
+    loads = [n.free for n in postorder([body]) if isinstance(n, Load) and x in n.free] or [body.free]
     shared = frozenset.intersection(*loads)
     long = {a for a in frozenset[Axis]().union(*loads) - shared if a.size > x.size}
     return (shared | long) & own

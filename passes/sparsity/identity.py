@@ -21,9 +21,22 @@ import torch
 
 from flashlight.base.budget import spend
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Carry
+from flashlight.ir.kernel import Accumulator
 from flashlight.ir.ops import FNS, rounded, value_at
-from flashlight.ir.program import Cast, Const, Map, Node, is_const, number_of, postorder, rebuild, value_of
+from flashlight.ir.program import (
+    Carry,
+    Cast,
+    Const,
+    Index,
+    Load,
+    Map,
+    Node,
+    Reduce,
+    is_const,
+    postorder,
+    rebuild,
+    value_of,
+)
 from flashlight.passes.sparsity.ranges import FALSE, Range, apply
 from flashlight.passes.sparsity.summaries import Summaries
 
@@ -50,7 +63,9 @@ class IdentityCondition:
     after: list[Node] = field(default_factory=list)
 
 
-def identity_conditions(carry: Carry, own: Mapping[Node, Carry], x: Axis, s: Summaries) -> list[IdentityCondition]:
+def identity_conditions(
+    carry: Accumulator, own: Mapping[Node, Accumulator], x: Axis, s: Summaries
+) -> list[IdentityCondition]:
     """Conditions each of which, where false, makes the carry's contribution its identity.
 
     own: the carries of the sweep by node.
@@ -78,22 +93,22 @@ Candidate = tuple[Node, bool, dict[Node, Range]]
 
 def _candidates(body: Node, x: Axis, s: Summaries) -> Iterator[Candidate]:
     for n in postorder([body]):
-        masks = n.kind == "Cast" or (n.kind == "Map" and n.attr[0] == "WHERE")
+        masks = isinstance(n, Cast) or (isinstance(n, Map) and n.fn == "WHERE")
         if masks and n.args[0].dtype == "bool" and _usable(n.args[0], body, x):
             yield n.args[0], True, {n.args[0]: (FALSE, FALSE)}
-        elif n.kind == "Map" and n.attr[0] in ("ADD", "SUB", "MUL"):
+        elif isinstance(n, Map) and n.fn in ("ADD", "SUB", "MUL"):
             for a in n.args:
                 if _may_mask(a, x, s) and _usable(a, body, x):
-                    yield _factor(a) if n.attr[0] == "MUL" else _addend(a)
+                    yield _factor(a) if n.fn == "MUL" else _addend(a)
 
 
 def _may_mask(a: Node, x: Axis, s: Summaries) -> bool:
     """Whether a number is likely to be a mask: made of truth values, or read from what several scores share."""
-    if a.dtype != "float" or a.free & set(s.resident) or any(n.kind in ("Reduce", "Carry") for n in postorder([a])):
+    if a.dtype != "float" or a.free & set(s.resident) or any(isinstance(n, Reduce | Carry) for n in postorder([a])):
         return False
-    made = any(n.kind == "Cast" and n.args[0].dtype == "bool" and x in n.free for n in postorder([a]))
-    loads = [n for n in postorder([a]) if n.kind == "Load" and x in n.free]
-    if a.kind == "Cast" or not (made or loads):
+    made = any(isinstance(n, Cast) and n.args[0].dtype == "bool" and x in n.free for n in postorder([a]))
+    loads = [n for n in postorder([a]) if isinstance(n, Load) and x in n.free]
+    if isinstance(a, Cast) or not (made or loads):
         return False
     return all(s.scores >= SHARED * prod(axis.size for axis in n.free) for n in loads)
 
@@ -107,7 +122,7 @@ def _factor(a: Node) -> Candidate:
 
 
 def _usable(condition: Node, body: Node, x: Axis) -> bool:
-    plain = all(n.kind != "Carry" for n in postorder([condition]))
+    plain = all(not isinstance(n, Carry) for n in postorder([condition]))
     return x in condition.free and condition.free <= body.free and plain
 
 
@@ -117,8 +132,8 @@ class _Assuming:
     def __init__(
         self,
         assumed: dict[Node, Range],
-        carry: Carry,
-        own: Mapping[Node, Carry],
+        carry: Accumulator,
+        own: Mapping[Node, Accumulator],
         x: Axis,
         s: Summaries,
         found: IdentityCondition,
@@ -168,7 +183,7 @@ class _Assuming:
             return bool(v)
         if self.x in condition.free or not _plausible(condition, self._ordinary):
             return False
-        known = not condition.free & self.inner and all(n.kind != "Carry" for n in postorder([condition]))
+        known = not condition.free & self.inner and all(not isinstance(n, Carry) for n in postorder([condition]))
         (self.found.before if known else self.found.after).append(condition)
         return True
 
@@ -193,12 +208,12 @@ class _Assuming:
     def _zero(self, n: Node) -> bool:
         if n not in self.affected:
             return is_const(n, 0)
-        if n.kind == "Cast" and n.args[0].dtype == "float":
+        if isinstance(n, Cast) and n.args[0].dtype == "float":
             return self.zero(n.args[0])
-        if n.kind == "Reduce" and n.attr[0] == "SUM":
+        if isinstance(n, Reduce) and n.op == "SUM":
             return self.zero(n.args[0])
-        if n.kind == "Map":
-            fn, args = n.attr[0], n.args
+        if isinstance(n, Map):
+            fn, args = n.fn, n.args
             if fn == "MUL" and self._either((args[0], args[1]), (args[1], args[0])):
                 return True
             if fn in ("ADD", "SUB") and all(map(self.zero, args)):
@@ -211,7 +226,7 @@ class _Assuming:
         if found is None:
             return False
         least = value_of(found[0])
-        positive = (n.kind == "Map" and FNS[n.attr[0]].image[0] >= 0) or (least is not None and least >= 0)
+        positive = (isinstance(n, Map) and FNS[n.fn].image[0] >= 0) or (least is not None and least >= 0)
         return positive and self._need(Map("LE", found[1], ZERO))
 
     def finite(self, n: Node) -> bool:
@@ -231,29 +246,29 @@ class _Assuming:
     def _magnitude(self, n: Node) -> Node | None:
         if n in self.assumed:
             return None
-        if self.x not in n.free or n.kind == "Const":
+        if self.x not in n.free or isinstance(n, Const):
             v = value_of(n)
             if v is not None:
                 return Const(abs(float(v)))
-            if n.kind != "Load" and not n.free & self.inner:
+            if not isinstance(n, Load) and not n.free & self.inner:
                 return Map("ABS", n)
-        if n.kind == "Index":
-            return Const(float(max(map(abs, n.attr[0].range))))
-        if n.kind == "Load":
+        if isinstance(n, Index):
+            return Const(float(max(map(abs, n.expr.range))))
+        if isinstance(n, Load):
             return self.summaries.largest(n, self.x) if n.dtype == "float" else None
-        if n.kind == "Carry":
+        if isinstance(n, Carry):
             return Map("ABS", n)
-        if n.kind == "Cast":
+        if isinstance(n, Cast):
             return Const(1.0) if n.args[0].dtype == "bool" else self.magnitude(n.args[0])
-        if n.kind == "Reduce":
+        if isinstance(n, Reduce):
             inner = self.magnitude(n.args[0])
-            if inner is None or n.attr[0] not in ("SUM", "MAX", "MIN"):
+            if inner is None or n.op not in ("SUM", "MAX", "MIN"):
                 return None
-            return Map("MUL", inner, Const(float(n.attr[1].size))) if n.attr[0] == "SUM" else inner
-        return self._magnitude_of_map(n)
+            return Map("MUL", inner, Const(float(n.axis.size))) if n.op == "SUM" else inner
+        return self._magnitude_of_map(n) if isinstance(n, Map) else None
 
-    def _magnitude_of_map(self, n: Node) -> Node | None:
-        fn = n.attr[0]
+    def _magnitude_of_map(self, n: Map) -> Node | None:
+        fn = n.fn
         if fn == "WHERE":
             return self._combined("MAXIMUM", n.args[1:])
         if fn in ("ADD", "SUB"):
@@ -285,18 +300,18 @@ class _Assuming:
             return self.assumed[n]
         if self.x not in n.free:
             return n, n
-        found = self._of_map(n) if n.kind == "Map" else self._of_cast(n) if n.kind == "Cast" else None
+        found = self._of_map(n) if isinstance(n, Map) else self._of_cast(n) if isinstance(n, Cast) else None
         if found is None and n.dtype == "float":
             size = self.magnitude(n)
             return None if size is None else (Map("NEG", size), size)
         return found
 
-    def _of_cast(self, n: Node) -> Range | None:
+    def _of_cast(self, n: Cast) -> Range | None:
         inner = self.range(n.args[0])
-        return None if inner is None else (_decided(Cast(n.attr[0], inner[0])), _decided(Cast(n.attr[0], inner[1])))
+        return None if inner is None else (_decided(Cast(n.to, inner[0])), _decided(Cast(n.to, inner[1])))
 
-    def _of_map(self, n: Node) -> Range | None:
-        fn = n.attr[0]
+    def _of_map(self, n: Map) -> Range | None:
+        fn = n.fn
         if fn == "WHERE" and (chosen := self.range(n.args[0])) is not None and chosen[0] is chosen[1]:
             v = value_of(chosen[0])
             if v is not None:
@@ -330,7 +345,7 @@ class _Assuming:
         """Whether an end of a range is finite."""
         if end in self.own and self.own[end].op in ("MAX", "MIN"):
             return True
-        size = end.args[0] if end.kind == "Map" and end.attr[0] == "NEG" else end
+        size = end.args[0] if isinstance(end, Map) and end.fn == "NEG" else end
         return self._need(_decided(Map("LT", _decided(Map("ABS", size)), Const(INF))))
 
 
@@ -346,21 +361,23 @@ def _plausible(condition: Node, ordinary: dict[Node, Node]) -> bool:
 
 
 def _ordinary(n: Node) -> Node:
-    if n.kind == "Carry" and n.dtype == "float":
+    if isinstance(n, Carry) and n.dtype == "float":
         return ZERO
-    if n.kind == "Load" and n.dtype == "float":
+    if isinstance(n, Load) and n.dtype == "float":
         return Const(4.0)
-    return n.args[0] if n.kind == "Reduce" and n.args[0].kind == "Const" else _decided(n)
+    return n.args[0] if isinstance(n, Reduce) and isinstance(n.args[0], Const) else _decided(n)
 
 
 def _decided(n: Node) -> Node:
     """A function of numbers is a number."""
-    floats = n.kind in ("Map", "Cast") and all(a.dtype == "float" and a.kind == "Const" for a in n.args)
-    if not floats or n.dtype == "int" or n.attr[0] == "int":
+    numbers = [float(a.value) for a in n.args if isinstance(a, Const) and a.dtype == "float"]
+    if n.dtype == "int" or len(numbers) < len(n.args):
         return n
-    numbers = [float(number_of(a)) for a in n.args]
-    if n.kind == "Map":
-        return Const(value_at(n.attr[0], *numbers))
-    if isinstance(n.attr[0], torch.dtype):
-        return Const(rounded(n.attr[0], numbers[0].hex()))
-    return Const(bool(numbers[0])) if n.attr[0] == "bool" else Const(numbers[0])
+    match n:
+        case Map(fn=fn):
+            return Const(value_at(fn, *numbers))
+        case Cast(to=torch.dtype() as dtype):
+            return Const(rounded(dtype, numbers[0].hex()))
+        case Cast(to=kind):
+            return Const(bool(numbers[0])) if kind == "bool" else Const(numbers[0])
+    return n

@@ -18,7 +18,7 @@ from flashlight.analysis.spans import Spans
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.ir.kernel import first, last
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Cast, Const, Index, Map, Node, Reduce, index_expr, postorder, value_of
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce, index_expr, postorder, value_of
 from flashlight.passes.sparsity.summaries import LARGEST, Summaries, remainder
 
 Range = tuple[Node, Node]
@@ -61,21 +61,21 @@ class Ranges:
 
     def _by_arguments(self, n: Node) -> bool:
         """Whether the range of n follows from those of its arguments."""
-        return n.kind in ("Map", "Cast") and bool(n.free & self.moving) and not self._from_data(n)
+        return isinstance(n, Map | Cast) and bool(n.free & self.moving) and not self._from_data(n)
 
     def _from_data(self, n: Node) -> bool:
         """Whether n depends on data that one side of the block, rows or swept positions, selects."""
         one_sided = self.x not in n.free or not n.free & set(self.tile)
-        return one_sided and any(m.kind == "Load" and m.free & self.moving for m in postorder([n]))
+        return one_sided and any(isinstance(m, Load) and m.free & self.moving for m in postorder([n]))
 
     def _range(self, n: Node) -> Range | None:
         if not n.free & self.moving:
             return n, n
         if self._from_data(n):
             return self._summarised(n) if _only_loads(n) else None
-        if n.kind == "Index":
-            return self._positions(n.attr[0])
-        found = self._mapped(n) if n.kind in ("Map", "Cast") else None
+        if isinstance(n, Index):
+            return self._positions(n.expr)
+        found = self._mapped(n) if isinstance(n, Map | Cast) else None
         if found is None and n.dtype == "bool" and self.x in n.free and _only_loads(n):
             return self._summarised(n)
         return found
@@ -144,24 +144,24 @@ class Ranges:
 
     # ------------------------------------------------------------ functions
 
-    def _mapped(self, n: Node) -> Range | None:
+    def _mapped(self, n: Map | Cast) -> Range | None:
         args = [self._memo.get(a) for a in n.args]
         found = [a for a in args if a is not None]
         if len(found) < len(args):
             return None
-        if n.kind == "Cast":
-            return (Cast(n.attr[0], found[0][0]), Cast(n.attr[0], found[0][1])) if n.attr[0] != "bool" else None
-        result = apply(n.attr[0], found)
+        if isinstance(n, Cast):
+            return (Cast(n.to, found[0][0]), Cast(n.to, found[0][1])) if n.to != "bool" else None
+        result = apply(n.fn, found)
         if result is None:
             return None
-        if n.attr[0] in _GROWING and self._spans.overflows(n) and not _is_open(result):
-            result = _unless_too_large(n.attr[0], found, result)
-        if n.attr[0] == "AND":
+        if n.fn in _GROWING and self._spans.overflows(n) and not _is_open(result):
+            result = _unless_too_large(n.fn, found, result)
+        if n.fn == "AND":
             return result[0], self._jointly(n, result[1])
-        if n.attr[0] in ("EQ", "NE") and self.sets and self._selected_apart(*n.args):
+        if n.fn in ("EQ", "NE") and self.sets and self._selected_apart(*n.args):
             common = Map("BITAND", *map(self._set, n.args))
             every, some = result
-            if n.attr[0] == "EQ":
+            if n.fn == "EQ":
                 return every, Map("AND", some, Map("NE", common, Const(0)))
             return Map("OR", every, Map("EQ", common, Const(0))), some
         return result
@@ -212,7 +212,7 @@ def _form(e: Expr) -> tuple[Expr, int]:
 
 
 def _conjuncts(n: Node) -> list[Node]:
-    if n.kind == "Map" and n.attr[0] == "AND":
+    if isinstance(n, Map) and n.fn == "AND":
         return [c for a in n.args for c in _conjuncts(a)]
     return [n]
 
@@ -221,7 +221,7 @@ def _limits(conditions: list[Node]) -> dict[Expr, Limits]:
     """What comparisons of positions say of linear forms: n <= m and m <= n + 9 give 0 <= m - n <= 9."""
     out: dict[Expr, Limits] = {}
     for c in conditions:
-        if c.kind != "Map" or c.attr[0] != "LE":
+        if not isinstance(c, Map) or c.fn != "LE":
             continue
         ends = [index_expr(a) for a in c.args]
         if ends[0] is None or ends[1] is None:
@@ -273,7 +273,7 @@ def _unless_too_large(fn: str, args: list[Range], result: Range) -> Range:
     most = LARGEST // max(factors[0], 1) if fn == "MUL" and factors else LARGEST // 2
     small = Const(True)
     for lo, hi in args:
-        if lo.kind != "Const":
+        if not isinstance(lo, Const):
             small = Map("AND", small, Map("AND", Map("LE", Const(-most), lo), Map("LE", hi, Const(most))))
     return Map("WHERE", small, result[0], Const(-LARGEST)), Map("WHERE", small, result[1], Const(LARGEST))
 
@@ -359,4 +359,4 @@ def _moving_atom(atom: Atom, moving: set[Axis]) -> bool:
 
 def _only_loads(n: Node) -> bool:
     """Whether computing n at every position costs no more than reading it."""
-    return all(m.kind not in ("Reduce", "Carry") for m in postorder([n]))
+    return all(not isinstance(m, Reduce | Carry) for m in postorder([n]))

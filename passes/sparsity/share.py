@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from flashlight.ir.kernel import Kernel, Schedule
-from flashlight.ir.program import Program, Tensor, postorder
+from flashlight.ir.program import Load, Program, Tensor, postorder
 
 
 def _reads_only(kernel: Kernel, tensors: Collection[str]) -> bool:
@@ -31,7 +31,7 @@ def share(program: Program, schedule: Schedule) -> tuple[tuple[Program, Schedule
         return None, program, schedule
     stores = tuple(s for s in schedule.conditions if s.tensor in names)
     ours: tuple[Tensor, ...] = tuple(t for t in schedule.temporaries if t.name in names)
-    loaded = {n.attr[0] for s in stores for n in postorder([s.value]) if n.kind == "Load"}
+    loaded = {n.tensor for s in stores for n in postorder([s.value]) if isinstance(n, Load)}
     inputs = tuple(t for t in program.inputs if t.name in loaded)
     rest = tuple(k for k in schedule.kernels if k not in first)
     left = tuple(t for t in schedule.temporaries if t.name not in names)

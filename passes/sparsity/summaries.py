@@ -47,7 +47,7 @@ class Summaries:
             body = Map("WHERE", inside, body, Const(_START[op, node.dtype]))
         value = Reduce(op, within, body)
         found = self.temporaries.load(value, self._ordered(value.free))
-        self.temporaries.conditions.add(found.attr[0])
+        self.temporaries.conditions.add(found.tensor)
         return substitute(found, {block: divmod_expr(of(first(x)), KEY_BLOCK)[0]})
 
     def largest(self, load: Node, x: Axis) -> Node | None:

@@ -15,8 +15,8 @@ from functools import reduce
 from math import prod
 
 from flashlight.base.errors import Decline
-from flashlight.ir.kernel import KEY_BLOCK, Kernel, Sweep, Visit
-from flashlight.ir.program import Const, Map, Node, Store, Tensor, postorder, value_of
+from flashlight.ir.kernel import KEY_BLOCK, Accumulator, Kernel, Sweep, Visit
+from flashlight.ir.program import Const, Load, Map, Node, Reduce, Store, Tensor, postorder, value_of
 from flashlight.passes.program.temporaries import Temporaries
 from flashlight.passes.sparsity.identity import identity_conditions
 from flashlight.passes.sparsity.ranges import Ranges
@@ -34,7 +34,7 @@ TRUE, FALSE = Const(True), Const(False)
 def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
     """The kernel with a Visit on every sweep that may skip blocks; loads summaries registered in temporaries."""
     sweeps = tuple(_with_visit(s, kernel, temporaries) for s in kernel.sweeps)
-    loaded = {n.attr[0] for s in sweeps if s.visit for n in postorder(s.visit.roots) if n.kind == "Load"}
+    loaded = {n.tensor for s in sweeps if s.visit for n in postorder(s.visit.roots) if isinstance(n, Load)}
     have = {t.name for t in kernel.inputs}
     known: dict[str, Tensor] = {t.name: t for t in temporaries.tensors}
     extra = tuple(known[name] for name in sorted(loaded - have) if name in known)
@@ -51,7 +51,7 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
         except Decline:  # too many summaries
             temporaries.keep(mark, ())
             continue
-        used = {n.attr[0] for n in postorder(visit.roots) if n.kind == "Load"} if visit else set[str]()
+        used = {n.tensor for n in postorder(visit.roots) if isinstance(n, Load)} if visit else set[str]()
         new = [s for s in temporaries.stores[mark:] if s.tensor in used]
         share = sum(_cost(s, s.tensor in temporaries.conditions) for s in new) / max(_work(sweep, kernel), 1)
         if visit is None or share <= WORTHWHILE:
@@ -64,20 +64,21 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
 def _cost(summary: Store, condition: bool) -> float:
     """Operations it takes to compute a summary."""
     reduce = summary.value
-    return (CONDITION if condition else MAGNITUDE) * prod(a.size for a in {*reduce.args[0].free, reduce.attr[1]})
+    assert isinstance(reduce, Reduce)
+    return (CONDITION if condition else MAGNITUDE) * prod(a.size for a in {*reduce.args[0].free, reduce.axis})
 
 
 def _work(sweep: Sweep, kernel: Kernel) -> float:
     """Floating-point operations of the products of a sweep, every block visited."""
-    sums = [n for n in postorder([c.step for c in sweep.carries]) if n.kind == "Reduce" and n.attr[0] == "SUM"]
+    sums = [n for n in postorder([c.step for c in sweep.carries]) if isinstance(n, Reduce) and n.op == "SUM"]
     rows = {*kernel.grid, *kernel.tile, sweep.axis}
-    return sum(2 * prod(a.size for a in {*n.args[0].free, n.attr[1], *rows}) for n in sums)
+    return sum(2 * prod(a.size for a in {*n.args[0].free, n.axis, *rows}) for n in sums)
 
 
 def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -> Visit | None:
     scores = prod(a.size for a in (*kernel.grid, *kernel.tile, sweep.axis))
     summaries = Summaries(temporaries, kernel.tile, kernel.resident, scores)
-    own = {c.node: c for c in sweep.carries}
+    own: dict[Node, Accumulator] = {c.node: c for c in sweep.carries}
     per_carry = [identity_conditions(c, own, sweep.axis, summaries) for c in sweep.carries]
     if not all(per_carry):
         return None

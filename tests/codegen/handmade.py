@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, const, of
-from flashlight.ir.kernel import Carry, Kernel, Sweep, before, carry_nodes
-from flashlight.ir.program import Carry as CarryNode
-from flashlight.ir.program import Const, Load, Map, Node, Reduce, Store, Tensor, transform
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep, before, carry_nodes
+from flashlight.ir.program import Carry, Const, Load, Map, Node, Reduce, Store, Tensor, transform
 
 INF = float("inf")
 
@@ -42,11 +41,11 @@ def exp(a: Node) -> Node:
     return Map("EXP", a)
 
 
-def carry(name: str, op: str, x: Axis, body: Node, rescale: Node | None = None, operand=None) -> Carry:
+def carry(name: str, op: str, x: Axis, body: Node, rescale: Node | None = None, operand=None) -> Accumulator:
     """A carry over the swept axis x."""
     step = Reduce(op, x, body, operand)
     axes = sorted(step.free, key=lambda a: a.key)
-    return Carry(CarryNode(name, axes, body.dtype), step, rescale)
+    return Accumulator(Carry(name, axes, body.dtype), step, rescale)
 
 
 def rescaled_by(reference: Node) -> Node:
@@ -55,7 +54,7 @@ def rescaled_by(reference: Node) -> Node:
     return exp(sub(transform([reference], lambda n: old.get(n, n))[0], reference))
 
 
-def online(x: Axis, score: Node, values: Mapping[str, Node], prefix: str = "", operand=None) -> list[Carry]:
+def online(x: Axis, score: Node, values: Mapping[str, Node], prefix: str = "", operand=None) -> list[Accumulator]:
     """Online softmax: the maximum, the denominator, and one sum of weights times each value."""
     top = carry(f"{prefix}top", "MAX", x, score)
     weight = exp(sub(score, top.node))
@@ -128,7 +127,7 @@ def parts(
 
 
 def finish(
-    p: Parts, carries: Sequence[Carry], stores: Sequence[Store], inputs: Sequence[Tensor] = (),
+    p: Parts, carries: Sequence[Accumulator], stores: Sequence[Store], inputs: Sequence[Tensor] = (),
     outputs: Sequence[Tensor] = (), blocks=(16, 16), name: str = "attention", step_stores: Sequence[Store] = (), **kw,
 ) -> Case:  # fmt: skip
     kernel = Kernel(

@@ -16,7 +16,7 @@ import torch
 
 from flashlight.ir.evaluate import evaluate_program
 from flashlight.ir.index import Axis, of
-from flashlight.ir.kernel import Carry, Kernel, Sweep
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep
 from flashlight.ir.program import Const, Index, Map, Node, Program, Reduce, Store, Tensor
 from flashlight.passes.program.temporaries import Temporaries
 from flashlight.passes.sparsity.visit import with_visits
@@ -34,7 +34,7 @@ def where(condition: Node, value: Node, other: float) -> Node:
 class Top:
     """An extremum of the scores of the first or second keys, where a condition holds."""
 
-    carry: Carry
+    carry: Accumulator
     which: int
     keep: Node
 
@@ -76,7 +76,7 @@ class Draw:
     def _varying(self) -> Node:
         """A condition that is not the same everywhere."""
         found = self._condition()
-        while found.kind == "Const":
+        while isinstance(found, Const):
             found = self._condition()
         return found
 
@@ -111,7 +111,7 @@ class Draw:
 
     def kernel(self) -> Kernel:
         """One or two sweeps; every carry is an output."""
-        r, number, carries, sweeps = self.r, itertools.count(1), list[Carry](), list[Sweep]()
+        r, number, carries, sweeps = self.r, itertools.count(1), list[Accumulator](), list[Sweep]()
         for _ in range(r.choice([1, 1, 2])):
             tops = [self.extremum(f"c{next(number)}") for _ in range(r.randint(1, 3))]
             mine, references = [t.carry for t in tops], [self.reference(tops) for _ in range(r.randint(1, 2))]
@@ -160,7 +160,7 @@ class Draw:
             case _:
                 return Map("ADD", both, at(self.input("far", 2, self.m.size), self.h, self.m)), [first, second]
 
-    def dependent(self, name: str, reference: Node, tops: list[Top], finished: list[Carry]) -> Carry:
+    def dependent(self, name: str, reference: Node, tops: list[Top], finished: list[Accumulator]) -> Accumulator:
         """A sum that moves when the reference does, of scores that the reference bounds."""
         r, top = self.r, self.r.choice(tops)
         keep, score = top.keep, self.score(top.which)

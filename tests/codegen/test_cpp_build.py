@@ -174,7 +174,7 @@ def test_wrong_tensor(tmp_path: Path):
 def test_source_is_readable():
     """The schedule on top, the user's lines beside what came from them, one short function a level."""
     case = kernels.CASES["soft cap and bias"]()
-    origins = {n: "model.py:12" for n in case.kernel.nodes if n.kind == "Map" and n.attr[0] == "TANH"}
+    origins = {n: "model.py:12" for n in case.kernel.nodes if isinstance(n, Map) and n.fn == "TANH"}
     source = print_kernel(case.kernel, default_tiling(case.kernel, BEST), BEST, origins).source
     assert source.startswith("// kernel ")
     assert "model.py:12" in source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -144,5 +144,8 @@ def check(fn: Callable[..., Any], *args: Tensor, how: Callable[..., Captured] = 
     return program
 
 
-def nodes(program: Program, kind: str) -> list[Node]:
-    return [n for n in postorder(program.roots) if n.kind == kind]
+N = TypeVar("N", bound=Node)
+
+
+def nodes(program: Program, kind: type[N]) -> list[N]:
+    return [n for n in postorder(program.roots) if isinstance(n, kind)]

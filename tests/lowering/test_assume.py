@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from flashlight.front.lowering.assume import bounds, facts_of
 from flashlight.ir.index import Axis, FloorDiv, Gather, Mod, of
-from flashlight.ir.program import Const, Index, Map
+from flashlight.ir.program import Const, Index, Load, Map
 from tests.lowering.harness import both, nodes
 
 M, N = 7, 9
@@ -29,7 +29,7 @@ def shifted(s):
 def curved(program):
     """Loads whose index is more than an affine expression over axes."""
     odd = (FloorDiv, Mod, Gather)
-    return [n for n in nodes(program, "Load") for e in n.attr[1] if any(isinstance(a, odd) for a, _ in e.terms)]
+    return [n for n in nodes(program, Load) for e in n.index if any(isinstance(a, odd) for a, _ in e.terms)]
 
 
 SPELLINGS = {
@@ -61,17 +61,17 @@ def test_a_shift_both_ways_needs_no_mask():
 
     program = both(fn, x)
     assert not curved(program)
-    assert not nodes(program, "Map")
+    assert not nodes(program, Map)
 
 
 def test_repeated_masks_are_one():
     program = both(lambda s: torch.where(columns() <= rows(), torch.where(columns() < rows() + 2, s, 5.0) * 2, 0.0), S)
-    assert len([n for n in nodes(program, "Map") if n.attr[0] == "WHERE"]) == 1
+    assert len([n for n in nodes(program, Map) if n.fn == "WHERE"]) == 1
 
 
 def test_absolute_distance_under_causality():
     program = both(lambda s: torch.where(columns() <= rows(), s - (rows() - columns()).abs() * 0.5, -1.0), S)
-    assert "ABS" not in {n.attr[0] for n in nodes(program, "Map")}
+    assert "ABS" not in {n.fn for n in nodes(program, Map)}
 
 
 def test_facts_stop_at_the_axis_that_a_reduction_binds():

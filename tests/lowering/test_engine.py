@@ -10,7 +10,7 @@ from torch import fx
 from flashlight.base.errors import Decline
 from flashlight.front.lowering import can_lower, lower, lower_with_inputs, source_line
 from flashlight.front.lowering.engine import Lowering
-from flashlight.ir.program import postorder
+from flashlight.ir.program import Load, Map, Reduce, postorder
 from tests.lowering.harness import Captured, capture, check, nodes, trace
 
 G = torch.Generator().manual_seed(0)
@@ -36,7 +36,7 @@ def test_inputs_are_numbered_in_graph_order_and_unused_ones_are_dropped():
     program, used = lower_with_inputs(captured.outputs, captured.inputs)
     assert list(used) == captured.inputs[2:]
     assert [t.name for t in program.inputs] == ["in0", "in1"]
-    assert {n.attr[0] for n in nodes(program, "Load")} == {"in0", "in1"}
+    assert {n.tensor for n in nodes(program, Load)} == {"in0", "in1"}
     check(fn, Q, K, V, Q * 2)
 
 
@@ -47,12 +47,12 @@ def test_a_region_inside_a_graph():
     inputs = [scaled, *captured.inputs[1:]]
     program = lower([relu.args[0]], inputs)
     assert [t.shape for t in program.inputs] == [(2, 3, 6, 4)] * 3
-    assert not [n for n in nodes(program, "Map") if n.attr[0] == "RELU"]
+    assert not [n for n in nodes(program, Map) if n.fn == "RELU"]
 
 
 def test_an_output_may_be_an_input():
     program = lower(*[[n] for n in trace(lambda x: x, (Q,)).inputs] * 2)
-    assert str(program.stores[0].value.attr[1]) == "(o0, o1, o2, o3)"
+    assert str(program.stores[0].value.index) == "(o0, o1, o2, o3)"
 
 
 def test_size_one_dimensions_have_no_axis():
@@ -62,10 +62,10 @@ def test_size_one_dimensions_have_no_axis():
 
 def test_bound_axes_are_named_by_depth_and_never_nest():
     program = check(lambda q, k, v: attention(attention(q, k, v), k, v), Q, K, V)
-    for n in nodes(program, "Reduce"):
-        below = [m for m in postorder(n.args) if m.kind == "Reduce"]
-        assert all(m.attr[1].name != n.attr[1].name for m in below)
-        assert n.attr[1].name.startswith("b")
+    for n in nodes(program, Reduce):
+        below = [m for m in postorder(n.args) if isinstance(m, Reduce)]
+        assert all(m.axis.name != n.axis.name for m in below)
+        assert n.axis.name.startswith("b")
 
 
 def test_stacked_attention_does_not_explode(monkeypatch):

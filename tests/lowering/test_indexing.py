@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from flashlight.ir.index import Gather
+from flashlight.ir.program import Load, Map
 from tests.lowering.harness import both, nodes
 
 G = torch.Generator().manual_seed(0)
@@ -14,7 +15,7 @@ N = torch.tensor([[3, 0, 1], [5, 2, 2]])
 
 
 def gathered(program):
-    found = [n for n in nodes(program, "Load") for e in n.attr[1] for a, _ in e.terms if isinstance(a, Gather)]
+    found = [n for n in nodes(program, Load) for e in n.index for a, _ in e.terms if isinstance(a, Gather)]
     return len(found)
 
 
@@ -61,18 +62,18 @@ def test_runs_of_bits_of_positions_stay_affine():
         return sum((d & mask).double() * x[..., 0] for mask in (1, 6, 7, ~3, -1, 4))
 
     program = both(bits, X)
-    assert not [n for n in nodes(program, "Map") if n.attr[0] == "BITAND"]
+    assert not [n for n in nodes(program, Map) if n.fn == "BITAND"]
 
 
 def test_no_wrap_where_the_range_is_known():
     program = both(lambda x: x[0][(torch.arange(5)[:, None] - torch.arange(5)).clamp(-3, 3) + 3], X)
     assert gathered(program) == 1
-    assert not [n for n in nodes(program, "Map") if n.attr[0] == "WHERE"]
+    assert not [n for n in nodes(program, Map) if n.fn == "WHERE"]
 
 
 def test_embedding_does_not_wrap():
     program = both(lambda x, n: F.embedding(n, x[0]), X, N)
-    assert not [n for n in nodes(program, "Map") if n.attr[0] == "WHERE"]
+    assert not [n for n in nodes(program, Map) if n.fn == "WHERE"]
 
 
 SCATTER = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flashlight.ir.program import Map, Reduce
 from tests.lowering.harness import both, nodes
 
 G = torch.Generator().manual_seed(0)
@@ -56,19 +57,19 @@ def test_pieces(name):
 
 def test_pieces_out_of_range_are_dropped():
     program = both(lambda x, y: torch.cat([x, y], 1)[:, 4:] + torch.cat([y, x], 1)[:, :2], X, Y)
-    assert not [n for n in nodes(program, "Map") if n.attr[0] == "WHERE"]
+    assert not [n for n in nodes(program, Map) if n.fn == "WHERE"]
     assert [t.shape for t in program.inputs] == [Y.shape]
 
 
 def test_a_sink_is_split_from_the_scores():
     program = both(lambda x, y: torch.cat([x, y[:, :1]], 1).logsumexp(1), X, Y)
-    assert not [n for n in nodes(program, "Map") if n.attr[0] == "WHERE" and n.args[0].attr != ("ISINF",)]
-    assert {n.attr[1].size for n in nodes(program, "Reduce")} == {4}
+    assert not [n for n in nodes(program, Map) if n.fn == "WHERE" and n.args[0].fn != "ISINF"]
+    assert {n.axis.size for n in nodes(program, Reduce)} == {4}
 
 
 def test_a_user_condition_does_not_split():
     program = both(lambda x, y: torch.where(torch.arange(5) < 3, x, 0.0).sum(-1), X, Y)
-    assert [n.attr[1].size for n in nodes(program, "Reduce")] == [5]
+    assert [n.axis.size for n in nodes(program, Reduce)] == [5]
 
 
 def test_a_break_of_one_reduction_does_not_split_another():
@@ -81,4 +82,4 @@ def test_a_break_of_one_reduction_does_not_split_another():
 
 def test_many_pieces_stay_together():
     program = both(lambda x, y: torch.cat([x * i for i in range(12)], 1).sum(1), X, Y)
-    assert {n.attr[1].size for n in nodes(program, "Reduce")} == {48}
+    assert {n.axis.size for n in nodes(program, Reduce)} == {48}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from flashlight.front.lowering.registry import RULES
 from flashlight.front.regions.graph import POINTWISE, VIEWS
+from flashlight.ir.program import Cast, Map
 from tests.lowering.harness import both, check, nodes, trace
 
 G = torch.Generator().manual_seed(0)
@@ -175,13 +176,13 @@ def test_masked_fill_with_a_tensor():
 
 def test_a_mask_times_floats_is_cast():
     program = both(lambda x, a: x * a, X, A)
-    assert [n.attr[0] for n in nodes(program, "Cast")] == ["float"]
+    assert [n.to for n in nodes(program, Cast)] == ["float"]
 
 
 def test_narrowing_and_widening_float_casts_vanish():
     x = torch.randn(4, 5, generator=G)
     program = check(lambda x: (x.bfloat16().float() * 2).half().float(), x, tol=2e-2)
-    assert not nodes(program, "Cast")
+    assert not nodes(program, Cast)
 
 
 def test_integer_arithmetic_on_positions_is_an_index():
@@ -190,9 +191,9 @@ def test_integer_arithmetic_on_positions_is_an_index():
         return x * ((i * 3 + torch.arange(5)) % 7 // 2)
 
     program = both(fn, X)
-    assert {n.attr[0] for n in nodes(program, "Map")} == {"MUL"}
+    assert {n.fn for n in nodes(program, Map)} == {"MUL"}
 
 
 def test_a_float_distance_goes_back_to_an_index():
     program = both(lambda x: x + torch.arange(5).float().long(), X)
-    assert [str(n.attr[0]) for n in nodes(program, "Cast")] == ["float"]
+    assert [str(n.to) for n in nodes(program, Cast)] == ["float"]

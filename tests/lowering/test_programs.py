@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flashlight.ir.program import Reduce
 from tests.lowering.harness import capture, check_graph, leaves, nodes
 
 B, H, M, N, D = 2, 3, 7, 9, 8
@@ -143,5 +144,5 @@ def test_narrow_dtypes_come_close_to_float64(name, dtype):
     for x, y in zip(found, expected, strict=True):
         assert x.dtype is dtype
         torch.testing.assert_close(x.double(), y, rtol=tol, atol=tol)
-    operands = {n.attr[2] for n in nodes(program, "Reduce")}
+    operands = {n.operand for n in nodes(program, Reduce)}
     assert (dtype in operands) == (dtype is not torch.float32)

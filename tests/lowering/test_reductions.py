@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flashlight.ir.program import Reduce
 from tests.lowering.harness import both, check, nodes
 
 G = torch.Generator().manual_seed(0)
@@ -59,9 +60,9 @@ def test_rows_without_a_key():
 
 def test_nested_reductions_have_different_axes():
     program = both(lambda x: (x @ x.mT).softmax(-1) @ x, X)
-    for n in nodes(program, "Reduce"):
-        inner = [m for m in nodes(program, "Reduce") if m is not n and n.attr[1] in m.free]
-        assert all(m.attr[1].name != n.attr[1].name for m in inner)
+    for n in nodes(program, Reduce):
+        inner = [m for m in nodes(program, Reduce) if m is not n and n.axis in m.free]
+        assert all(m.axis.name != n.axis.name for m in inner)
 
 
 CONTRACTIONS = {
@@ -97,7 +98,7 @@ def test_contractions(name):
 def test_half_operands_are_recorded(dtype):
     x = X.to(dtype)
     program = check(lambda x: (x @ x.mT).softmax(-1) @ x, x, tol=3e-2)
-    operands = [n.attr[2] for n in nodes(program, "Reduce") if n.attr[0] == "SUM"]
+    operands = [n.operand for n in nodes(program, Reduce) if n.op == "SUM"]
     assert operands.count(dtype) >= 2
     assert program.compute is torch.float32
 
@@ -105,9 +106,9 @@ def test_half_operands_are_recorded(dtype):
 def test_wide_operands_are_not_rounded():
     for x in (X, X.float()):
         program = check(lambda x: x @ x.mT, x, tol=1e-5)
-        assert all(n.attr[2] is None for n in nodes(program, "Reduce"))
+        assert all(n.operand is None for n in nodes(program, Reduce))
 
 
 def test_product_of_a_cast_is_rounded_as_the_product_says():
     program = check(lambda x: (x.softmax(-1).bfloat16() @ x.bfloat16().mT).float(), X.float(), tol=3e-2)
-    assert torch.bfloat16 in [n.attr[2] for n in nodes(program, "Reduce")]
+    assert torch.bfloat16 in [n.operand for n in nodes(program, Reduce)]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flashlight.ir.program import Load, Map
 from tests.lowering.harness import both, nodes
 
 X = torch.arange(2 * 3 * 4 * 6, dtype=torch.float64).reshape(2, 3, 4, 6)
@@ -60,14 +61,14 @@ def test_views(name):
 @pytest.mark.parametrize("name", ["view merge", "heads round trip", "flatten and back", "grouped heads", "windows"])
 def test_views_leave_one_load(name):
     program = both(VIEWS[name], X)
-    assert len(nodes(program, "Load")) == 1
-    assert not nodes(program, "Map")
+    assert len(nodes(program, Load)) == 1
+    assert not nodes(program, Map)
 
 
 def test_a_view_that_is_undone_leaves_plain_axes():
     program = both(lambda x: x.transpose(1, 2).reshape(2, 4, 18).view(2, 4, 3, 6).transpose(1, 2), X)
-    (load,) = nodes(program, "Load")
-    assert [str(e) for e in load.attr[1]] == ["o0", "o1", "o2", "o3"]
+    (load,) = nodes(program, Load)
+    assert [str(e) for e in load.index] == ["o0", "o1", "o2", "o3"]
 
 
 def test_a_transposed_output_keeps_its_strides():

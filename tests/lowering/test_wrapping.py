@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashlight.base.errors import Decline
-from flashlight.ir.program import Program
+from flashlight.ir.program import Const, Index, Map, Program
 from tests.lowering.harness import both, check, decomposed, nodes
 
 N = 300
@@ -90,7 +90,7 @@ def test_positions_are_rounded_to_16_bits(dtype: torch.dtype) -> None:
 
 
 def _remainders(program: Program) -> list[str]:
-    return [n.attr[0] for n in nodes(program, "Map") if n.attr[0] == "REM"]
+    return [n.fn for n in nodes(program, Map) if n.fn == "REM"]
 
 
 def test_small_positions_stay_index_expressions() -> None:
@@ -99,9 +99,9 @@ def test_small_positions_stay_index_expressions() -> None:
         return ((i[:, None] - i) * 2 + 1 < 40) & (i[:, None] // 64 == i // 64), x + 0
 
     program = both(fn, X)
-    compared = [n for n in nodes(program, "Map") if n.dtype == "bool" and n.attr[0] != "AND"]
-    assert all(a.kind in ("Index", "Const") for n in compared for a in n.args)
-    assert not any("%4294967296" in str(n.attr[0]) for n in nodes(program, "Index"))
+    compared = [n for n in nodes(program, Map) if n.dtype == "bool" and n.fn != "AND"]
+    assert all(isinstance(a, Index | Const) for n in compared for a in n.args)
+    assert not any("%4294967296" in str(n.expr) for n in nodes(program, Index))
 
 
 def test_what_cannot_overflow_is_not_wrapped() -> None:

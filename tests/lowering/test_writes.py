@@ -5,6 +5,7 @@ import torch
 
 from flashlight.base.errors import Decline
 from flashlight.front.lowering import can_lower, lower
+from flashlight.ir.program import Map, Reduce
 from tests.lowering.harness import both, nodes, trace
 
 G = torch.Generator().manual_seed(0)
@@ -157,7 +158,7 @@ def test_a_write_into_a_part_of_the_scores_splits_no_reduction():
         return s.softmax(-1)
 
     program = both(fn, X, V)
-    assert {n.attr[1].size for n in nodes(program, "Reduce")} == {6, 7}
+    assert {n.axis.size for n in nodes(program, Reduce)} == {6, 7}
 
 
 def test_a_buffer_filled_with_different_products_is_split():
@@ -168,20 +169,20 @@ def test_a_buffer_filled_with_different_products_is_split():
         return s.softmax(-1)
 
     program = both(fn, X, V)
-    assert {n.attr[1].size for n in nodes(program, "Reduce")} == {2, 6, 7}
+    assert {n.axis.size for n in nodes(program, Reduce)} == {2, 6, 7}
 
 
 def test_positions_of_an_arange_are_solved_for():
     """No search, no load of positions: a comparison."""
     program = both(WRITES["diagonal of positions"], X, V, ROWS, M, IDS, LONG)
-    assert not nodes(program, "Reduce")
-    assert [n.attr[0] for n in nodes(program, "Map")] == ["EQ", "WHERE"]
+    assert not nodes(program, Reduce)
+    assert [n.fn for n in nodes(program, Map)] == ["EQ", "WHERE"]
 
 
 @pytest.mark.parametrize("place", [(ALL, 1), (ALL, [1, 4]), (ALL, [1, 4, 5]), (..., slice(1, None, 3)), (ALL, ALL, -1)])
 def test_what_a_write_reads_of_its_target_is_computed_once(place):
     program = both(lambda x, *_: _item_assignment(x @ x.mT, place, lambda old: old * 2), X)
-    assert len(nodes(program, "Reduce")) == 1
+    assert len(nodes(program, Reduce)) == 1
 
 
 def test_a_diagonal_that_is_changed_is_computed_once():
@@ -190,4 +191,4 @@ def test_a_diagonal_that_is_changed_is_computed_once():
         s.diagonal(dim1=1, dim2=2).add_(1)
         return s
 
-    assert len(nodes(both(fn, X), "Reduce")) == 1
+    assert len(nodes(both(fn, X), Reduce)) == 1

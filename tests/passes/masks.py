@@ -34,7 +34,7 @@ def _positions(draw: st.DrawFn, m: Axis, n: Axis) -> Node:
     if fn == "SQUARES":
         gap = Map(draw(st.sampled_from(["ADD", "SUB"])), *(Map("MUL", Index(of(a)), Index(of(a))) for a in (m, n)))
         return Map("ABS", gap) if draw(st.booleans()) else Map("NEG", Map("SUB", gap, Map("BITXOR", Index(of(m)), by)))
-    if not fn or node.kind == "Const":
+    if not fn or isinstance(node, Const):
         return node
     return Map("ABS", node) if fn == "ABS" else Map(fn, node, by)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import sympy
 
@@ -113,14 +115,14 @@ def _sympy(node: Node, atoms: dict[Node, sympy.Symbol]) -> sympy.Expr:
         "MAXIMUM": sympy.Max,
         "WHERE": lambda c, a, b: a if a != -sympy.oo else b,
     }
-    if node.kind == "Const":
-        return sympy.Float(float(node.attr[1])) if "inf" not in node.attr[1] else -sympy.oo
+    if isinstance(node, Const):
+        return sympy.Float(node.value) if math.isfinite(node.value) else -sympy.oo
     if node is GUARDED:
         return _sympy(C_S, atoms)
-    if node.kind == "Map" and node.attr[0] in rules and node.dtype == "float":
-        args = node.args[1:] if node.attr[0] == "WHERE" else node.args
+    if isinstance(node, Map) and node.fn in rules and node.dtype == "float":
+        args = node.args[1:] if node.fn == "WHERE" else node.args
         done = [_sympy(a, atoms) for a in args]
-        return done[0] if node.attr[0] == "WHERE" else rules[node.attr[0]](*done)
+        return done[0] if node.fn == "WHERE" else rules[node.fn](*done)
     return atoms.setdefault(node, sympy.Symbol(f"a{len(atoms)}", real=True))
 
 
@@ -129,7 +131,7 @@ def _is_corrected(body: Node, exponent: list[tuple[Node, Node]]) -> bool:
     atoms: dict[Node, sympy.Symbol] = {}
     f, e = _sympy(body, atoms), sum((_sympy(r, atoms) * _sympy(k, atoms) for r, k in exponent), sympy.Float(0))
     values = {s: 0.3 + 0.37 * i for i, s in enumerate(atoms.values())}
-    old = values | {s: 1.25 + 0.1 * i for i, (n, s) in enumerate(atoms.items()) if n.kind == "Carry"}
-    new = values | {s: 2.75 + 0.2 * i for i, (n, s) in enumerate(atoms.items()) if n.kind == "Carry"}
+    old = values | {s: 1.25 + 0.1 * i for i, (n, s) in enumerate(atoms.items()) if isinstance(n, Carry)}
+    new = values | {s: 2.75 + 0.2 * i for i, (n, s) in enumerate(atoms.items()) if isinstance(n, Carry)}
     moved = f.subs(old) * sympy.exp(e.subs(new) - e.subs(old))
     return abs(float(moved - f.subs(new))) < 1e-9 * max(1.0, abs(float(f.subs(new))))

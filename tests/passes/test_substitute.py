@@ -30,7 +30,7 @@ def test_an_arriving_axis_is_not_bound_by_accident() -> None:
     b = Builder()
     node = total(D, mul(b.at("k", N, D), b.at("q", Axis("m", 4), D)))
     moved = substitute(node, {Axis("m", 4): of(D)})
-    assert D in moved.free and moved.kind == "Reduce" and moved.attr[1] != D
+    assert D in moved.free and isinstance(moved, Reduce) and moved.axis != D
 
 
 def test_a_key_weight_with_a_contraction_of_its_own_survives_every_pass() -> None:

@@ -10,7 +10,7 @@ from flashlight.analysis.blocks import FULL, SKIPPED, block_map
 from flashlight.ir.evaluate import Evaluator, evaluate_kernel, new_output
 from flashlight.ir.index import Axis, of
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
-from flashlight.ir.program import Const, Index, Map, Node, Program, postorder
+from flashlight.ir.program import Const, Index, Load, Map, Node, Program, postorder
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.sparsity import visit
 from tests.dsl import Builder, largest, mul, total
@@ -242,7 +242,7 @@ def test_sets_that_cost_too_much_leave_the_ranges(monkeypatch: pytest.MonkeyPatc
     def summaries() -> tuple[float, int]:
         found = main_kernel(b.program, inputs)[0].sweeps[0].visit
         assert found is not None
-        return found.cost, sum(n.kind == "Load" and n.dtype == "int" for n in postorder(found.roots)) - 1
+        return found.cost, sum(isinstance(n, Load) and n.dtype == "int" for n in postorder(found.roots)) - 1
 
     b, _, inputs = with_ids("same", "documents")
     cost, count = summaries()

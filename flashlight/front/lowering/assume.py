@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, const, divmod_expr
-from flashlight.ir.program import Const, Index, Load, Map, Node, index_expr, postorder, rebuild, value_of
+from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, index_expr, postorder, rebuild, value_of
 
 Facts = tuple[Expr, ...]
 """Expressions known to be <= 0."""
@@ -34,9 +34,9 @@ _OPPOSITE = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "EQ": "NE", "NE": "
 
 def facts_of(condition: Node, holds: bool) -> list[Expr]:
     """What follows for positions when a condition is true, or false."""
-    if condition.kind != "Map":
+    if not isinstance(condition, Map):
         return []
-    fn = condition.attr[0]
+    fn = condition.fn
     if fn == "NOT":
         return facts_of(condition.args[0], not holds)
     if fn == ("AND" if holds else "OR"):
@@ -114,19 +114,19 @@ class _Assume:
         return result
 
     def _steps(self, node: Node, facts: Facts) -> _Steps:
-        if node.kind == "Map" and node.attr[0] == "WHERE":
+        if isinstance(node, Map) and node.fn == "WHERE":
             return (yield from self._branches(node, facts))
-        if node.kind == "Reduce":
-            outer = tuple(f for f in facts if node.attr[1] not in f.axes)
+        if isinstance(node, Reduce):
+            outer = tuple(f for f in facts if node.axis not in f.axes)
             return rebuild(node, [(yield node.args[0], outer)])
         args: list[Node] = []
         for a in node.args:
             args.append((yield a, facts))  # noqa: PERF401 (no yield in a comprehension)
-        if node.kind in ("Load", "Index"):
+        if isinstance(node, Load | Index):
             gathered = dict(zip(node.args, args, strict=True))
-            exprs = node.attr[1] if node.kind == "Load" else node.attr
+            exprs = node.index if isinstance(node, Load) else (node.expr,)
             new = [narrowed(e, facts, gathered) for e in exprs]
-            return Load(node.attr[0], new, node.dtype) if node.kind == "Load" else Index(new[0])
+            return Load(node.tensor, new, node.dtype) if isinstance(node, Load) else Index(new[0])
         return _decided(node, args, facts) or rebuild(node, args)
 
     def _branches(self, node: Node, facts: Facts) -> _Steps:
@@ -145,13 +145,13 @@ def _extended(facts: Facts, new: Sequence[Expr]) -> Facts:
 
 def _decided(node: Node, args: Sequence[Node], facts: Facts) -> Node | None:
     """A comparison, maximum, minimum or absolute value of positions that the facts decide."""
-    if node.kind != "Map" or not facts:
+    if not isinstance(node, Map) or not facts:
         return None
     es = [index_expr(a) for a in args]
     if any(e is None for e in es):
         return None
     found = [e for e in es if e is not None]
-    fn = node.attr[0]
+    fn = node.fn
     if fn in ("MAXIMUM", "MINIMUM"):
         lo, hi = bounds(found[0] - found[1], facts)
         if lo >= 0 or hi <= 0:
@@ -173,13 +173,13 @@ def _worthwhile(roots: Sequence[Node]) -> bool:
     conditions: set[Node] = set()
     gain = False
     for n in postorder(roots):
-        if n.kind == "Map" and n.attr[0] == "WHERE":
+        if isinstance(n, Map) and n.fn == "WHERE":
             if facts_of(n.args[0], True) or facts_of(n.args[0], False):
                 conditions.add(n.args[0])
-        elif n.kind == "Map" and n.dtype == "int" and n.attr[0] in ("MAXIMUM", "MINIMUM", "ABS"):
+        elif isinstance(n, Map) and n.dtype == "int" and n.fn in ("MAXIMUM", "MINIMUM", "ABS"):
             gain = True
-        elif n.kind in ("Load", "Index"):
-            exprs = n.attr[1] if n.kind == "Load" else n.attr
+        elif isinstance(n, Load | Index):
+            exprs = n.index if isinstance(n, Load) else (n.expr,)
             gain = gain or any(not isinstance(a, Axis) for e in exprs for a, _ in e.terms)
     return len(conditions) > 1 or (gain and bool(conditions))
 

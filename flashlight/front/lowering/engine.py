@@ -45,7 +45,7 @@ from flashlight.ir import index as ix
 from flashlight.ir.index import Axis, Expr, FloorDiv
 from flashlight.ir.naming import canonical_inputs
 from flashlight.ir.ops import MONOIDS, Kind
-from flashlight.ir.program import Const, Load, Map, Node, Program, Reduce, Store, Tensor, postorder, value_of
+from flashlight.ir.program import Cast, Const, Load, Map, Node, Program, Reduce, Store, Tensor, postorder, value_of
 
 MAX_PIECES = 8
 """A reduction over more structural pieces than this keeps its WHERE instead of being split."""
@@ -124,7 +124,7 @@ class Lowering:
         self.memo[frame.node, frame.index] = value, frozenset(frame.cuts)
         if self.frames:
             self.frames[-1].cuts |= frame.cuts
-        if value.kind in ("Map", "Reduce", "Cast") and value not in self.origins:
+        if isinstance(value, Map | Reduce | Cast) and value not in self.origins:
             line = source_line(frame.node)
             if line:
                 self.origins[value] = line
@@ -284,7 +284,7 @@ def _reduced(op: str, axis: Axis, body: Node, operand: torch.dtype | None) -> No
             return body
     if op == "SUM" and axis.size == 0:
         return constant(0, body.dtype)
-    product = body.kind == "Map" and body.attr[0] == "MUL"
+    product = isinstance(body, Map) and body.fn == "MUL"
     return Reduce(op, axis, body, operand if product else None)
 
 
@@ -373,6 +373,6 @@ def _lower(
     values = use_conditions([ctx.value(n, free_index(n)) for n in outputs], ctx.origins)
     places = zip(targets, outputs, values, strict=True)
     stores = [Store(t.name, free_index(n), value) for t, n, value in places]
-    loaded = {n.attr[0] for n in postorder([s.value for s in stores]) if n.kind == "Load"}
+    loaded = {n.tensor for n in postorder([s.value for s in stores]) if isinstance(n, Load)}
     program = Program(tuple(tensors.values()), tuple(targets), tuple(stores), ctx.origins)
     return program, [node for node in used if names[node] in loaded]

@@ -19,7 +19,7 @@ import torch
 from flashlight.base.errors import Decline
 from flashlight.ir.index import Expr, Gather, divmod_expr
 from flashlight.ir.ops import Kind
-from flashlight.ir.program import Cast, Const, Index, Map, Node, index_expr, value_of
+from flashlight.ir.program import Cast, Const, Index, Map, Node, Reduce, index_expr, value_of
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The floating dtypes of inputs, outputs and intermediates."""
@@ -63,7 +63,7 @@ def constant(value: float | int | bool, kind: Kind) -> Node:
 
 def convert(kind: Kind, node: Node) -> Node:
     """Cast between kinds; int -> float -> int is the identity where every integer has a float."""
-    if kind == "int" and node.kind == "Cast" and node.attr[0] == "float" and node.args[0].dtype == "int":
+    if kind == "int" and isinstance(node, Cast) and node.to == "float" and node.args[0].dtype == "int":
         lo, hi = int_range(node.args[0])
         if lo >= -_EXACT_FLOAT and hi <= _EXACT_FLOAT:
             return node.args[0]
@@ -109,7 +109,7 @@ _WHOLE = {torch.bfloat16: 1 << 8, torch.float16: 1 << 11}
 
 def round_positions(node: Node, dtype: torch.dtype) -> Node:
     """Positions beyond what a 16-bit float holds are rounded to it: 257 is 256 in bfloat16, and compares equal."""
-    e = index_expr(node.args[0]) if node.kind == "Cast" else None
+    e = index_expr(node.args[0]) if isinstance(node, Cast) else None
     if dtype not in _WHOLE or e is None or len(e.terms) > 1 or max(map(abs, e.range)) <= _WHOLE[dtype]:
         return node
     return Cast(dtype, node)
@@ -162,12 +162,12 @@ def int_range(node: Node, depth: int = 8) -> Range:
         return e.range
     if node.dtype != "int" or depth == 0:
         return _UNKNOWN
-    if node.kind == "Map" and node.attr[0] in _RANGES:
-        lo, hi = _RANGES[node.attr[0]](*[int_range(a, depth - 1) for a in node.args])
+    if isinstance(node, Map) and node.fn in _RANGES:
+        lo, hi = _RANGES[node.fn](*[int_range(a, depth - 1) for a in node.args])
         return (lo, hi) if _INT64[0] <= lo and hi <= _INT64[1] else _UNKNOWN
-    if node.kind == "Cast" and node.args[0].dtype == "bool":
+    if isinstance(node, Cast) and node.args[0].dtype == "bool":
         return 0, 1
-    if node.kind == "Reduce" and node.attr[0] in ("MAX", "MIN") and node.attr[1].size:
+    if isinstance(node, Reduce) and node.op in ("MAX", "MIN") and node.axis.size:
         return int_range(node.args[0], depth - 1)
     return _UNKNOWN
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flashlight.ir.index import Axis, Expr
-from flashlight.ir.program import Node, postorder, rebuild
+from flashlight.ir.program import Const, Node, Reduce, postorder, rebuild
 
 Equal = Mapping[Axis, Expr]
 """Axes, and what their positions are where something is written."""
@@ -31,7 +31,7 @@ def reused(new: Node, old: Node, equal: Equal) -> Node:
     for n in postorder([old]):
         hit = {a: e for a, e in here.items() if a in n.free}
         moved[n] = rebuild(n, [moved[a] for a in n.args], hit) if hit else n
-    known = {m: n for n, m in moved.items() if m is not n and m.kind != "Const"}
+    known = {m: n for n, m in moved.items() if m is not n and not isinstance(m, Const)}
     out: dict[Node, Node] = {}
     for n in postorder([new], lambda n: n not in known) if known else ():
         out[n] = known[n] if n in known else rebuild(n, [out[a] for a in n.args])
@@ -40,5 +40,5 @@ def reused(new: Node, old: Node, equal: Equal) -> Node:
 
 def has_own_products(new: Node, old: Node) -> bool:
     """Whether something is summed up for the new value that the old one does not need."""
-    sums = {n for n in postorder([new]) if n.kind == "Reduce"}
+    sums = {n for n in postorder([new]) if isinstance(n, Reduce)}
     return bool(sums) and not sums <= set(postorder([old]))
