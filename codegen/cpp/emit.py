@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import torch
 
@@ -20,7 +21,7 @@ from flashlight.codegen.cpp.names import Names, int_literal, real_literal
 from flashlight.codegen.cpp.positions import Positions, Value, bare
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Reduce, value_of
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Random, Reduce, value_of
 
 LANES = {"float": "F", "bool": "B"}
 SCALARS = {"float": "real", "int": "long", "bool": "bool"}
@@ -130,17 +131,27 @@ class Emitter(Positions):
         return value
 
     def _inner(self, n: Node) -> Value:
-        if isinstance(n, Const):
-            return self._const(n)
-        if isinstance(n, Index):
-            return self.expr(n.expr)
-        if isinstance(n, Load):
-            return self._load(n)
-        if isinstance(n, Cast):
-            return self._cast(n)
-        if isinstance(n, Map):
-            return self._map(n)
-        raise ValueError(f"no value is known for {type(n).__name__} {n.values}")
+        match n:
+            case Const():
+                return self._const(n)
+            case Index(expr):
+                return self.expr(expr)
+            case Load():
+                return self._load(n)
+            case Cast():
+                return self._cast(n)
+            case Map():
+                return self._map(n)
+            case Reduce() | Carry():
+                raise ValueError(f"no value is known for {type(n).__name__} {n.values}")
+            case Random():
+                return self._random(n)
+            case _:
+                assert_never(n)
+
+    def _random(self, n: Random) -> Value:
+        seed, at = self.value(n.seed), self.expr(n.index)
+        return Value(f"uniform({seed.text}, {at.text})", "F" if at.lanes else "real")
 
     def _const(self, n: Node) -> Value:
         v = value_of(n)

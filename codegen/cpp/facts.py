@@ -9,7 +9,20 @@ from typing import TypeVar
 from flashlight.analysis.spans import INT32, Spans, exceeds, power_of_two
 from flashlight.ir.index import Axis, Expr, Gather, const
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce, Tensor, postorder, value_of
+from flashlight.ir.program import (
+    Carry,
+    Cast,
+    Const,
+    Index,
+    Load,
+    Map,
+    Node,
+    Random,
+    Reduce,
+    Tensor,
+    postorder,
+    value_of,
+)
 
 T = TypeVar("T")
 
@@ -19,6 +32,8 @@ CHEAP = 4
 _COSTS = {"EXP": 14, "EXP2": 12, "EXPM1": 16, "TANH": 24, "SIGMOID": 20, "LOG": 16, "LOG2": 16, "LOG1P": 24, "SIN": 24,
           "COS": 24, "ERF": 200, "POW": 200, "DIV": 4, "RECIP": 4, "SQRT": 6, "RSQRT": 8, "REM": 100, "FLOORDIV": 100,
           "TRUNCDIV": 50}  # fmt: skip
+
+_RANDOM = 200
 
 
 class Facts:
@@ -82,7 +97,7 @@ class Facts:
                 return below + 4
             own = 1 if n.fn == "REM" and power_of_two(n.args[1]) else _COSTS.get(n.fn, 1)
             return below + (1 if own == 4 and isinstance(n.args[-1], Const) else own)
-        return below + (1 if isinstance(n, Index | Carry) else 0)
+        return below + (_RANDOM if isinstance(n, Random) else isinstance(n, Index | Carry))
 
     def linear(self, node: Load) -> Expr:
         """Offset in elements of a Load, as one expression."""

@@ -313,5 +313,6 @@ template <class T> FL_INLINE void put(typename T::scalar* p, T x) { *(typename T
 
 #include "flashlight_memory.h"
 #include "flashlight_math.h"
+#include "flashlight_random.h"
 #include "flashlight_tiles.h"
 #include "flashlight_contract.h"

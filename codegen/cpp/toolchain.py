@@ -30,7 +30,10 @@ from flashlight.codegen.cpp.isa import FLAGS, Isa, runs_here
 from flashlight.ir.kernel import Kernel
 
 HERE = Path(__file__).parent
-HEADERS = ("flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_tiles.h", "flashlight_contract.h")
+HEADERS = (
+    "flashlight.h", "flashlight_memory.h", "flashlight_math.h", "flashlight_random.h", "flashlight_tiles.h",
+    "flashlight_contract.h",
+)  # fmt: skip
 COMMON_FLAGS = (
     "-O3", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
     "-fno-semantic-interposition", "-fno-strict-aliasing", "-Wno-psabi", "-Wno-ignored-attributes",

@@ -13,7 +13,7 @@ from flashlight.codegen.triton.addressing import TYPES, expression
 from flashlight.codegen.triton.state import INLINE, WIDENING, Scope, State, Value, spread, strip
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Cast, Const, Index, Map, Node, value_of
+from flashlight.ir.program import Cast, Const, Index, Map, Node, Random, value_of
 
 HINTS = {
     "EXP": "weight", "EXP2": "weight", "WHERE": "masked", "TANH": "bent", "SIGMOID": "gate", "NOT": "drop",
@@ -165,6 +165,14 @@ def _cast(state: State, node: Cast, dims: tuple[Axis, ...]) -> str:
 def _to(arg: str, dtype: str, dims: tuple[Axis, ...]) -> str:
     """A conversion; numbers that may be plain Python integers have no method for it."""
     return f"{arg}.to({dtype})" if dims else f"tl.cast({strip(arg)}, {dtype})"
+
+
+def random(state: State, node: Random) -> Value:
+    """Philox by seed and position, as flashlight/ir/random.py."""
+    dims = state.dims(node)
+    seed, at = render(state, node.seed, ()), strip(expression(state, node.index, dims))
+    position = f"tl.cast({at}, tl.int32)"
+    return Value(state.define("random", f"tl.rand({strip(seed)}, {position})", node), dims)
 
 
 def triton_dtype(dtype: torch.dtype) -> str:

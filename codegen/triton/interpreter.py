@@ -63,7 +63,7 @@ def _interpreting() -> Iterator[None]:
         changes.append((owner, name, vars(owner).get(name, _MISSING)))
         setattr(owner, name, value)
 
-    for owner in (tl, tl.standard, tl.tensor):
+    for owner in (tl, tl.standard, tl.random, tl.tensor):
         for name, value in list(vars(owner).items()):
             if isinstance(value, JITFunction) and not name.startswith("_"):
                 put(owner, name, _library(value))

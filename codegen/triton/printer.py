@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 
@@ -16,7 +17,7 @@ from flashlight.codegen.triton.state import INDENT, State, Value, block_name
 from flashlight.codegen.triton.sweep import SweepPrinter
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Random, Reduce
 
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 """torch.get_float32_matmul_precision() to Triton's input_precision."""
@@ -75,7 +76,10 @@ def _value(state: State, node: Node) -> Value:
             return reductions.reduction(state, node)
         case Carry():
             return _carry(state, node)
-    raise TypeError(type(node).__name__)
+        case Random():
+            return expressions.random(state, node)
+        case _:
+            assert_never(node)
 
 
 def _carry(state: State, node: Carry) -> Value:

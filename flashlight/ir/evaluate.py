@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import torch
 
@@ -16,7 +17,21 @@ from flashlight.ir.contraction import contract
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.ir.kernel import FAR, KEY_BLOCK, Accumulator, Kernel, Sweep, Visit, before
 from flashlight.ir.ops import FNS, MONOIDS
-from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Program, Reduce, Store, Tensor, value_of
+from flashlight.ir.program import (
+    Carry,
+    Cast,
+    Const,
+    Index,
+    Load,
+    Map,
+    Node,
+    Program,
+    Random,
+    Reduce,
+    Store,
+    Tensor,
+)
+from flashlight.ir.random import uniform
 
 SERIAL_VOLUME = 1 << 18
 """Elements above which a reduction that is no contraction is accumulated in parts."""
@@ -135,21 +150,28 @@ class Evaluator:
         return total
 
     def _one(self, n: Node) -> Value:
-        if isinstance(n, Const):
-            return (), torch.tensor(value_of(n), dtype=self._dtype(n), device=self.device)
-        if isinstance(n, Index):
-            return self.expr(n.expr)
-        if isinstance(n, Load):
-            return self._load(n)
-        if isinstance(n, Reduce):
-            return self._reduce(n)
-        if isinstance(n, Cast):
-            axes, v = self(n.args[0])
-            return axes, self._cast(n.to, v)
-        if isinstance(n, Map):
-            axes, vs = align([self(a) for a in n.args])
-            return axes, FNS[n.fn].torch(*vs)
-        raise ValueError(f"no value is known for {type(n).__name__} {n.values}")
+        match n:
+            case Const(value):
+                return (), torch.tensor(value, dtype=self._dtype(n), device=self.device)
+            case Index(expr):
+                return self.expr(expr)
+            case Load():
+                return self._load(n)
+            case Reduce():
+                return self._reduce(n)
+            case Cast(to):
+                axes, v = self(n.args[0])
+                return axes, self._cast(to, v)
+            case Map(fn):
+                axes, vs = align([self(a) for a in n.args])
+                return axes, FNS[fn].torch(*vs)
+            case Random(index):
+                axes, (seed, at) = align([self(n.seed), self.expr(index)])
+                return axes, uniform(seed, at).to(self.compute)
+            case Carry(name):
+                raise ValueError(f"no value is known for {name}")
+            case _:
+                assert_never(n)
 
     def _dtype(self, n: Node) -> torch.dtype:
         return {"float": self.compute, "int": torch.int64, "bool": torch.bool}[n.dtype]

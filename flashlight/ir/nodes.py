@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
-from typing import ClassVar, Self, TypeGuard
+from typing import ClassVar, Self, TypeAlias, TypeGuard
 
 import torch
 
@@ -31,13 +31,13 @@ from flashlight.ir.index import Axis, Expr, Gather, const, rewrite
 from flashlight.ir.ops import FNS, Kind, value_at
 
 _LOCK = threading.Lock()
-_INTERNED: weakref.WeakValueDictionary[tuple, Node] = weakref.WeakValueDictionary()
+_INTERNED: weakref.WeakValueDictionary[tuple, Expression] = weakref.WeakValueDictionary()
 _IDS = count()
 _WALKED = 32
 """Nodes that are walked over in the time it takes to make one."""
 
 
-class Node:
+class Expression:
     """An interned expression, of one of the classes below.
 
     args:   the nodes it is made of       free:   axes it depends on
@@ -116,7 +116,7 @@ def _expr_order(e: Expr) -> str:
 # ---------------------------------------------------------------- the classes and their constructors
 
 
-class Const(Node):
+class Const(Expression):
     """A number or a truth value; integers are exact, floats are in float64."""
 
     __slots__ = ("value",)
@@ -132,14 +132,14 @@ class Const(Node):
         return texts, texts
 
 
-class Index(Node):
+class Index(Expression):
     """An integer position."""
 
     __slots__ = ("expr",)
     __match_args__ = fields = ("expr",)
     expr: Expr
 
-    def __new__(cls, expr: Expr) -> Node:
+    def __new__(cls, expr: Expr) -> Index | Const:
         return Const(expr.const) if expr.is_const else cls.interned((expr,), expr.gathers, "int")
 
     def _free(self, below: frozenset[Axis]) -> frozenset[Axis]:
@@ -149,7 +149,7 @@ class Index(Node):
         return "index", _expr_order(self.expr)
 
 
-class Load(Node):
+class Load(Expression):
     """An element of a tensor, by one expression for each of its dimensions."""
 
     __slots__ = ("index", "tensor")
@@ -170,7 +170,7 @@ class Load(Node):
         return self.tensor, (self.tensor, [_expr_order(e) for e in self.index])
 
 
-class Map(Node):
+class Map(Expression):
     """A pointwise function."""
 
     __slots__ = ("fn",)
@@ -190,7 +190,7 @@ class Map(Node):
         return cls.interned((fn,), args, args[-1].dtype if spec.result == "same" else spec.result)
 
 
-class Cast(Node):
+class Cast(Expression):
     """A change of kind ("float", "int", "bool"), or rounding to a dtype that the target must not elide."""
 
     __slots__ = ("to",)
@@ -211,7 +211,7 @@ class Cast(Node):
         return cls.interned((to,), (arg,), to)
 
 
-class Reduce(Node):
+class Reduce(Expression):
     """op over all positions of an axis, also of a body that does not depend on it: SUM then multiplies by its size.
 
     operand: the dtype that the factors of a product may be rounded to before they are multiplied
@@ -238,7 +238,7 @@ class Reduce(Node):
         return self.op, (self.op, self.axis.size)
 
 
-class Carry(Node):
+class Carry(Expression):
     """The running value of a reduction in a Kernel: a number for every position of its axes."""
 
     __slots__ = ("axes", "name")
@@ -256,7 +256,7 @@ class Carry(Node):
         return self.name, self.name
 
 
-class Random(Node):
+class Random(Expression):
     """A float in [0, 1), uniform, by counter: index is its position in the stream that the integer `seed` selects.
 
     A position has the same number in every kernel, so that a backward pass asks for the mask of the forward again.
@@ -278,6 +278,10 @@ class Random(Node):
 
     def _structure(self) -> tuple[object, object]:
         return "random", _expr_order(self.index)
+
+
+Node: TypeAlias = Const | Index | Load | Map | Cast | Reduce | Carry | Random
+"""Any of them: a `match` over a Node that forgets one ends in an error of the type checker."""
 
 
 def value_of(node: Node) -> float | int | bool | None:

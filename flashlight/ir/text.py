@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import assert_never
 
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Accumulator, Kernel, Sweep
@@ -92,7 +93,8 @@ class Printer:
                 return f"random({args[0]}, {self._expr(index)})"
             case Map(fn):
                 return f"({args[0]} {_INFIX[fn]} {args[1]})" if fn in _INFIX else f"{fn.lower()}({', '.join(args)})"
-        raise TypeError(type(n).__name__)
+            case _:
+                assert_never(n)
 
     def _expr(self, e: object) -> str:
         return str(e)

@@ -9,7 +9,7 @@ import torch
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, const, of
 from flashlight.ir.kernel import Kernel, Sweep, before
-from flashlight.ir.program import Cast, Const, Index, Map, Node, Reduce
+from flashlight.ir.program import Cast, Const, Index, Map, Node, Random, Reduce
 from tests.codegen.handmade import (
     INF,
     Case,
@@ -364,6 +364,18 @@ def functions(fn: str, dtype: torch.dtype = torch.float32) -> Case:
     return Case(kernel, {M: 128}, {"a": first, "b": second}, tolerance)
 
 
+def dropout() -> Case:
+    """A weight is kept where the number at its position is below 0.7; the seed is read from memory."""
+    p, seed = parts(m=37, n=53), tensor("seed", 1, dtype=torch.int64)
+    top, total, out = online(p.x, p.score, {"out": p.value})
+    position = of(p.h) * (37 * 53) + of(p.m) * 53 + of(p.x)
+    keep = Map("LT", Random(position, at(seed, const(0))), Const(0.7))
+    weight = exp(sub(p.score, top.node))
+    kept = carry("out", "SUM", p.x, mul(Map("WHERE", keep, weight, Const(0.0)), p.value), out.rescale)
+    stores = [put(p.o, Map("DIV", kept.node, total.node), p.b, p.h, p.m, p.e)]
+    return finish(p, [top, total, kept], stores, [seed], make={"seed": lambda: torch.tensor([2**40 + 12345])})
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "softmax": softmax,
     "softmax whole blocks": lambda: softmax(m=32, n=48),
@@ -404,5 +416,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "two tiles": two_tiles,
     "gated": gated,
     "decode": decode,
+    "dropout": dropout,
 }
 """Every kernel by name; small, because an interpreter runs them."""
