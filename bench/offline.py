@@ -18,8 +18,9 @@ from unittest import mock
 import torch
 from tabulate import tabulate
 
+from flashlight.base.constants import gpu
 from flashlight.codegen.offline import ARCHITECTURES
-from flashlight.codegen.triton.trials import ATTEMPTS, Choice, choose
+from flashlight.codegen.triton.trials import Choice, choose
 from flashlight.ir.evaluate import new_output
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Program
@@ -82,7 +83,7 @@ def _zeros(program: Program, _: object) -> dict[str, torch.Tensor]:
     return {t.name: new_output(t, torch.device("cpu")).zero_() for t in program.outputs}
 
 
-def measure(program: str, kernel: Kernel, head_dim: int, dtype: str, arch: str, attempts: int = ATTEMPTS) -> Row:
+def measure(program: str, kernel: Kernel, head_dim: int, dtype: str, arch: str, attempts: int = gpu.ATTEMPTS) -> Row:
     """Compile one kernel for one architecture."""
     began = time.perf_counter()
     choice: Choice = choose(kernel, arch, kernel.origins, attempts)
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags.add_argument("--head-dims", nargs="+", type=int, default=[64, 128], metavar="D")
     flags.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16"], metavar="DTYPE")
     flags.add_argument("--programs", nargs="+", choices=programs(), default=list(programs()), metavar="NAME")
-    flags.add_argument("--attempts", type=int, default=ATTEMPTS, help="tilings a kernel (default: %(default)s)")
+    flags.add_argument("--attempts", type=int, default=gpu.ATTEMPTS, help="tilings a kernel (default: %(default)s)")
     flags.add_argument("--out", type=Path, default=Path("out/bench/offline.json"), help="default: %(default)s")
     given = flags.parse_args(argv)
     if given.attempts < 1 or min(given.head_dims) < 1:

@@ -20,8 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from flashlight.base import budget
 from flashlight.base.budget import Allowance, TooMuch
+from flashlight.base.constants import limits
 from flashlight.base.options import parse
-from flashlight.front import worth
 from flashlight.front.capture import Capture
 from flashlight.report.records import Report
 from tests.fuzz.corpus import protein_trunk
@@ -201,7 +201,7 @@ def test_a_bias_of_a_thousand_operations_is_not_computed_in_the_kernel(tmp_path)
 
     report = planned(stacked([(pairs, 1), (chain, 500), (last, 1)], [*qkv(), torch.zeros(2, N, N)], ()), tmp_path)
     (region,) = report.regions
-    assert region.fused and f"of {worth.MOST_EXPRESSIONS} at most" in report.untouched[0][1]
+    assert region.fused and f"of {limits.MOST_EXPRESSIONS} at most" in report.untouched[0][1]
 
 
 def test_what_has_no_smaller_parts_is_fused_as_it_is(tmp_path):

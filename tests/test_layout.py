@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    "base",  # errors, options, files, the disk cache
+    "base",  # errors, options, files, the disk cache, constants
     "ir",  # Program and Kernel: text, checks, JSON, evaluation
     "analysis",  # ranges, magnitudes, fills
     "passes",  # Program -> Program -> Kernels
@@ -75,3 +75,32 @@ def test_no_attention_is_known_by_name(folder: str) -> None:
     for path in _sources(folder):
         code = re.sub(r'""".*?"""|#[^\n]*', "", path.read_text(), flags=re.S)
         assert not re.search(r"softmax|causal|alibi", code, re.I), path
+
+
+def _numbers(path: Path) -> Iterator[str]:
+    """Names in upper case that a module gives to plain numbers, or to tuples of them."""
+    allowed = (ast.Constant, ast.UnaryOp, ast.BinOp, ast.Tuple, ast.operator, ast.unaryop, ast.Load)
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        parts = list(ast.walk(node.value))
+        constants = [n.value for n in parts if isinstance(n, ast.Constant)]
+        if constants and all(isinstance(n, allowed) for n in parts) and all(type(c) in (int, float) for c in constants):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and n.id.isupper())
+
+
+@pytest.mark.parametrize("folder", ["passes/sparsity", "flashlight/front/regions"])
+def test_constants_of_performance_are_in_the_tables(folder: str) -> None:
+    for path in _sources(folder):
+        assert not list(_numbers(path)), f"{path}: to flashlight/base/constants/"
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "limits"])
+def test_every_constant_is_explained(name: str) -> None:
+    """A text follows each; those of a machine say how they were chosen."""
+    body = ast.parse((ROOT / f"flashlight/base/constants/{name}.py").read_text()).body
+    for i, node in enumerate(body):
+        if isinstance(node, ast.Assign) and not isinstance(body[i + 1], ast.Assign):
+            text = body[i + 1]
+            assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant), ast.unparse(node)

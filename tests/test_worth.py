@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flashlight.base.constants import cpu
 from flashlight.front import worth
 from flashlight.front.counts import flops, repeats
 from flashlight.ir.index import Axis, of
@@ -90,7 +91,7 @@ def test_a_product_of_two_maps_is_cut(fn, tmp_path):
     assert result.report.fused == 1 and result.report.declined == 0
     assert "times the products of the graph" in result.report.untouched[0][1]
     for plan in result.plans:
-        assert all(worth._done(k) <= worth.MOST_AGAIN * worth._distinct(k) for k in plan.schedule.kernels)
+        assert all(worth._done(k) <= cpu.MOST_AGAIN * worth._distinct(k) for k in plan.schedule.kernels)
 
 
 def hops(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.facts import Facts, affine
 from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
@@ -21,13 +22,6 @@ from flashlight.codegen.cpp.visits import masked
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.program import Load, Reduce, postorder
-
-LONGEST, SHORTEST = 384, 16
-"""Positions of the swept axis in a block."""
-ROWS = 128
-"""Rows of a task, at most."""
-FOLDED = 16
-"""The largest grid axis that is taken into the tile."""
 
 
 def default_tiling(kernel: Kernel, isa: Isa) -> Tiling:
@@ -38,9 +32,10 @@ def default_tiling(kernel: Kernel, isa: Isa) -> Tiling:
     half = any(t.dtype.itemsize == 2 and t.dtype.is_floating_point for t in kernel.inputs)
     second = kernel.tile[1] if len(kernel.tile) > 1 else None
     if second is not None:
-        tiling = tiling.with_block(second, min(second.size, _fit(tiling.lanes(kernel.double) * 4, caches().l1 // 2)))
+        length = _fit(tiling.lanes(kernel.double) * 4, int(caches().l1 * cpu.SECOND_OF_L1))
+        tiling = tiling.with_block(second, min(second.size, length))
     for sweep in kernel.sweeps:
-        length = 1 if second is not None else SHORTEST
+        length = 1 if second is not None else cpu.SHORTEST_BLOCK
         tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
     if second is None:
         tiling = _lengthened(kernel, tiling, half)
@@ -54,7 +49,8 @@ def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
     for sweep in kernel.sweeps:
         row = size * max(rows.get(sweep.axis, 1), 1)
         simple = row <= 2 * size
-        room = caches().l1 * (3 if half else 2) // 3 if simple else caches().l2 // 4
+        part = cpu.HALF_SCORES_OF_L1 if half else cpu.SCORES_OF_L1
+        room = int(caches().l1 * part if simple else caches().l2 * cpu.MIXED_OF_L2)
         length = _fit(row, room)
         length = length if sweep.visit is None else _key_blocks(length)
         tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
@@ -63,9 +59,9 @@ def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
 
 def _key_blocks(length: int) -> int:
     """A whole number of key blocks near length, or a part of one that divides it."""
-    if length >= KEY_BLOCK * 3 // 4:
+    if length >= KEY_BLOCK * cpu.WHOLE_KEY_BLOCK:
         return max(1, round(length / KEY_BLOCK)) * KEY_BLOCK
-    return 32 if length >= 32 else SHORTEST
+    return cpu.PART_OF_KEY_BLOCK if length >= cpu.PART_OF_KEY_BLOCK else cpu.SHORTEST_BLOCK
 
 
 def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
@@ -96,7 +92,7 @@ def _lacking(kernel: Kernel, facts: Facts) -> set[Axis]:
         if not isinstance(n, Load) or n.args or not facts.inside(n):
             continue
         if kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.resident):
-            found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= FOLDED}
+            found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= cpu.LARGEST_FOLDED}
     return found
 
 
@@ -111,7 +107,8 @@ def _going_on(kernel: Kernel, facts: Facts) -> set[Axis]:
             continue
         at = facts.linear(n)
         if affine(at, x) == 1 and affine(at, facts.lane) not in (None, 1):
-            found |= {a for a in kernel.grid if affine(at, a) == x.size and _state(kernel, a) <= caches().l2 // 4}
+            room = caches().l2 * cpu.STATE_OF_L2
+            found |= {a for a in kernel.grid if affine(at, a) == x.size and _state(kernel, a) <= room}
     return found
 
 
@@ -126,15 +123,15 @@ def _vector_bits(kernel: Kernel, isa: Isa) -> int:
     bits, width = VECTOR_BITS[isa], 64 if kernel.double else 32
     rows = kernel.tile[0].size if kernel.tile else 1
     rounds = any(isinstance(n, Reduce) and n.operand is torch.bfloat16 for n in postorder(kernel.roots))
-    least = PAIR_BITS if isa in PAIRS and rounds else 128
+    least = PAIR_BITS if isa in PAIRS and rounds else cpu.NARROWEST_BITS
     while bits > least and rows <= bits // width:
         bits //= 2
     return bits
 
 
 def _fit(row: int, room: int) -> int:
-    """Rows of `row` bytes that fit: a multiple of 16."""
-    return max(SHORTEST, min(LONGEST, room // row // 16 * 16))
+    """Rows of `row` bytes that fit: a multiple of cpu.BLOCK_STEP."""
+    return max(cpu.SHORTEST_BLOCK, min(cpu.LONGEST_BLOCK, room // row // cpu.BLOCK_STEP * cpu.BLOCK_STEP))
 
 
 def _panels(kernel: Kernel, tiling: Tiling) -> int:
@@ -146,5 +143,5 @@ def _panels(kernel: Kernel, tiling: Tiling) -> int:
     tasks = math.prod(a.size for a in kernel.grid) * panels
     features = sum(math.prod(a.size for a in c.axes if a in kernel.resident) for c in kernel.carries)
     state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
-    wanted = max(1, ROWS // lanes)
-    return max(1, min(wanted, caches().l2 // 4 // state, tasks // 16 or 1, panels))
+    wanted = max(1, cpu.TASK_ROWS // lanes)
+    return max(1, min(wanted, int(caches().l2 * cpu.STATE_OF_L2) // state, tasks // cpu.TASKS_TO_KEEP or 1, panels))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from flashlight.analysis.spans import INT32, Spans, exceeds, power_of_two
+from flashlight.base.constants import cpu
 from flashlight.ir.index import Axis, Expr, Gather, const
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import (
@@ -25,15 +26,6 @@ from flashlight.ir.program import (
 )
 
 T = TypeVar("T")
-
-CHEAP = 4
-"""Vector instructions below which a value is recomputed rather than kept in memory."""
-
-_COSTS = {"EXP": 14, "EXP2": 12, "EXPM1": 16, "TANH": 24, "SIGMOID": 20, "LOG": 16, "LOG2": 16, "LOG1P": 24, "SIN": 24,
-          "COS": 24, "ERF": 200, "POW": 200, "DIV": 4, "RECIP": 4, "SQRT": 6, "RSQRT": 8, "REM": 100, "FLOORDIV": 100,
-          "TRUNCDIV": 50}  # fmt: skip
-
-_RANDOM = 200
 
 
 class Facts:
@@ -87,17 +79,17 @@ class Facts:
     def _own_cost(self, n: Node) -> float:
         below = sum(self._cost[a] for a in n.args)
         if isinstance(n, Load):
-            return below + (1 if self.lane not in n.free else 1 if self.stride(n, self.lane) == 1 else 16)
+            return below + (1 if self.lane not in n.free else 1 if self.stride(n, self.lane) == 1 else cpu.GATHER_COST)
         if isinstance(n, Reduce):
             return 1 if self.in_memory(n) else n.axis.size * (below + 1)
         if isinstance(n, Cast):
-            return below + (24 if not isinstance(n.to, str) else 1)
+            return below + (cpu.ROUNDING_COST if not isinstance(n.to, str) else 1)
         if isinstance(n, Map):
             if n.fn == "POW" and value_of(n.args[1]) is not None:
-                return below + 4
-            own = 1 if n.fn == "REM" and power_of_two(n.args[1]) else _COSTS.get(n.fn, 1)
-            return below + (1 if own == 4 and isinstance(n.args[-1], Const) else own)
-        return below + (_RANDOM if isinstance(n, Random) else isinstance(n, Index | Carry))
+                return below + cpu.CONSTANT_POWER_COST
+            own = 1 if n.fn == "REM" and power_of_two(n.args[1]) else cpu.FUNCTION_COST.get(n.fn, 1)
+            return below + (1 if own == cpu.DIVISION_COST and isinstance(n.args[-1], Const) else own)
+        return below + (cpu.RANDOM_COST if isinstance(n, Random) else isinstance(n, Index | Carry))
 
     def linear(self, node: Load) -> Expr:
         """Offset in elements of a Load, as one expression."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flashlight.base.constants import cpu
+
 Isa = Literal["amx", "avx512bf16", "avx512", "avx2", "portable"]
 ISAS: tuple[Isa, ...] = ("amx", "avx512bf16", "avx512", "avx2", "portable")
 """From the most to the least able; each can run everything to its right."""
@@ -85,8 +87,8 @@ def runs_here(isa: Isa) -> bool:
 class Caches:
     """Bytes of data cache that one core has to itself."""
 
-    l1: int = 32 * 1024
-    l2: int = 512 * 1024
+    l1: int = cpu.DEFAULT_L1
+    l2: int = cpu.DEFAULT_L2
 
 
 @functools.cache

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flashlight.codegen.cpp.facts import CHEAP, Facts, affine
+from flashlight.base.constants import cpu
+from flashlight.codegen.cpp.facts import Facts, affine
 from flashlight.codegen.cpp.order import arrange
 from flashlight.codegen.cpp.products import Product, find_product
 from flashlight.codegen.cpp.search import find_search
@@ -180,9 +181,9 @@ class Planner:
         if (self.index, node) in self.forced and level == "block":
             return self._stage("map", node, level)
         cost, again = self.facts.cost(node), self._again(node, loops)
-        if level != stage.level and cost > (2 if again > 1 else 6 if not lanes else 16):
+        if level != stage.level and cost > _cheap_outside(again, lanes):
             return self._stage("map", node, level)
-        return self._stage("map", node, level) if again > 1 and cost > CHEAP else None
+        return self._stage("map", node, level) if again > 1 and cost > cpu.CHEAP else None
 
     def _again(self, node: Node, loops: tuple[Axis, ...]) -> int:
         """How often the loops would compute the value again: those outside of its own that it does not depend on."""
@@ -288,9 +289,8 @@ class Planner:
 
     def _note_shared(self) -> None:
         """Costly values that several loops compute: the topmost of them are forced into buffers on the next attempt."""
-        shared = {
-            n for n, by in self.uses.items() if len(by) > 1 and self.facts.cost(n) > CHEAP and not isinstance(n, Carry)
-        }
+        several = [n for n, by in self.uses.items() if len(by) > 1 and not isinstance(n, Carry)]
+        shared = {n for n in several if self.facts.cost(n) > cpu.CHEAP}
         below = {a for n in shared for a in n.args}
         tops = {
             n
@@ -309,3 +309,10 @@ def make_plan(kernel: Kernel, tiling: Tiling, pairs: bool, tiles: bool = False) 
         if planner.found <= forced:
             return plan
         forced |= planner.found
+
+
+def _cheap_outside(again: int, lanes: bool) -> int:
+    """Instructions up to which a value that could be computed outside of a loop is computed inside all the same."""
+    if again > 1:
+        return cpu.CHEAP_OUTSIDE_AGAIN
+    return cpu.CHEAP_OUTSIDE if lanes else cpu.CHEAP_OUTSIDE_SCALAR

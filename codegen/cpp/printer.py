@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.emit import C_TYPES
 from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, Isa
 from flashlight.codegen.cpp.memory import PANEL_LEVELS, Memory
@@ -28,9 +29,6 @@ from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Sweep
 from flashlight.ir.program import Node
 from flashlight.ir.text import kernel_text
-
-SMALL = 1 << 16
-"""Values accumulated below which one thread does it."""
 
 
 def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node, str] | None = None) -> CppKernel:
@@ -301,7 +299,7 @@ class _Printer:
 
     def _large(self) -> bool:
         """Whether there is more to do than starting threads costs."""
-        return sum(math.prod(a.size for a in c.step.args[0].free) for c in self.kernel.carries) > SMALL
+        return sum(math.prod(a.size for a in c.step.args[0].free) for c in self.kernel.carries) > cpu.ONE_THREAD
 
     def _decode(self, tiles: int, second: Axis | None) -> list[str]:
         """Task number to grid position, tile and block of a second tile axis; tiles of one position are neighbours."""

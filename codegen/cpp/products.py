@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from flashlight.base.constants import limits
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Const, Load, Map, Node, Reduce, value_of
 
-FEWEST_ROWS = 2
 INF = float("inf")
 
 
@@ -96,7 +96,7 @@ def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Pro
     left, right = map(_join, written or (lanes, scalars))
     if sums[-1] not in left.free or sums[-1] not in right.free:
         return None
-    if not all(a in left.free and a in right.free for a in sums) or row.size < FEWEST_ROWS:
+    if not all(a in left.free and a in right.free for a in sums) or row.size < limits.LOOP_ROWS:
         return None
     batch = tuple(a for a in facts.ordered(left.free | right.free) if a != row and a not in sums)
     pairs = dot and operand is torch.bfloat16 and not facts.kernel.double and written is not None

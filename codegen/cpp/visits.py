@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.emit import Emitter, Value
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.names import Names
@@ -20,9 +21,6 @@ from flashlight.codegen.cpp.positions import bare
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Sweep, Visit, first, last
 from flashlight.ir.program import Load, Node, Reduce, postorder
-
-COARSE = 8
-"""Key blocks that are tested at once where the test needs no summaries."""
 
 
 def step(sweep: Sweep, longest: int) -> int:
@@ -33,7 +31,8 @@ def step(sweep: Sweep, longest: int) -> int:
 def coarse(sweep: Sweep, visit: Visit) -> int:
     """How many key blocks one test may span: summaries are of one key block."""
     at = first(sweep.axis)
-    return 1 if any(isinstance(n, Load) and at in n.free for n in postorder([visit.some, visit.every])) else COARSE
+    summarised = any(isinstance(n, Load) and at in n.free for n in postorder([visit.some, visit.every]))
+    return 1 if summarised else cpu.KEY_BLOCKS_A_TEST
 
 
 def masked(sweep: Sweep) -> frozenset[Node]:

@@ -13,16 +13,11 @@ from collections.abc import Mapping
 
 import torch
 
+from flashlight.base.constants import gpu
 from flashlight.codegen.triton.layout import Contraction, Layout
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Cast, Load, Map, Node, Reduce
-
-WIDE_FUNCTIONS = {"POW": 3}
-"""Words an element that a function computing in float64 needs besides its arguments and its result."""
-
-FLAG = 0.25
-"""Words of a truth value."""
 
 
 def peak(kernel: Kernel, layout: Layout, products: Mapping[Node, Contraction], stepped: frozenset[Axis]) -> float:
@@ -84,16 +79,16 @@ class _Sweep:
 
     def _words(self, node: Node) -> float:
         size = self.layout.size(node.free - self.single)
-        return size * (FLAG if node.dtype == "bool" else self.word if node.dtype == "float" else 1)
+        return size * (gpu.FLAG_WORDS if node.dtype == "bool" else self.word if node.dtype == "float" else 1)
 
     def _extra(self, node: Node) -> float:
         """Words needed only while a node is computed: rounded operands, addresses, wide functions."""
         size = self.layout.size(node.free - self.single)
         if isinstance(node, Map):
-            return WIDE_FUNCTIONS.get(node.fn, 0) * size
+            return gpu.WIDE_WORDS.get(node.fn, 0) * size
         found = self.products.get(node)
         if found is None or not isinstance(node, Reduce):
             return 0.0
         narrow = node.operand in (torch.float16, torch.bfloat16)
         sides = [s for s in (found.left, found.right) if not isinstance(s, Load) and s.free & self.swept]
-        return sum(self.layout.size(s.free - self.single) for s in sides) * (0.5 if narrow else 0.0)
+        return sum(self.layout.size(s.free - self.single) for s in sides) * (gpu.NARROW_WORDS if narrow else 0.0)

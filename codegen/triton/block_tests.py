@@ -13,17 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flashlight.base.constants.gpu import LARGEST_TEST, MOST_KEY_BLOCKS
 from flashlight.codegen.triton.layout import power_of_two
 from flashlight.codegen.triton.state import State, Value
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Visit, first, last
 from flashlight.ir.program import Node, postorder, value_of
-
-LARGEST_TEST = 16384
-"""Elements of a tile of key blocks and rows that is reduced over the rows."""
-
-MOST_KEY_BLOCKS = 4096
-"""Key blocks that are tested at once."""
 
 
 @dataclass(frozen=True)

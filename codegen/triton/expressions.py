@@ -9,6 +9,7 @@ import struct
 import torch
 
 from flashlight.analysis.spans import power_of_two
+from flashlight.base.constants import gpu
 from flashlight.codegen.triton.addressing import TYPES, expression
 from flashlight.codegen.triton.state import INLINE, WIDENING, Scope, State, Value, spread, strip
 from flashlight.ir.index import Axis
@@ -26,9 +27,6 @@ INTEGER_HELPERS = {"_floordiv": "_floordiv_int", "_remainder": "_remainder_int",
 
 DEPTH = 24
 """Expressions nested deeper than this are taken apart."""
-
-UNROLLED_POWERS = 4
-"""x**n is written as a product up to this n."""
 
 
 def render(state: State, node: Node, dims: tuple[Axis, ...]) -> str:
@@ -144,7 +142,7 @@ def _fits_float32(v: float) -> bool:
 def _power(state: State, node: Node, dims: tuple[Axis, ...]) -> str | None:
     """Small whole powers as products."""
     exponent = value_of(node.args[1])
-    if exponent is None or not 1 <= exponent <= UNROLLED_POWERS or exponent != int(exponent):
+    if exponent is None or not 1 <= exponent <= gpu.UNROLLED_POWERS or exponent != int(exponent):
         return None
     base = spread(state.value(node.args[0]), dims)
     return f"({' * '.join([base] * int(exponent))})"

@@ -15,19 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from flashlight.base.constants import gpu, limits
 from flashlight.codegen.triton.unmasked import unmasked
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Map, Node, Reduce, postorder
-
-MIN_DOT = 16
-"""Matrix instructions want every dimension at least this large."""
-
-LARGEST_TILE = 16384
-"""Elements of a tile that is built only to be collapsed."""
-
-MOST_FACTORS = 6
-"""Products of more factors are not split into two sides."""
 
 Dims = Callable[[Node], frozenset[Axis]]
 
@@ -67,7 +59,7 @@ def factors(node: Node) -> list[Node]:
     found = [node]
     while True:
         open_ = [_is_product(f) for f in found]
-        if not any(open_) or len(found) > MOST_FACTORS:
+        if not any(open_) or len(found) > limits.PRODUCT_FACTORS:
             return found
         found = [a for f, nested in zip(found, open_, strict=True) for a in (f.args if nested else (f,))]
 
@@ -96,7 +88,7 @@ def split(node: Node, dims: Dims) -> Contraction | None:
     parts = factors(node.args[0])
     with_k = [f for f in parts if axis in dims(f)]
     rest = product(f for f in parts if axis not in dims(f))
-    if not 2 <= len(with_k) <= MOST_FACTORS:
+    if not 2 <= len(with_k) <= limits.PRODUCT_FACTORS:
         return None
     best: tuple[int, Contraction] | None = None
     for chosen in itertools.product((False, True), repeat=len(with_k) - 1):
@@ -106,7 +98,7 @@ def split(node: Node, dims: Dims) -> Contraction | None:
         left, right = product(sides[0]), product(sides[1])
         found = None if left is None or right is None else _pair(left, right, rest, axis, dims)
         if found is not None and left is not None and right is not None:
-            cost = sum(math.prod(min(a.size, 64) for a in dims(side)) for side in (left, right))
+            cost = sum(math.prod(min(a.size, gpu.COMPARED_BLOCK) for a in dims(side)) for side in (left, right))
             if best is None or cost < best[0]:
                 best = cost, found
     return best[1] if best else None
@@ -151,13 +143,13 @@ class Layout:
         for c in contractions:
             for group in c.groups:
                 free = sorted((a for a in group if a not in self.blocked and a not in self.batch), key=self.rank)
-                if free and self.size(group) < MIN_DOT:
-                    self.blocks[free[-1]] *= MIN_DOT // self.size(group)
+                if free and self.size(group) < gpu.MIN_DOT:
+                    self.blocks[free[-1]] *= gpu.MIN_DOT // self.size(group)
 
     def usable(self, c: Contraction) -> bool:
         """Whether matrix instructions pay: groups of a few heads or points are not worth padding."""
         return self.dots and all(
-            any(a in self.blocked or a not in self.batch for a in group) or self.size(group) >= MIN_DOT
+            any(a in self.blocked or a not in self.batch for a in group) or self.size(group) >= gpu.MIN_DOT
             for group in c.groups
         )
 

@@ -11,41 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
+from flashlight.base.constants import gpu
 from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.layout import LARGEST_TILE, Layout, all_nodes, split
+from flashlight.codegen.triton.layout import Layout, all_nodes, split
 from flashlight.codegen.triton.rescale import moving
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Load, Map, Node, Reduce, postorder
-
-REGISTERS = 246
-"""Of the 255 that a thread can have, what an estimate may come to."""
-
-PEELED = 170
-"""Registers up to which a block of a sweep may be code outside of a loop, which the compiler does not pipeline."""
-
-FMA_SCORES = 8
-"""Words of a product a thread may own where there is no matrix instruction: full-precision float32, float64."""
-
-HEADS = 2.7
-"""Words held an element of the largest tile where heads are dimensions of the scores: tiles change their layout."""
-
-MIXED = 6.0
-"""The same for what a serial reduction over heads adds up in registers."""
-
-ADDRESS = 0.5
-"""Words of the address of an element that is looked up."""
-
-FURTHER = {False: 0, True: 60}
-"""Registers of every further carry that others are rescaled by, if left operands are in registers: the compiler
-interleaves what is computed for each."""
-
-WIDE = {"POW": 115}
-"""Registers of functions that compute in float64, however few elements there are."""
-
-VISITING = {False: (45, 0), True: (46, 30)}
-"""Registers of loops that skip blocks, and of repeating them; where left operands are in registers, and not."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +51,7 @@ def machine(arch: str) -> Machine:
     found = architecture(arch)
     amd = found.backend == "hip"
     left = amd or found.name in ("sm_80", "sm_120")
-    return Machine(amd, found.shared_memory, left, 56 if left else 40)
+    return Machine(amd, found.shared_memory, left, gpu.OVERHEAD[left])
 
 
 def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
@@ -93,7 +66,8 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     tile, scores = _largest_score(kernel, layout, nodes, set(products))
     serial = [n for n in scores if isinstance(n, Reduce) and n not in products and _serial(n, layout)]
     if layout.heads:
-        held = HEADS * tile * word + MIXED * sum(layout.size(_dims(n, layout)) for n in serial)
+        added_up = sum(layout.size(_dims(n, layout)) for n in serial)
+        held = gpu.HEADS_WORDS * tile * word + gpu.SERIAL_HEADS_WORDS * added_up
     else:
         held = peak(kernel, layout, products, frozenset(n.axis for n in serial))
     sides = {side for c in contractions for side in (c.left, c.right)}
@@ -111,15 +85,15 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
         elif len(_dims(n, layout)) > 1:
             shared += size * width * (tiling.num_stages - 1) * swept
             looked_up = {a for g in n.args for a in _dims(g, layout)}
-            registers += size * width / 4 + (ADDRESS * layout.size(looked_up) if swept and looked_up else 0)
+            registers += size * width / 4 + (gpu.ADDRESS_WORDS * layout.size(looked_up) if swept and looked_up else 0)
     owned = 0
     if without_instructions(kernel):
         scored = [c for c in contractions if c.m | c.n <= set(layout.blocked)]
         owned = max((layout.size(c.batch | c.m | c.n) for c in scored), default=0)
         shared += 4 * word * tile
     overhead = target.overhead + _visiting(kernel, tiling, target)
-    overhead += FURTHER[target.left_in_registers] * (_references(kernel) - 1)
-    overhead += max((WIDE.get(n.fn, 0) for n in scores if isinstance(n, Map)), default=0)
+    overhead += gpu.FURTHER_REGISTERS[target.left_in_registers] * (_references(kernel) - 1)
+    overhead += max((gpu.WIDE_REGISTERS.get(n.fn, 0) for n in scores if isinstance(n, Map)), default=0)
     return Need(round(registers / threads) + overhead, round(shared), owned * word // threads)
 
 
@@ -142,7 +116,7 @@ def _visiting(kernel: Kernel, tiling: Tiling, target: Machine) -> int:
     visits = [s.visit for s in kernel.sweeps if s.visit and 1 < tiling.blocks[s.axis] < s.axis.size]
     if not visits:
         return 0
-    loops, again = VISITING[target.left_in_registers]
+    loops, again = gpu.VISITING_REGISTERS[target.left_in_registers]
     return loops + again * any(v.exact is not None for v in visits)
 
 
@@ -169,12 +143,12 @@ def _dims(node: Node, layout: Layout) -> frozenset[Axis]:
 
 def _serial(node: Node, layout: Layout) -> bool:
     """Whether a reduction's body is too large to be held at once."""
-    return layout.size(_dims(node.args[0], layout)) > LARGEST_TILE
+    return layout.size(_dims(node.args[0], layout)) > gpu.LARGEST_TILE
 
 
 def fits(kernel: Kernel, tiling: Tiling, arch: str) -> bool:
     """Whether the estimate is within what the architecture has."""
     need, target = estimate(kernel, tiling, arch), machine(arch)
     single = all(s.axis.size <= tiling.blocks[s.axis] for s in kernel.sweeps)
-    registers = 480 if target.amd else PEELED if single else REGISTERS
-    return need.registers <= registers and need.shared <= target.shared and need.products <= FMA_SCORES
+    registers = gpu.AMD_REGISTERS if target.amd else gpu.PEELED_REGISTERS if single else gpu.REGISTERS
+    return need.registers <= registers and need.shared <= target.shared and need.products <= gpu.FMA_SCORES

@@ -8,25 +8,13 @@ from dataclasses import replace
 
 import torch
 
+from flashlight.base.constants import gpu
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.layout import MIN_DOT, all_nodes, power_of_two, split
-from flashlight.codegen.triton.needs import PEELED, Machine, Need, estimate, fits, machine, without_instructions
+from flashlight.codegen.triton.layout import all_nodes, power_of_two, split
+from flashlight.codegen.triton.needs import Machine, Need, estimate, fits, machine, without_instructions
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import postorder
-
-SHAPES = (
-    (128, 64, 8), (64, 64, 4), (128, 64, 4), (128, 128, 8), (64, 128, 4), (64, 64, 8), (64, 32, 4), (64, 32, 8),
-    (32, 64, 4), (32, 32, 4), (32, 32, 8), (32, 16, 4), (16, 128, 4), (16, 64, 4), (16, 32, 4), (16, 16, 4),
-    (16, 16, 8),
-)  # fmt: skip
-"""(rows, columns, warps of 32) to try, in order of preference."""
-
-FMA_SHAPES = (
-    (32, 32, 8), (32, 32, 4), (32, 64, 8), (64, 32, 8), (64, 16, 8), (32, 16, 4), (16, 64, 8), (16, 32, 4), (16, 16, 4),
-    (16, 16, 8),
-)  # fmt: skip
-"""The same where products have no matrix instruction."""
 
 
 def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
@@ -39,18 +27,19 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
     dots = not (kernel.double and target.amd)
     precision = "bf16x3" if arch == "gfx950" and torch.get_float32_matmul_precision() != "highest" else None
     seen = set()
-    for rows, columns, warps in FMA_SHAPES if without_instructions(kernel) else SHAPES:
-        blocks = _spread_rows(kernel, min(rows, max(rows_needed, MIN_DOT)), beside | alone)
-        blocks |= {a: min(columns, max(power_of_two(a.size), MIN_DOT)) for a in [*beside, *swept] if a not in alone}
+    fma = without_instructions(kernel)
+    for rows, columns, warps in gpu.FMA_SHAPES if fma else gpu.SHAPES:
+        blocks = _spread_rows(kernel, min(rows, max(rows_needed, gpu.MIN_DOT)), beside | alone)
+        blocks |= {a: min(columns, max(power_of_two(a.size), gpu.MIN_DOT)) for a in [*beside, *swept] if a not in alone}
         blocks |= dict.fromkeys(alone, 1)
         if math.prod(blocks.values()) < rows * columns and not single:
-            warps = 4
-        for stages in (2, 1) if target.amd or without_instructions(kernel) else (3, 2, 1):
+            warps = gpu.SMALL_WARPS
+        for stages in gpu.FEW_STAGES if target.amd or fma else gpu.STAGES:
             key = (*blocks.values(), warps, stages)
             if key not in seen:
                 seen.add(key)
                 found = Tiling(blocks, max(1, warps // 2) if target.amd and dots else warps, stages, dots)
-                peel = not without_instructions(kernel) and estimate(kernel, found, arch).registers <= PEELED
+                peel = not fma and estimate(kernel, found, arch).registers <= gpu.PEELED_REGISTERS
                 yield replace(found, peel=peel, precision=precision)
 
 

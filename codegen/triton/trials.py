@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from flashlight.base.constants import gpu
 from flashlight.codegen.apart import compile_apart
 from flashlight.codegen.offline import Compiled, OfflineError
 from flashlight.codegen.triton.blocks import Tiling
@@ -22,12 +23,6 @@ from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.tiling import ranked
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Node
-
-ATTEMPTS = 6
-"""The most compilations of one kernel for one architecture."""
-
-LESS = 0.85
-"""What must be left of the estimate of a tiling that spills, for another one to be worth trying."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,9 @@ class Choice:
         return "\n".join(map(str, self.attempts))
 
 
-def choose(kernel: Kernel, arch: str, origins: Mapping[Node, str] | None = None, attempts: int = ATTEMPTS) -> Choice:
+def choose(
+    kernel: Kernel, arch: str, origins: Mapping[Node, str] | None = None, attempts: int = gpu.ATTEMPTS
+) -> Choice:
     """Compile a kernel at one tiling after the other, until one neither spills nor exceeds the architecture."""
     tried: list[Attempt] = []
     for tiling in _untried(kernel, arch, tried):
@@ -106,7 +103,7 @@ def _untried(kernel: Kernel, arch: str, tried: list[Attempt]) -> Iterator[Tiling
 
 def _ruled_out(kernel: Kernel, tiling: Tiling, arch: str, tried: list[Attempt]) -> bool:
     spilled = [a.tiling for a in tried if a.compiled is not None and a.compiled.spills]
-    most = min((estimate(kernel, t, arch).registers for t in spilled), default=0) * LESS
+    most = min((estimate(kernel, t, arch).registers for t in spilled), default=0) * gpu.LESS_REGISTERS
     if spilled and estimate(kernel, tiling, arch).registers > most:
         return True
     return any(_same_loops(a.tiling, tiling) for a in tried if a.compiled is None)

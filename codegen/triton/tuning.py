@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from flashlight.base.constants import gpu
 from flashlight.base.errors import FlashlightError
 from flashlight.codegen.apart import compile_apart
 from flashlight.codegen.offline import Compiled, OfflineError
@@ -31,16 +32,6 @@ from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.runner import Tensors, launch
 from flashlight.codegen.triton.tiling import ranked
 from flashlight.ir.kernel import Kernel
-
-MOST = 12
-"""Tilings that are timed at most."""
-PROCESSES = 12
-"""Compilations at once, at most."""
-SAMPLES = 15
-"""Launches that are timed of each tiling, fewer of slow ones."""
-SAMPLE_SECONDS = 0.05
-HOPELESS = 3.0
-"""A tiling whose first launch takes so many times the best time is not timed further."""
 
 
 class TuningError(FlashlightError):
@@ -87,11 +78,12 @@ def tune(kernel: Kernel, arch: str, tensors: Tensors, outputs: Tensors, seconds:
     Raises TuningError where none compiles and launches.
     """
     tilings = ranked(kernel, arch)
-    first = [t for t in tilings if fits(kernel, t, arch)][: MOST if timed else 1]
+    first = [t for t in tilings if fits(kernel, t, arch)][: gpu.MOST_TIMED if timed else 1]
     deadline = time.monotonic() + seconds if timed else None
     with on_device(outputs):
         trials = list(_timings(kernel, arch, first, tensors, outputs, deadline))
-        for tiling in [t for t in tilings if t not in first][:MOST]:  # by estimate they are worse, or do not fit
+        others = [t for t in tilings if t not in first]  # by estimate they are worse, or do not fit
+        for tiling in others[: gpu.MOST_TIMED]:
             if any(t.milliseconds is not None for t in trials):
                 break
             trials += _timings(kernel, arch, [tiling], tensors, outputs, None)
@@ -147,7 +139,7 @@ def _trial(
 
 def _compile_all(printed: Sequence[TritonKernel], arch: str) -> list[Future[Compiled]]:
     """Compilations that have begun."""
-    pool = ThreadPoolExecutor(min(PROCESSES, os.cpu_count() or 1, len(printed)), "flashlight-compile")
+    pool = ThreadPoolExecutor(min(gpu.COMPILING, os.cpu_count() or 1, len(printed)), "flashlight-compile")
     futures = [
         pool.submit(compile_apart, t.source, t.name, t.signature, t.constants, arch, t.num_warps, t.num_stages)
         for t in printed
@@ -162,12 +154,12 @@ def _once(run: Callable[[], None]) -> float:
 
 
 def milliseconds(run: Callable[[], None], best: float | None = None) -> float:
-    """Median time of a launch, by the device's clock; of one launch where that takes HOPELESS times `best`."""
+    """Median time of a launch, by the device's clock; of one launch where that takes gpu.HOPELESS times `best`."""
     run()
     estimate = clocked(run, 1)[0]
-    if best is not None and estimate > HOPELESS * best:
+    if best is not None and estimate > gpu.HOPELESS * best:
         return estimate
-    count = max(1, min(SAMPLES, round(SAMPLE_SECONDS * 1e3 / max(estimate, 1e-3))))
+    count = max(1, min(gpu.SAMPLES, round(gpu.SAMPLE_SECONDS * 1e3 / max(estimate, 1e-3))))
     return statistics.median(clocked(run, count))
 
 

@@ -16,13 +16,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from flashlight.base.constants import limits
 from flashlight.base.errors import Decline
 
-NODES = 100_000
-SECONDS = 5.0
-"""Defaults for one graph."""
-_LEAST_NODES, _LEAST_SECONDS = 4_000, 0.5
-"""What an attempt may take in any case; no program of the test zoo takes half of it."""
 _LOOK_EVERY = 256
 """Expressions between two looks at the clock."""
 
@@ -69,11 +65,11 @@ class Allowance:
     An attempt may take half of what is left, so that smaller ones can follow, and a small amount in any case.
     """
 
-    nodes: float = NODES
-    seconds: float = SECONDS
+    nodes: float = limits.NODES
+    seconds: float = limits.SECONDS
 
     def __post_init__(self) -> None:
-        self.least = Budget(min(_LEAST_NODES, self.nodes / 2), min(_LEAST_SECONDS, self.seconds / 2))
+        self.least = Budget(min(limits.LEAST_NODES, self.nodes / 2), min(limits.LEAST_SECONDS, self.seconds / 2))
 
     @contextmanager
     def attempt(self) -> Iterator[Budget]:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from flashlight.base import budget
+from flashlight.base.constants import limits
 from flashlight.base.errors import FlashlightError
 
 TARGETS = ("auto", "cpp", "evaluate", "reference", "triton", "triton-interpret")
@@ -60,8 +60,8 @@ class Options:
     strict: bool = False
     warn: bool = True
     sdpa: str = "auto"
-    budget_nodes: float = budget.NODES
-    budget_seconds: float = budget.SECONDS
+    budget_nodes: float = limits.NODES
+    budget_seconds: float = limits.SECONDS
     cache_dir: str | None = None
     inductor: Mapping[str, Any] = field(default_factory=dict)
 

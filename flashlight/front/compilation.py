@@ -16,9 +16,10 @@ from functools import cached_property
 from typing import Any
 
 from flashlight.analysis.blocks import Task, block_count
+from flashlight.base.constants import cpu
 from flashlight.base.deferred import Later
 from flashlight.base.errors import FlashlightError
-from flashlight.front.counts import BLOCK, flops
+from flashlight.front.counts import flops
 from flashlight.front.lines import moved
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Sweep
@@ -225,7 +226,7 @@ class _Details:
             known = expected_blocks(self.kernel, self.language)
         except Exception:  # a report must not fail because a target does; running it says why
             known = {}
-        return {a: known.get(a, BLOCK) for a in axes}
+        return {a: known.get(a, cpu.COUNTED_BLOCK) for a in axes}
 
     @cached_property
     def tiles(self) -> dict[str, int]:

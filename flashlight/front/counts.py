@@ -13,18 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from flashlight.base.constants import cpu
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Map, Node, Reduce, postorder
-
-BLOCK = 64
-"""Positions of an axis in a block where no target says better."""
 
 
 def flops(kernel: Kernel, blocks: Mapping[Axis, int] | None = None) -> int:
     """Two operations for each product that a SUM adds up, over all positions the kernel visits, in every loop.
 
-    blocks: positions of the tile and swept axes in a block, :data:`BLOCK` where it does not say.
+    blocks: positions of the tile and swept axes in a block, :data:`cpu.COUNTED_BLOCK` where it does not say.
     """
     products = [n for part in phases(kernel) for n in postorder(part) if adds_products(n)]
     return sum(2 * volume(n) * repeats(n, kernel, blocks) for n in products)
@@ -55,7 +53,7 @@ def repeats(node: Node, kernel: Kernel, blocks: Mapping[Axis, int] | None = None
     """How often a value of a node is computed: once a position of each grid axis that it lacks, and once a block of
     each such tile axis."""
     blocks = blocks or {}
-    tiles = (-(-a.size // blocks.get(a, BLOCK)) for a in kernel.tile if a not in node.free)
+    tiles = (-(-a.size // blocks.get(a, cpu.COUNTED_BLOCK)) for a in kernel.tile if a not in node.free)
     return instances(node, kernel) * math.prod(tiles)
 
 

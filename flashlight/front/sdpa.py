@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from flashlight.base.constants import cpu
 from flashlight.front.regions import graph as g
 from flashlight.runtime.targets import language
 
@@ -31,10 +32,6 @@ _KERNELS = frozenset(
         "_scaled_dot_product_fused_attention_overrideable",
     }
 )
-
-
-LEAST_ROWS = 16
-MOST_FEATURES = 256
 
 
 @dataclass
@@ -72,12 +69,6 @@ def restore(graph: fx.Graph, attentions: Sequence[Attention]) -> None:
         attention.plain.replace_all_uses_with(attention.result)
 
 
-_MEASURED: dict[str, tuple[torch.dtype, ...]] = {
-    "avx512bf16": (torch.float32, torch.bfloat16),
-}
-"""The types in which our kernel was faster, by the instruction set that it is printed for."""
-
-
 def is_faster(node: fx.Node, target: str) -> bool:
     """Whether our kernel is faster than PyTorch's for a call without a mask."""
     query, key = (g.value(g.argument(node, name)) for name in ("query", "key"))
@@ -86,7 +77,8 @@ def is_faster(node: fx.Node, target: str) -> bool:
     from flashlight.codegen.cpp import detect_isa
 
     rows, features = g.shape(g.argument(node, "query"))[-2:]
-    return query.dtype in _MEASURED.get(detect_isa(), ()) and rows >= LEAST_ROWS and features <= MOST_FEATURES
+    faster = str(query.dtype).removeprefix("torch.") in cpu.SDPA_FASTER.get(detect_isa(), ())
+    return faster and rows >= cpu.SDPA_LEAST_ROWS and features <= cpu.SDPA_MOST_FEATURES
 
 
 def _only_output(node: fx.Node) -> fx.Node | None:

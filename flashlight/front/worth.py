@@ -14,32 +14,13 @@ from collections.abc import Iterable, Sequence
 from torch import fx
 
 from flashlight.base.budget import TooMuch
+from flashlight.base.constants import cpu, limits
 from flashlight.front.counts import adds_products, instances, repeats, volume
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.propagate import operands
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Load, Map, Node, Reduce, postorder
-
-MOST_AGAIN = 3
-"""Times the products of the graph that kernels may compute, where smaller regions are possible."""
-MOST_WHOLE = 5
-"""The same where they are not.  Products of two maps that have no smaller parts were 20 to 60 times as slow as eager
-with 10 to 30 times its products."""
-MOST_SHARED = 2
-"""Times the work of kernels that they may do because heads do not share what is the same for all of them."""
-MOST_EXPRESSIONS = 640
-"""Expressions of one kernel; a bisection of 50 steps (entmax) has 520, no other program of the test zoo has 100."""
-
-ROWS = 2
-"""Rows of a tile for which a product without these rows counts once.  A tile has 32, but generated C++ gathers what
-such a product reads, element by element: of two maps of 300 by 300 made of 16 features it took some 15 times as long as
-the same number of operations in the product of the tile."""
-
-COMPARISON, TRANSCENDENTAL, OTHER = 10, 20, 2
-"""Work of an operation on an element, where an operation of a product is 1.  Generated C++, two busy cores, 2.7
-million scores of 16 features: 0.5 ms, with 16 comparisons of int64 each 2.4, with 64 of them 12.9; with 64 sines and
-cosines each 81."""
 
 _SHORTER = (
     "take fewer steps where a loop computes one statistic from another (a bisection has all of float32 after 24), "
@@ -64,16 +45,16 @@ def require(kernels: Iterable[Kernel], nodes: Iterable[fx.Node], smaller: bool) 
     """
     kernels = list(kernels)
     large = max(map(_expressions, kernels), default=0)
-    if large > MOST_EXPRESSIONS:
-        raise TooMuch(f"a kernel for it has {large:,} expressions, of {MOST_EXPRESSIONS} at most", _SHORTER)
+    if large > limits.MOST_EXPRESSIONS:
+        raise TooMuch(f"a kernel for it has {large:,} expressions, of {limits.MOST_EXPRESSIONS} at most", _SHORTER)
     once, done = sum(map(_products, nodes)), sum(map(_done, kernels))
     times = f"fused as one it computes {done / max(once, 1):.1f} times the products of the graph"
-    if smaller and done > MOST_AGAIN * once > 0:
+    if smaller and done > cpu.MOST_AGAIN * once > 0:
         raise TooCostly(times, _PRODUCTS_FIX)
-    if not smaller and done > MOST_WHOLE * once > 0 and done > MOST_WHOLE * sum(map(_distinct, kernels)):
+    if not smaller and done > cpu.MOST_WHOLE * once > 0 and done > cpu.MOST_WHOLE * sum(map(_distinct, kernels)):
         raise TooMuch(f"{times}, most of them again for every row", _PRODUCTS_FIX)
     shared, again = _shared(kernels)
-    if smaller and again > MOST_SHARED * shared:
+    if smaller and again > cpu.MOST_SHARED * shared:
         text = f"fused as one it does {again / shared:.1f} times the work: each head repeats what is the same for all"
         raise TooCostly(text, _SHARED_FIX)
 
@@ -85,7 +66,7 @@ def _expressions(kernel: Kernel) -> int:
 def _done(kernel: Kernel) -> int:
     """Operations of products in a kernel.  What several sweeps compute counts once: fused scores are computed again for
     each statistic that needs another."""
-    blocks = dict.fromkeys(kernel.tile, ROWS)
+    blocks = dict.fromkeys(kernel.tile, cpu.ROWS_OF_GATHERED)
     return sum(2 * volume(n) * repeats(n, kernel, blocks) for n in kernel.nodes if adds_products(n))
 
 
@@ -103,7 +84,7 @@ def _shared(kernels: Sequence[Kernel]) -> tuple[int, int]:
 def _work(node: Node) -> int:
     """For all its positions; a sum of products counts as its products."""
     if isinstance(node, Reduce):
-        return 0 if adds_products(node) else OTHER * volume(node)
+        return 0 if adds_products(node) else cpu.OTHER_WORK * volume(node)
     return _operation(node) * volume(node) if isinstance(node, Map) else 0
 
 
@@ -111,9 +92,9 @@ def _operation(node: Map) -> int:
     name = node.fn
     fn = FNS[name]
     if fn.result == "float" and name != "DIV":
-        return TRANSCENDENTAL
+        return cpu.FUNCTION_WORK
     of_data = fn.result == "bool" and all(a.dtype == "int" for a in node.args) and any(map(_is_read, node.args))
-    return COMPARISON if of_data else OTHER
+    return cpu.COMPARISON_WORK if of_data else cpu.OTHER_WORK
 
 
 def _is_read(node: Node) -> bool:

@@ -8,13 +8,13 @@ from itertools import count
 import torch
 
 from flashlight.base.budget import TooMuch
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis, of
 from flashlight.ir.program import Load, Node, Program, Store, Tensor, dense_tensor, substitute
 from flashlight.passes.program.align import abstract
 from flashlight.passes.program.canonical import canonical_nodes
 
-MAX_TEMPORARIES = 12
-_TOO_MANY = f"needs more than {MAX_TEMPORARIES} statistics from kernels of their own before it"
+_TOO_MANY = f"needs more than {limits.TEMPORARIES} statistics from kernels of their own before it"
 _FEWER = "take statistics across the rows fewer times, as in fewer rounds of normalising rows and columns in turn"
 
 
@@ -47,7 +47,7 @@ class Temporaries:
         """shape is over axes a0, a1, ... that stand for those of order."""
         name = self.names.get(shape)
         if name is None:
-            if len(self.names) == MAX_TEMPORARIES:
+            if len(self.names) == limits.TEMPORARIES:
                 raise TooMuch(_TOO_MANY, _FEWER)
             name = self.names[shape] = f"t{next(self.numbers)}"
             axes = [Axis(f"a{i}", a.size) for i, a in enumerate(order)]

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from flashlight.analysis.product import factors
+from flashlight.base.constants import limits
 from flashlight.base.errors import InternalError
 from flashlight.ir.index import Axis, of, rewrite
 from flashlight.ir.kernel import Kernel, Schedule, Sweep, carry_nodes
@@ -22,9 +23,6 @@ from flashlight.passes.schedule.sites import Sites
 from flashlight.passes.schedule.stream import Streamer
 from flashlight.passes.schedule.sweep import Swept, scores, sweep, two_sides
 from flashlight.passes.sparsity.visit import with_visits
-
-MAX_ROUNDS = 8
-"""Times that the sweeps of a program are chosen again."""
 
 
 def _levels(program: Program) -> list[list[Store]]:
@@ -45,7 +43,7 @@ def _no_cut(node: Node) -> Node:
 
 def _swept(program: Program) -> tuple[Program, list[list[Swept]]]:
     """The sweeps of all stores by level.  What another choice, for other names, needs is materialised too."""
-    for _ in range(MAX_ROUNDS):
+    for _ in range(limits.SWEEP_ROUNDS):
         temporaries, sites = Temporaries(program), Sites()
         levels = [[sweep(s, temporaries, sites) for s in align_stores(level)] for level in _levels(program)]
         if not temporaries.tensors:

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping
 from flashlight.analysis.dominate import LIMIT, Steps, Terms, conjuncts, finite_part, without_dominated
 from flashlight.analysis.interval import Intervals
 from flashlight.analysis.product import addends
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Cast, Const, Map, Node, Reduce, order_key, postorder, transform, value_of
@@ -39,8 +40,6 @@ Exponent = tuple[tuple[Node, Node], ...]
 Parts = tuple[tuple[Node, Exponent], ...]
 """(condition under which it is used, exponent) in canonical order; empty for a body that needs no correction."""
 LN2 = Const(math.log(2.0))
-DEEPEST = 100
-"""Nested functions of references beyond which none is taken apart."""
 
 
 class Separator:
@@ -121,7 +120,7 @@ class Separator:
         """The exponents of a body, or None.  known: conditions that hold where the node matters."""
         key = node, known
         if key not in self._parts:
-            if self._depth == DEEPEST:
+            if self._depth == limits.REFERENCE_DEPTH:
                 return None
             self._depth += 1
             self._parts[key] = self._find(node, known)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis, of
 from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, Store, postorder, rebuild, substitute
@@ -23,11 +24,6 @@ from flashlight.passes.schedule.sites import Sites
 
 MaterialiseFn = Callable[[Node], Node]
 """Registers a statistic and returns the Load that replaces it."""
-
-MAX_GROUP = 16
-"""Rows of a group that a tile may hold."""
-TRIED = 8
-"""Reductions that are tried for the sweep of a store."""
 
 
 def reductions(node: Node) -> list[Reduce]:
@@ -39,7 +35,7 @@ def candidates(value: Node) -> list[Reduce]:
     found = reductions(value)
     nested = [r for r in found if r.args[0].level >= 1]
     if nested:
-        return sorted(nested, key=lambda r: (-r.level, -r.axis.size, r.size_order))[:TRIED]
+        return sorted(nested, key=lambda r: (-r.level, -r.axis.size, r.size_order))[: limits.SWEEPS_TRIED]
     return sorted(found, key=lambda r: (-r.axis.size, r.size_order))[:1]
 
 
@@ -211,7 +207,7 @@ def _groups_held(body: Node, x: Axis, rows: frozenset[Axis], sites: Sites) -> fr
     held: set[Axis] = set()
     for statistic in (r for r in reductions(body) if r.args[0].level and x in r.free):
         over = sites.of(statistic.args[0], statistic.axis)
-        group = {a for a in rows - statistic.free if a.size <= MAX_GROUP and sites.of(body, a) & over}
+        group = {a for a in rows - statistic.free if a.size <= limits.GROUP_ROWS and sites.of(body, a) & over}
         leaves = (sites.sides(leaf) for leaf in sites.leaves(statistic.args[0]))
         if any(two_sides(sides, statistic.free & (rows | {x})) for sides in leaves):
             held |= group

@@ -20,6 +20,7 @@ from typing import TypeVar
 import torch
 
 from flashlight.base.budget import spend
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Accumulator
 from flashlight.ir.ops import FNS, rounded, value_at
@@ -45,11 +46,6 @@ INF = float("inf")
 ZERO, MINUS_INF = Const(0.0), Const(-INF)
 SMALL = Const(-9e3)
 """An addend as small as this is taken for a mask; whether it was one, the final carries tell."""
-SHARED = 4
-"""Scores that each number of a tensor must serve to be taken for a mask: a bias for each head is none."""
-LARGEST_BODY = 400
-DEEPEST_BODY = 60
-"""Bodies of more nodes, or with more functions in each other, are not looked into."""
 
 
 @dataclass
@@ -70,7 +66,7 @@ def identity_conditions(
 
     own: the carries of the sweep by node.
     """
-    if len(postorder([carry.body])) > LARGEST_BODY or _depth(carry.body) > DEEPEST_BODY:
+    if len(postorder([carry.body])) > limits.MASK_BODY_NODES or _depth(carry.body) > limits.MASK_BODY_DEPTH:
         return []
     out = []
     for condition, masks, assumed in _candidates(carry.body, x, s):
@@ -110,7 +106,7 @@ def _may_mask(a: Node, x: Axis, s: Summaries) -> bool:
     loads = [n for n in postorder([a]) if isinstance(n, Load) and x in n.free]
     if isinstance(a, Cast) or not (made or loads):
         return False
-    return all(s.scores >= SHARED * prod(axis.size for axis in n.free) for n in loads)
+    return all(s.scores >= limits.MASK_SCORES * prod(axis.size for axis in n.free) for n in loads)
 
 
 def _addend(a: Node) -> Candidate:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from flashlight.ir.index import Axis, divmod_expr, of
 from flashlight.ir.kernel import KEY_BLOCK, first
 from flashlight.ir.program import Const, Index, Map, Node, Reduce, substitute
 from flashlight.passes.program.temporaries import Temporaries
 
-LARGEST = 2**63 - 1
+LARGEST = torch.iinfo(torch.int64).max
 """Integers lie between this and its opposite."""
 _START = {("MIN", "int"): LARGEST, ("MAX", "int"): -LARGEST, ("MIN", "float"): float("inf"),
           ("MAX", "float"): float("-inf"), ("ANY", "bool"): False, ("ANY", "int"): 0}  # fmt: skip

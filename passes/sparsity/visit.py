@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import reduce
 from math import prod
 
+from flashlight.base.constants import cpu
+from flashlight.base.constants.cpu import SUMMARIES_SHARE as WORTHWHILE
 from flashlight.base.errors import Decline
 from flashlight.ir.kernel import KEY_BLOCK, Accumulator, Kernel, Sweep, Visit
 from flashlight.ir.program import Const, Load, Map, Node, Reduce, Store, Tensor, postorder, value_of
@@ -21,12 +23,6 @@ from flashlight.passes.program.temporaries import Temporaries
 from flashlight.passes.sparsity.identity import identity_conditions
 from flashlight.passes.sparsity.ranges import Ranges
 from flashlight.passes.sparsity.summaries import Summaries
-
-CONDITION, MAGNITUDE = 24, 2
-"""Operations that one value of a condition counts as when it is summarised, and one value whose magnitude is sought:
-measured on a CPU, where conditions are read across and magnitudes along their rows."""
-WORTHWHILE = 0.1
-"""The largest part of the work of a sweep that its summaries may cost."""
 
 TRUE, FALSE = Const(True), Const(False)
 
@@ -65,7 +61,8 @@ def _cost(summary: Store, condition: bool) -> float:
     """Operations it takes to compute a summary."""
     reduce = summary.value
     assert isinstance(reduce, Reduce)
-    return (CONDITION if condition else MAGNITUDE) * prod(a.size for a in {*reduce.args[0].free, reduce.axis})
+    work = cpu.CONDITION_WORK if condition else cpu.MAGNITUDE_WORK
+    return work * prod(a.size for a in {*reduce.args[0].free, reduce.axis})
 
 
 def _work(sweep: Sweep, kernel: Kernel) -> float:

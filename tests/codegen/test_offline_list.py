@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench import offline
+from flashlight.base.constants import gpu
 
 ARCH, HEAD_DIM = "sm_90", 64
 EXCEPTIONS: dict[str, str] = {
@@ -28,7 +29,7 @@ def test_no_spills(program: str, cache: str) -> None:
     if torch.bfloat16 not in variant.dtypes:
         pytest.skip("not a program of bfloat16")
     found = offline.kernels(variant, HEAD_DIM, torch.bfloat16, cache)
-    attempts = offline.ATTEMPTS if program in EXCEPTIONS else 1
+    attempts = gpu.ATTEMPTS if program in EXCEPTIONS else 1
     rows = [offline.measure(program, kernel, HEAD_DIM, "bfloat16", ARCH, attempts) for kernel in found]
     assert rows and all(row.state == "compiled" for row in rows), offline.summary(rows)
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, const, divmod_expr
 from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, index_expr, postorder, rebuild, value_of
 
 Facts = tuple[Expr, ...]
 """Expressions known to be <= 0."""
-
-MAX_FACTS = 6
 
 _Steps = Generator[tuple[Node, Facts], Node, Node]
 
@@ -140,7 +139,7 @@ class _Assume:
 
 
 def _extended(facts: Facts, new: Sequence[Expr]) -> Facts:
-    return tuple(dict.fromkeys([*new, *facts]))[:MAX_FACTS]
+    return tuple(dict.fromkeys([*new, *facts]))[: limits.FACTS]
 
 
 def _decided(node: Node, args: Sequence[Node], facts: Facts) -> Node | None:

@@ -14,13 +14,11 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import _disable_current_modes
 
+from flashlight.base.constants import limits
 from flashlight.front.lowering.kinds import INTS
 from flashlight.ir.index import Expr, linearise
 from flashlight.ir.program import Const, Index, Map, Node
 
-MAX_ELEMENTS = 16
-MAX_SPACED = 1 << 16
-"""Elements of a constant, at most; of one that is evenly spaced, as range(N) is."""
 LARGEST = 1 << 31
 HELD = "flashlight_held"
 """Where the metadata of a copied node keeps the elements of the constant that it stands for."""
@@ -35,11 +33,11 @@ def held(node: fx.Node) -> list[int] | list[bool] | None:
         found = getattr(found, name, None)
     if type(found) is not torch.Tensor or found.dtype not in (*INTS, torch.bool) or found.device.type == "meta":
         return None
-    if not 0 < found.numel() <= MAX_SPACED:
+    if not 0 < found.numel() <= limits.SPACED_ELEMENTS:
         return None
     with _disable_current_modes():
         values = found.flatten().tolist()
-    few = len(values) <= MAX_ELEMENTS or _step(values) is not None
+    few = len(values) <= limits.CONSTANT_ELEMENTS or _step(values) is not None
     return values if few and max(map(abs, values)) <= LARGEST else None
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import fx
 
 from flashlight.base.budget import spend
+from flashlight.base.constants import limits
 from flashlight.base.errors import Decline, InternalError
 from flashlight.front.lowering.assume import use_conditions
 from flashlight.front.lowering.constants import element, held
@@ -46,9 +47,6 @@ from flashlight.ir.index import Axis, Expr, FloorDiv
 from flashlight.ir.naming import canonical_inputs
 from flashlight.ir.ops import MONOIDS, Kind
 from flashlight.ir.program import Cast, Const, Load, Map, Node, Program, Reduce, Store, Tensor, postorder, value_of
-
-MAX_PIECES = 8
-"""A reduction over more structural pieces than this keeps its WHERE instead of being split."""
 
 Cut = tuple[Axis, int]
 Body = Callable[[Expr], Steps]
@@ -255,7 +253,7 @@ class Lowering:
         cuts = self.frames[-1].cuts
         own = sorted(at for a, at in cuts if a == axis)
         cuts -= {(axis, at) for at in own}
-        if not own or len(own) >= MAX_PIECES:
+        if not own or len(own) >= limits.PIECES:
             return _reduced(op, axis, value, operand)
         total: Node | None = None
         for start, stop in zip([0, *own], [*own, size], strict=True):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from flashlight.base.constants import cpu, limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
 from flashlight.front.lowering.kinds import as_position
@@ -25,12 +26,6 @@ from flashlight.front.lowering.registry import Position, Steps
 from flashlight.front.lowering.sharing import equal_where, reused
 from flashlight.ir.index import Axis, Expr, const, divmod_expr, of, rewrite
 from flashlight.ir.program import Const, Index, Map, Node, index_expr, substitute
-
-MAX_COMPARED = 16
-"""So many elements of an index tensor are compared with a position one by one."""
-
-LONGEST_SEARCH, LONGEST_SEARCH_A_KEY = 64, 4096
-"""Positions among which a score is looked for; among which a row or a key is."""
 
 CHOOSE = "choose by a condition on positions: torch.where(condition, new, old)"
 
@@ -213,7 +208,7 @@ def _equal(compared: Sequence[_Compared]) -> Node:
 
 def _each(axes: Sequence[Axis]) -> list[dict[Axis, Expr]]:
     """Every combination of positions along some axes."""
-    if math.prod(a.size for a in axes) > MAX_COMPARED:
+    if math.prod(a.size for a in axes) > limits.COMPARED_ELEMENTS:
         raise Decline("different values are written to positions that are data: which one is last is not known", CHOOSE)
     numbers = itertools.product(*(range(a.size) for a in axes))
     return [dict(zip(axes, map(const, n), strict=True)) for n in numbers]
@@ -223,7 +218,7 @@ def _require_short(group: _Group) -> None:
     """Declines a search that costs more than the score where it is made."""
     length = math.prod(a.size for a in group.axes)
     alone = len(group.compared) == 1 and group.compared[0].place.free <= set(group.axes)
-    if length > (LONGEST_SEARCH_A_KEY if alone else LONGEST_SEARCH):
+    if length > (cpu.LONGEST_SEARCH_A_KEY if alone else cpu.LONGEST_SEARCH):
         raise Decline(
             f"a write to {length} positions that are data: each score would be looked for among them",
             "mark the positions, mask = torch.zeros(..., dtype=torch.bool).scatter(-1, ids, True), "
@@ -235,7 +230,7 @@ def _anywhere(ctx: Lowering, write: Write, element: Position, group: _Group) -> 
     """Whether some element of a group goes where the targets are."""
     if not group.compared:
         return Const(True)
-    if math.prod(a.size for a in group.axes) <= MAX_COMPARED:
+    if math.prod(a.size for a in group.axes) <= limits.COMPARED_ELEMENTS:
         out = Const(False)
         for at in _each(group.axes):
             out = Map("OR", out, substitute(_equal(group.compared), at))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from flashlight.base.constants import cpu, limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering, free_index
 from flashlight.front.lowering.kinds import constant, wrap_int, wrapped
@@ -39,18 +40,12 @@ from flashlight.front.lowering.views import dims, storage_order, strides_fit
 from flashlight.ir.index import ZERO, Expr, linearise
 from flashlight.ir.program import Const, Index, Map, Node
 
-_LOOKED_AT = 64
-"""Operations on index tensors and written values that are looked at; what lies before them is data."""
-
-_COPIED_PRODUCTS = 4
-"""Values that are sums of products are computed for so many elements of an index at most."""
-
 
 def _written(ctx: Lowering, node: fx.Node, index: Position, write: Write, only: Node) -> Steps:
     """Everything that lands here, one over the other, where `only` holds; else what was here before."""
     out = yield ctx.arguments(node)["self"], index
     found = yield from landings(ctx, write, out)
-    if len(found) > _COPIED_PRODUCTS and any(has_own_products(landing.value, out) for landing in found):
+    if len(found) > cpu.COPIED_PRODUCTS and any(has_own_products(landing.value, out) for landing in found):
         raise Decline(f"{len(found)} products are written to positions that are data", CHOOSE)
     for landing in found:
         new = _sum(out, landing.value, static_dtype(node)) if write.adds else landing.value
@@ -99,7 +94,7 @@ def _data(nodes: Sequence[fx.Node]) -> list[fx.Node]:
     seen, waiting = set(nodes), deque(nodes)
     while waiting:
         node = waiting.popleft()
-        if len(seen) <= _LOOKED_AT and _is_map(node):
+        if len(seen) <= limits.WRITTEN_OPERATIONS and _is_map(node):
             new = [a for a in node.all_input_nodes if a not in seen]
             seen.update(new)
             waiting += new

@@ -15,21 +15,10 @@ from collections.abc import Callable, Container, Iterable
 import torch
 from torch import fx
 
+from flashlight.base.constants import cpu, limits
 from flashlight.base.errors import Decline
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.propagate import operands
-
-SMALL_INNER = 32
-"""A contraction over at most so many features is recomputed when its result is as large as the scores."""
-
-SHORT = 24
-"""Operations of a program of positions, such as a causal mask, that belongs to the barest region."""
-
-LONG = 256
-"""Operations of a mask or of a program of positions that are looked through at most."""
-
-EPILOGUE = 128
-"""Operations behind the core at most."""
 
 Reason = Callable[[fx.Node], Decline | None]
 """Why a node cannot be lowered."""
@@ -65,7 +54,7 @@ def _is_placement(node: fx.Node) -> bool:
     name = g.name_of(node)
     if name == "getitem":
         return g.name_of(node.args[0]) in g.PIECES  # type: ignore[arg-type]
-    return name in g.VIEWS or name in g.CREATORS or _is_position(node, SHORT)
+    return name in g.VIEWS or name in g.CREATORS or _is_position(node, limits.BAREST_POSITIONS)
 
 
 def producers(
@@ -143,7 +132,7 @@ def _large_gather(node: fx.Node, score: int) -> bool:
     return g.numel(node) >= max(score, 2 * g.numel(source))
 
 
-def _is_position(node: fx.Node, most: int = LONG) -> bool:
+def _is_position(node: fx.Node, most: int = limits.MASK_OPERATIONS) -> bool:
     """An integer program of positions alone, of so many operations at most."""
     seen = {node}
     stack = [node]
@@ -180,7 +169,7 @@ def _is_computed_wider(node: fx.Node) -> bool:
         return False
     widened, whole = False, True
     stack, seen = [source], {source}
-    while stack and len(seen) < LONG:
+    while stack and len(seen) < limits.MASK_OPERATIONS:
         one = stack.pop()
         name, args = g.name_of(one), g.tensors(one)
         if name in g.CASTS and g.dtype(args[0]) is not torch.float64:
@@ -207,7 +196,7 @@ def is_mask_number(node: fx.Node) -> bool:
         one = stack.pop()
         if not _is_float(one):
             continue
-        if g.name_of(one) not in g.LOGIC | g.ARITHMETIC or len(seen) > LONG:
+        if g.name_of(one) not in g.LOGIC | g.ARITHMETIC or len(seen) > limits.MASK_OPERATIONS:
             return False
         new = {g.through_views(a) for a in g.tensors(one) if _is_float(a) and g.numel(a) > 1} - seen
         seen |= new
@@ -220,10 +209,10 @@ def _small_contraction(node: fx.Node, name: str, score: int) -> bool:
     if name in g.CONTRACTIONS:
         left, right = operands(node)
         large = max(g.numel(left), g.numel(right))
-        return g.shape(left)[-1] <= SMALL_INNER and large >= score
+        return g.shape(left)[-1] <= cpu.RECOMPUTED_FEATURES and large >= score
     if name == "sum":
         body = g.tensors(node)[0]
-        return g.numel(body) <= SMALL_INNER * max(g.numel(node), 1)
+        return g.numel(body) <= cpu.RECOMPUTED_FEATURES * max(g.numel(node), 1)
     return False
 
 
@@ -268,7 +257,8 @@ def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node]
     while grown:
         grown = False
         for node in [w for w in waiting if w not in inside and w not in absorbed]:
-            if len(inside) - len(core) < EPILOGUE and _ends_inside(node, inside, quadratic) and reason(node) is None:
+            room = len(inside) - len(core) < limits.EPILOGUE
+            if room and _ends_inside(node, inside, quadratic) and reason(node) is None:
                 inside.add(node)
                 waiting.update(dict.fromkeys(node.users))
                 grown = True

@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
+from flashlight.base.constants import limits
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import is_operand
 from flashlight.front.regions.core import Core, is_returned
-
-MAX_PRODUCTS = 4
-"""Products of other regions that a region computes again at most."""
 
 
 class Recomputation:
@@ -34,7 +32,7 @@ class Recomputation:
         copied = set() if node in self.stored else self.below(node, core)
         products = core.again | {n for n in copied if n in self.owners[n].seeds}
         others = {self.owners[n] for n in copied}
-        if len(products) > MAX_PRODUCTS or any(self._feeds(core, other) for other in others):
+        if len(products) > limits.PRODUCTS_AGAIN or any(self._feeds(core, other) for other in others):
             self.stored.add(node)
             return set(), []
         core.again = products

@@ -16,20 +16,19 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from flashlight.base.constants import limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason, bare_producers, outputs, producers
-from flashlight.front.regions.again import MAX_PRODUCTS, Recomputation
+from flashlight.front.regions.again import Recomputation
 from flashlight.front.regions.core import Core, is_returned, least_map
 from flashlight.front.regions.grow import Component, Growth
 from flashlight.front.regions.stored import is_stored
 from flashlight.front.regions.tangles import Untangler, disjoint, waiting
 
-MAX_ATTEMPTS = 16
-"""Times that cores are changed because one waits for itself, before one is refused instead."""
 _READ_WHOLE = "{op} reads the whole map, which is stored for it"
-_LATER = f"a later layer needs scores made of more than {MAX_PRODUCTS} products of earlier ones: stored for it"
+_LATER = f"a later layer needs scores made of more than {limits.PRODUCTS_AGAIN} products of earlier ones: stored for it"
 _IN_PLACE_OF_VALUES = "a product of queries and keys in the place of the values is computed before the fused region"
 _FROM_THE_LEFT = "(p @ q2) @ k2.mT is p @ (q2 @ k2.mT) without that map, where nothing else happens to it"
 _ONLY_MAPS = "only scores or weights leave the graph, which are stored in any case"
@@ -115,7 +114,7 @@ class Assembly:
                 break
             claimed = self.cores
             for knot in knots:
-                claimed = untangle(claimed, knot, attempt < MAX_ATTEMPTS)
+                claimed = untangle(claimed, knot, attempt < limits.CHANGED_CORES)
         self.refusals += [Refusal.of(core.whole, decline) for core, decline in untangle.refused]
 
     def _regions(self) -> dict[Core, Region]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from flashlight.base.constants import cpu
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.expand import expand
 from flashlight.front.regions import graph as g
@@ -29,8 +30,6 @@ from flashlight.front.regions.pairs import pair_weights
 from flashlight.front.regions.seeds import Sources, is_linear
 
 _EXPONENTIALS = frozenset({"exp", "exp2", *g.SOFTMAXES})
-_WIDE_INNER = 512
-"""Features per score from which scores smaller than their operands are not worth fusing."""
 _LINEAR = (
     "linear layers around a map, not queries and keys (these fuse where keys are stored [N, features] and transposed "
     "for the product, or where all have a batch dimension)"
@@ -229,7 +228,7 @@ class Candidates:
             return between[0] if ends else ""
         if _suspect(component) and not normalised:
             return _LINEAR
-        if all(s.inner >= max(_WIDE_INNER, 4 * max(s.size)) for s in component.seeds):
+        if all(s.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(s.size)) for s in component.seeds):
             return "products smaller than their operands: nothing quadratic to avoid"
         if not ends and all(1 in s.size for s in component.seeds):
             return "one query or one key: no matrix of scores"

@@ -23,7 +23,7 @@ Factor = tuple[int, int]
 Dim = tuple[Factor, ...]
 Dims = tuple[Dim, ...]
 
-_EVEN_WORD = 0x5555555555555555
+_EVEN_WORD = int("01" * 32, 2)
 
 
 def even_mask(bits: int) -> int:

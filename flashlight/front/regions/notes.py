@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import fx
 
+from flashlight.base.constants import limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
@@ -15,7 +16,6 @@ from flashlight.front.regions.seeds import Sources, is_linear
 Note = tuple[str, str]
 
 _SDPA = "_scaled_dot_product"
-_STEPS = 12
 
 
 def notes(
@@ -63,7 +63,7 @@ def _normalises(node: fx.Node) -> bool:
 
 def _behind_linear(node: fx.Node, sources: Sources) -> bool:
     """Whether logits of a linear layer come in through maps and views only."""
-    for _ in range(_STEPS):
+    for _ in range(limits.NOTED_STEPS):
         name = g.name_of(node)
         if name in g.CONTRACTIONS:
             return is_linear(node, sources) or len(g.shape(node)) == 2
@@ -76,7 +76,7 @@ def _behind_linear(node: fx.Node, sources: Sources) -> bool:
 def _is_gate(node: fx.Node) -> bool:
     """sigmoid(gate) * x with a broadcast gate."""
     frontier, size = [node], g.numel(node)
-    for _ in range(_STEPS):
+    for _ in range(limits.NOTED_STEPS):
         frontier = [u for n in frontier for u in n.users]
         for user in frontier:
             if g.name_of(user) == "mul" and g.numel(user) > size:

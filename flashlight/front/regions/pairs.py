@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Sequence
 
 from torch import fx
 
+from flashlight.base.constants import limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
@@ -19,7 +20,6 @@ from flashlight.front.regions.propagate import operands
 from flashlight.front.regions.seeds import complementary, extent
 
 _EXPONENTIALS = g.SOFTMAXES | {"exp", "exp2"}
-_STEPS = 24
 _PRODUCT = (
     "write the scores as a product: x[..., :, None] + y[..., None, :] is "
     "stack([x, ones], -1) @ stack([ones, y], -1).mT, which fuses"
@@ -42,7 +42,7 @@ def pair_weights(nodes: Iterable[fx.Node], grown: Container[fx.Node]) -> dict[fx
 def _is_contracted(node: fx.Node) -> bool:
     """Whether elements of a value are multiplied and added up."""
     stack, seen, size = [node], set[fx.Node](), g.numel(node)
-    while stack and len(seen) < _STEPS:
+    while stack and len(seen) < limits.PAIR_STEPS:
         one = stack.pop()
         for user in (u for u in one.users if u not in seen):
             seen.add(user)
@@ -59,7 +59,7 @@ def _is_contracted(node: fx.Node) -> bool:
 def _why(weights: fx.Node) -> tuple[str, str | None] | None:
     """The reason and its fix, if scores begin with a broadcast of rows and keys, or with positions."""
     node, contraction = g.through_views(g.tensors(weights)[0]), None
-    for _ in range(_STEPS):
+    for _ in range(limits.PAIR_STEPS):
         args = [g.through_views(a) for a in g.tensors(node)]
         largest = max(args, key=g.numel, default=None)
         if g.name_of(node) in g.POINTWISE and (largest is None or g.numel(largest) < g.numel(node)):
@@ -101,7 +101,7 @@ def _is_position(node: fx.Node) -> bool:
     stack, seen = [node], set[fx.Node]()
     while stack:
         one = stack.pop()
-        if one.op != "call_function" or len(seen) > _STEPS:
+        if one.op != "call_function" or len(seen) > limits.PAIR_STEPS:
             return False
         seen.add(one)
         stack += [a for a in g.tensors(one) if a not in seen]

@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from flashlight.base.constants import limits
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.propagate import operands
-
-TREE_LIMIT = 24
-"""Nodes of the pointwise tree below a sum that are looked at."""
 
 
 @dataclass
@@ -54,7 +52,7 @@ class Sources:
 
     def is_weight(self, node: fx.Node) -> bool:
         """A parameter behind views, casts and pointwise maps of parameters (dequantised or normalised weights)."""
-        stack, budget, found = [node], TREE_LIMIT, False
+        stack, budget, found = [node], limits.TREE_NODES, False
         while stack:
             one = stack.pop()
             name = g.name_of(one)
@@ -200,7 +198,7 @@ def _tree(body: fx.Node, quadratic: Container[fx.Node]) -> tuple[list[fx.Node], 
     leaves: dict[fx.Node, None] = {}
     inner: dict[fx.Node, None] = {}
     stack = [body]
-    while stack and len(inner) < TREE_LIMIT:
+    while stack and len(inner) < limits.TREE_NODES:
         node = stack.pop()
         follows = g.name_of(node) in g.POINTWISE and g.shape(node) == size and _is_float(node)
         follows &= node is body or node not in quadratic

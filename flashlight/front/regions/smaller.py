@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 
 from torch import fx
 
+from flashlight.base.constants import limits
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.assemble import Assembly, Region
@@ -20,9 +21,6 @@ from flashlight.front.regions.core import Core
 from flashlight.front.regions.find import Candidates, Found
 from flashlight.front.regions.propagate import operands
 from flashlight.front.regions.seeds import Sources
-
-REACH = 300
-"""Operations behind a contraction that are looked at."""
 
 
 def without_producers(
@@ -97,7 +95,7 @@ def _computed_from(seed: fx.Node, within: set[fx.Node], order: dict[fx.Node, int
         if node is seed or g.name_of(node) not in g.CONTRACTIONS:
             new = [u for u in node.users if u in within and u not in seen]
             seen.update(new)
-            nodes += new[: REACH - len(nodes)]
+            nodes += new[: limits.BEHIND_CONTRACTION - len(nodes)]
     return sorted(nodes, key=order.__getitem__)
 
 

@@ -1,0 +1,99 @@
+"""Limits of the compiler itself: what it looks at before it gives up, on any machine.
+
+They bound the time that planning takes and the size of what it makes.  Where nothing else is said they are not
+measured: guesses above what the programs of the test zoo need.
+"""
+
+from __future__ import annotations
+
+# A graph.
+
+NODES = 100_000
+SECONDS = 5.0
+"""Expressions that planning one graph may ask for, and seconds of processor time: the options' defaults."""
+
+LEAST_NODES, LEAST_SECONDS = 4_000, 0.5
+"""What an attempt may take in any case; no program of the test zoo takes half of it."""
+
+MOST_EXPRESSIONS = 640
+"""Expressions of one kernel; a bisection of 50 steps (entmax) has 520, no other program of the test zoo has 100."""
+
+# Finding regions.
+
+TREE_NODES = 24
+"""Nodes of the pointwise tree below a sum that are looked at."""
+
+BAREST_POSITIONS = 24
+"""Operations of a program of positions, such as a causal mask, that belongs to the barest region."""
+
+MASK_OPERATIONS = 256
+"""Operations of a mask or of a program of positions that are looked through at most."""
+
+EPILOGUE = 128
+"""Operations behind the core at most."""
+
+PRODUCTS_AGAIN = 4
+"""Products of other regions that a region computes again at most."""
+
+CHANGED_CORES = 16
+"""Times that cores are changed because one waits for itself, before one is refused instead."""
+
+BEHIND_CONTRACTION = 300
+"""Operations behind a contraction that are looked at for smaller regions."""
+
+NOTED_STEPS = 12
+"""Operations that are followed for a note on what was not fused."""
+
+PAIR_STEPS = 24
+"""Operations that are followed from weights to scores that are no products."""
+
+# Lowering.
+
+PIECES = 8
+"""A reduction over more structural pieces than this keeps its WHERE instead of being split."""
+
+FACTS = 6
+"""Comparisons of positions that are assumed at once."""
+
+CONSTANT_ELEMENTS, SPACED_ELEMENTS = 16, 1 << 16
+"""Elements of a constant that becomes numbers; of one that is evenly spaced, as range(N) is."""
+
+COMPARED_ELEMENTS = 16
+"""So many elements of an index tensor are compared with a position one by one."""
+
+WRITTEN_OPERATIONS = 64
+"""Operations on index tensors and written values that are looked at; what lies before them is data."""
+
+# Passes.
+
+TEMPORARIES = 12
+"""Temporaries of a program."""
+
+SWEEP_ROUNDS = 8
+"""Times that the sweeps of a program are chosen again."""
+
+SWEEPS_TRIED = 8
+"""Reductions that are tried for the sweep of a store."""
+
+GROUP_ROWS = 16
+"""Rows of a group that a tile may hold."""
+
+CARRY_TERMS = 4
+"""Terms into which a carry that no single exponential corrects is split."""
+
+REFERENCE_DEPTH = 100
+"""Nested functions of references beyond which none is taken apart."""
+
+MASK_SCORES = 4
+"""Scores that each number of a tensor must serve to be taken for a mask: a bias for each head is none."""
+
+MASK_BODY_NODES, MASK_BODY_DEPTH = 400, 60
+"""Bodies of more nodes, or with more functions in each other, are not looked into for masks."""
+
+# Code.
+
+PRODUCT_FACTORS = 6
+"""Products of more factors are not split into two sides."""
+
+LOOP_ROWS = 2
+"""Rows from which a sum of products is a contraction in C++."""
