@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from flashlight.analysis.blocks import FULL, SKIPPED, block_map
 from flashlight.base.options import parse
+from flashlight.codegen.tile import Walk, evaluate_kernel
 from flashlight.front.capture import Capture
-from flashlight.ir.evaluate import Value, Walk, axis_order, evaluate_kernel
+from flashlight.ir.evaluate import Value, axis_order
 from flashlight.ir.kernel import Kernel, Sweep
 from flashlight.report.records import Report
 from flashlight.runtime import op as runtime
@@ -110,9 +111,9 @@ class _Runner(fx.Interpreter):
 
 def walks(kernel: Kernel, tensors: dict[str, Tensor], rows: int) -> dict[int, Walk]:
     """How the sweeps of a kernel that may skip blocks are walked with tiles of so many rows, by number."""
-    visiting = ((i, s, s.visit) for i, s in enumerate(kernel.sweeps))
-    found = ((i, v, _states(kernel, s, tensors, rows)) for i, s, v in visiting if v is not None)
-    return {i: Walk(v, [(a, t != SKIPPED) for a, t in s], [(a, t == FULL) for a, t in s]) for i, v, s in found}
+    visiting = (i for i, s in enumerate(kernel.sweeps) if s.visit is not None)
+    found = ((i, _states(kernel, kernel.sweeps[i], tensors, rows)) for i in visiting)
+    return {i: Walk([(a, t != SKIPPED) for a, t in s], [(a, t == FULL) for a, t in s]) for i, s in found}
 
 
 def _states(kernel: Kernel, sweep: Sweep, tensors: dict[str, Tensor], rows: int) -> list[Value]:

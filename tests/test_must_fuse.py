@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.codegen.triton import default_tiling, print_kernel, run_interpreted
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.ir.evaluate import evaluate_kernel, new_output
+from flashlight.ir.evaluate import new_output
 from flashlight.ir.kernel import Kernel
 from flashlight.runtime.plan import Plan
 from tests.harness import Compiled, as_double, compile_only, doubled, error_ratio, largest_allocation, leaves, rms_ratio

@@ -1,4 +1,4 @@
-"""Reference evaluation with torch: a Program by materialising, a Kernel by walking its sweeps block by block.
+"""Reference evaluation with torch: nodes over spans of axes, and a Program by materialising.
 
 Values travel as (axes, tensor) with one dimension an axis, in the order of `axis_order`.
 """
@@ -8,14 +8,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import assert_never
 
 import torch
 
 from flashlight.ir.contraction import contract
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.ir.kernel import FAR, KEY_BLOCK, Accumulator, Kernel, Sweep, Visit, before
 from flashlight.ir.ops import FNS, MONOIDS
 from flashlight.ir.program import (
     Carry,
@@ -35,9 +33,6 @@ from flashlight.ir.random import uniform
 
 SERIAL_VOLUME = 1 << 18
 """Elements above which a reduction that is no contraction is accumulated in parts."""
-
-BLOCK = 128
-"""Positions of a swept axis that a kernel is evaluated in."""
 
 Value = tuple[tuple[Axis, ...], torch.Tensor]
 Span = tuple[int, int]
@@ -328,126 +323,3 @@ def evaluate_program(program: Program, tensors: Mapping[str, torch.Tensor]) -> d
         write(s, ev(s.value), outputs[s.tensor], ev)
         ev.tensors[s.tensor] = outputs[s.tensor]
     return {t.name: outputs[t.name] for t in program.outputs}
-
-
-# ---------------------------------------------------------------- kernels
-
-
-@dataclass(frozen=True)
-class Walk:
-    """How a sweep goes through its key blocks: those that are not visited are skipped, full ones are not masked.
-
-    visited, full: truth values of grid and tile axes, one a key block.
-    """
-
-    visit: Visit
-    visited: Sequence[Value]
-    full: Sequence[Value]
-
-    def unmasked(self, ev: Evaluator) -> Evaluator:
-        """The same evaluator where the conditions are true."""
-        true = (), torch.tensor(True, device=ev.device)
-        return Evaluator(ev.tensors, ev.compute, ev.spans, {**ev.known, **dict.fromkeys(self.visit.conditions, true)})
-
-    def step(self, key_block: int, full: Value, masked: Value) -> Value:
-        """What a key block contributes."""
-        return _where(self.full[key_block], full, masked)
-
-    def kept(self, key_block: int, op: str, earlier: Value | None, after: Value) -> Value:
-        """The carry after a key block."""
-        identity = (), after[1].new_full((), MONOIDS[op].identity)
-        return _where(self.visited[key_block], after, earlier or identity)
-
-    def corrected(self, ev: Evaluator) -> Walk | None:
-        """The walk that computes every key block where skipping some was wrong; None where it was right."""
-        if self.visit.exact is None:
-            return None
-        exact = ev(self.visit.exact)
-        if exact[1].all():
-            return None
-        yes, no = (((), torch.tensor(b, device=ev.device)) for b in (True, False))
-        visited = [_where(exact, v, yes) for v in self.visited]
-        return Walk(replace(self.visit, exact=None), visited, [_where(exact, f, no) for f in self.full])
-
-
-def _where(condition: Value, yes: Value, no: Value) -> Value:
-    axes, (c, a, b) = align([condition, yes, no])
-    return axes, torch.where(c, a, b)
-
-
-def evaluate_kernel(
-    kernel: Kernel,
-    tensors: Mapping[str, torch.Tensor],
-    outputs: Mapping[str, torch.Tensor],
-    block: int | None = None,
-    walks: Mapping[int, Walk] | None = None,
-) -> None:
-    """Run the schedule into `outputs`: grid and tile axes batched, the swept axis in blocks of `block` (or BLOCK).
-
-    walks: for sweeps that skip blocks, by number; any other computes all.
-    """
-    compute = torch.float64 if kernel.double else torch.float32
-    final: dict[Node, Value] = {}
-    for i, sweep in enumerate(kernel.sweeps):
-        _sweep(sweep, tensors, outputs, compute, final, block or BLOCK, (walks or {}).get(i))
-    ev = Evaluator(tensors, compute, known=final)
-    for s in kernel.stores:
-        write(s, ev(s.value), outputs[s.tensor], ev)
-
-
-def _sweep(
-    sweep: Sweep,
-    tensors: Mapping[str, torch.Tensor],
-    outputs: Mapping[str, torch.Tensor],
-    compute: torch.dtype,
-    final: dict[Node, Value],
-    block: int,
-    walk: Walk | None = None,
-) -> None:
-    running: dict[Carry, Value] = {}
-    size = sweep.axis.size
-    # of the largest carry, not of all axes together: a needlessly short block costs roundings
-    rows = max((math.prod(a.size for a in c.step.free) for c in sweep.carries), default=1)
-    if walk is not None:
-        block = KEY_BLOCK
-    elif size <= block and size * rows > SERIAL_VOLUME:
-        block = max(1, SERIAL_VOLUME // rows)
-    for lo in range(0, size, block) if size else [0]:
-        spans = {sweep.axis: (lo, min(lo + block, size))}
-        old = {n: _reference(n, v, sweep) for n, v in running.items()}
-        ev = Evaluator(tensors, compute, spans, final)
-        bare = walk.unmasked(ev) if walk else ev
-        for c in sweep.carries:
-            step = walk.step(lo // block, bare(c.step), ev(c.step)) if walk else ev(c.step)
-            total = kept = running.get(c.node)
-            if total is not None:
-                if c.rescale is not None:
-                    total = _rescaled(c, total, old, ev)
-                axes, (a, b) = align([total, step])
-                step = axes, combine(c.op, a, b)
-            running[c.node] = walk.kept(lo // block, c.op, kept, step) if walk else step
-            ev.values[c.node] = bare.values[c.node] = _reference(c.node, running[c.node], sweep)
-        for s in sweep.stores:
-            write(s, ev(s.value), outputs[s.tensor], ev)
-    if walk and (again := walk.corrected(Evaluator(tensors, compute, known={**final, **running}))):
-        _sweep(sweep, tensors, outputs, compute, final, block, again)
-        return
-    final |= running
-
-
-def _reference(node: Node, value: Value, sweep: Sweep) -> Value:
-    """The value other carries use while sweeping, see kernel.py."""
-    op = next(c.op for c in sweep.carries if c.node is node)
-    if op not in ("MAX", "MIN"):
-        return value
-    axes, v = value
-    start = MONOIDS[op].identity
-    return axes, torch.where(v == start, math.copysign(FAR, start), torch.where(v == -start, 0.0, v))
-
-
-def _rescaled(c: Accumulator, value: Value, old: Mapping[Carry, Value], ev: Evaluator) -> Value:
-    """Move an accumulated value from the references `old` to those of this block; a sum that is 0 stays 0."""
-    assert c.rescale is not None
-    known = {**ev.known, **ev.values, **{before(n): v for n, v in old.items()}}
-    axes, (v, factor) = align([value, Evaluator(ev.tensors, ev.compute, known=known)(c.rescale)])
-    return axes, torch.where(v == 0, v, v * factor)

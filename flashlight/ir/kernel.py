@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Carry, Node, Reduce, Store, Tensor, postorder
+from flashlight.ir.ops import MONOIDS
+from flashlight.ir.program import Carry, Const, Map, Node, Reduce, Store, Tensor, postorder
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,14 @@ def before(carry: Carry) -> Carry:
 
 FAR = 1e30
 """The size of references where nothing was found yet: beyond all scores, and finite when it is scaled."""
+
+
+def reference(extremum: Node, op: str) -> Node:
+    """What an extremum counts as while a sweep runs: its value, where that is finite."""
+    start = MONOIDS[op].identity
+    nothing, other = (Map("EQ", extremum, Const(x)) for x in (start, -start))
+    return Map("WHERE", nothing, Const(math.copysign(FAR, start)), Map("WHERE", other, Const(0.0), extremum))
+
 
 KEY_BLOCK = 64
 """Positions of a swept axis that are visited or skipped together; summaries hold one value for each so many."""

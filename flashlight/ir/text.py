@@ -47,7 +47,10 @@ DEEPEST = 30
 class Printer:
     """Prints nodes; a value used more than once, or made of many others, gets a name and a line of its own."""
 
-    def __init__(self, roots: Sequence[Node], origins: Mapping[Node, str] | None = None):
+    def __init__(
+        self, roots: Sequence[Node], origins: Mapping[Node, str] | None = None, hints: Mapping[Node, str] | None = None
+    ):
+        self.hints = hints or {}
         self.names: dict[Node, str] = {}
         self.uses = Counter(a for n in postorder(roots) for a in n.args) + Counter(roots)
         self.origins = origins or {}
@@ -61,14 +64,21 @@ class Printer:
             if node in self.names:
                 continue
             depth = self.depths[node] = 1 + max((self.depths.get(a, 0) for a in node.args), default=0)
-            if (self.uses[node] > 1 or depth >= DEEPEST) and isinstance(node, Map | Reduce | Cast):
+            if (self.uses[node] > 1 or depth >= DEEPEST or node in self.hints) and isinstance(
+                node, Map | Reduce | Cast
+            ):
                 self.depths[node] = 0
                 text = self._inner(node)
-                self.names[node] = f"v{len(self.names)}"
+                self.names[node] = self._name(node)
                 axes = ",".join(a.name for a in sorted(node.free, key=lambda a: a.key))
                 origin = f"    # {self.origins[node]}" if node in self.origins else ""
                 self.lines.append(f"{indent}{self.names[node]}[{axes}] = {text}{origin}")
         return self.lines
+
+    def _name(self, node: Node) -> str:
+        name = self.hints.get(node, f"v{len(self.names)}")
+        taken = sum(n == name or n.startswith(f"{name}_") for n in self.names.values())
+        return f"{name}_{taken}" if taken else name
 
     def show(self, node: Node) -> str:
         return self.names.get(node) or self._inner(node)

@@ -16,7 +16,7 @@ from flashlight.analysis.blocks import BlockMap, Task, part_map, rows_of
 from flashlight.base.cache import NATIVE, Cache, CacheError
 from flashlight.base.errors import Decline
 from flashlight.base.warn import warn
-from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 

@@ -22,8 +22,7 @@ from itertools import count
 from flashlight.analysis.facts import SumFacts
 from flashlight.analysis.product import ONE, ZERO, Factors, addends, factors, total
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import FAR, Accumulator, Sweep, before, carry_nodes
-from flashlight.ir.ops import MONOIDS
+from flashlight.ir.kernel import Accumulator, Sweep, before, carry_nodes, reference
 from flashlight.ir.program import Carry, Const, Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
 from flashlight.passes.program.hoist import hoisted, is_sum, scaled
 from flashlight.passes.schedule.separate import TRUE, Exponent, Parts, Separator, collected, difference, replaced
@@ -145,7 +144,7 @@ class Streamer:
             used = {c for leaf, _ in exponent for c in carry_nodes(leaf)}
             # where a program takes 0 for an infinite extremum, the sums are 0 or infinite whatever is taken
             safe = {Map("WHERE", Map("ISINF", c), ZERO, c) for c in used}
-            finite: dict[Node, Node] = {c: _finite(c, self.steps[c].op) for c in used}
+            finite: dict[Node, Node] = {c: reference(c, self.steps[c].op) for c in used}
             differing = tuple((leaf, k) for leaf, k in exponent if leaf not in safe)
             if not differing:
                 continue
@@ -172,13 +171,6 @@ class Streamer:
             return parts.node() if common else n
 
         return transform([value], rule)[0] if self.facts.ones else value
-
-
-def _finite(extremum: Node, op: str) -> Node:
-    """What an extremum counts as while a sweep runs."""
-    start = MONOIDS[op].identity
-    nothing, other = (Map("EQ", extremum, Const(x)) for x in (start, -start))
-    return Map("WHERE", nothing, Const(math.copysign(FAR, start)), Map("WHERE", other, ZERO, extremum))
 
 
 def _moved(exponent: Exponent, finite: Mapping[Node, Node]) -> Node:

@@ -10,10 +10,10 @@ import torch
 
 from flashlight.codegen.cpp import Built, available, build_all, default_tiling, detect_isa, print_kernel, run
 from flashlight.codegen.cpp.toolchain import MORE_FLAGS
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.codegen.triton import default_tiling as triton_tiling
 from flashlight.codegen.triton import print_kernel as print_triton
 from flashlight.codegen.triton import run_interpreted
-from flashlight.ir.evaluate import evaluate_kernel
 from flashlight.ir.program import Program
 
 from .handmade import Case

@@ -23,7 +23,7 @@ from flashlight.codegen.cpp import (
     run,
     runs_here,
 )  # fmt: skip
-from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.kernel import Kernel
 
 from . import kernels

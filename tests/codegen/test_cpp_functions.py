@@ -17,7 +17,7 @@ from flashlight.codegen.cpp import (
     run,
     runs_here,
 )
-from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.index import Axis, of
 from flashlight.ir.kernel import Kernel, Sweep
 from flashlight.ir.ops import FNS

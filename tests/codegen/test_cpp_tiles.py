@@ -29,7 +29,7 @@ from flashlight.codegen.cpp import (
 )
 from flashlight.codegen.cpp.isa import FLAGS
 from flashlight.codegen.cpp.toolchain import COMMON_FLAGS, HERE, CompilerError
-from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Map
 from tests.codegen import kernels

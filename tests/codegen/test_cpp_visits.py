@@ -20,7 +20,8 @@ from flashlight.codegen.cpp import (
     run,
     runs_here,
 )
-from flashlight.ir.evaluate import evaluate_kernel, new_output
+from flashlight.codegen.tile import evaluate_kernel
+from flashlight.ir.evaluate import new_output
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Node, Program
 from flashlight.passes.pipeline import compile_program

@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from flashlight.codegen.offline import compile_source
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.codegen.triton import Tiling, addressing, default_tiling, print_kernel, reductions, run_interpreted
-from flashlight.ir.evaluate import evaluate_kernel
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Cast, Const, Map, Program

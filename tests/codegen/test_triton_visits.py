@@ -15,8 +15,9 @@ from torch import Tensor
 
 from flashlight.analysis.blocks import FULL, SKIPPED, block_map
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, compile_source
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.codegen.triton import Tiling, block_tests, default_tiling, interpreter, print_kernel, run_interpreted
-from flashlight.ir.evaluate import evaluate_kernel, new_output
+from flashlight.ir.evaluate import new_output
 from flashlight.ir.kernel import Kernel
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.sparsity import visit

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flashlight.ir.evaluate import evaluate_kernel
+from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.kernel import Kernel
 from flashlight.runtime import targets
 from tests.fuzz import gears, runner

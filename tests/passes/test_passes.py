@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from flashlight.ir.evaluate import evaluate_kernel, evaluate_program, new_output
+from flashlight.codegen.tile import evaluate_kernel
+from flashlight.ir.evaluate import evaluate_program, new_output
 from flashlight.ir.kernel import Schedule
 from flashlight.ir.program import Program
 from flashlight.ir.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json

@@ -7,7 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from flashlight.analysis.blocks import FULL, SKIPPED, block_map
-from flashlight.ir.evaluate import Evaluator, evaluate_kernel, new_output
+from flashlight.codegen.tile import evaluate_kernel
+from flashlight.ir.evaluate import Evaluator, new_output
 from flashlight.ir.index import Axis, of
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.program import Const, Index, Load, Map, Node, Program, postorder
