@@ -1,11 +1,14 @@
-"""The pipeline: Program -> Program passes in order, then the schedule.
+"""The pipeline: every decision in order, each taken once.  LAWS rewrite the mathematics, SCHEDULE makes kernels of it.
 
-Each pass is a pure function with a before/after in its docstring; every result is checked and can be evaluated.
+    Program -> Program -> Sweeps -> Groups -> Kernels -> Schedule
+
+Each pass is a pure function with a before/after in its docstring; what it makes prints itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from flashlight.ir.checks import check_program, check_schedule
 from flashlight.ir.kernel import Schedule
@@ -18,43 +21,66 @@ from flashlight.passes.program.normal import normal
 from flashlight.passes.program.operands import operands
 from flashlight.passes.program.reassociate import reassociate
 from flashlight.passes.program.split_axes import split_axes
-from flashlight.passes.schedule.kernels import schedule
+from flashlight.passes.schedule.choose import sweeps
+from flashlight.passes.schedule.group import group
+from flashlight.passes.schedule.joint import joint
+from flashlight.passes.schedule.kernels import kernels
+from flashlight.passes.schedule.maps import maps
 from flashlight.passes.schedule.materialise import materialise
 from flashlight.passes.schedule.pick import pick
+from flashlight.passes.schedule.stages import Groups, Kernels, Sweeps
+from flashlight.passes.schedule.stream import stream
+from flashlight.passes.schedule.tile import tile
+from flashlight.passes.schedule.visits import summaries, visits
+from flashlight.passes.sparsity.share import share
 
-Pass = Callable[[Program], Program]
+Stage = Program | Sweeps | Groups | Kernels | Schedule
+Trace = list[tuple[str, Stage]]
+"""The name of each pass that changed something, with what it made."""
 
-PIPELINE: tuple[tuple[str, Pass], ...] = (
-    ("split_axes", split_axes),
-    ("normal", normal),
-    ("explog", explog),
+LAWS: tuple[tuple[str, Callable[[Program], Program]], ...] = (
+    ("split_axes", split_axes),  # flattened axes are taken apart
+    ("normal", normal),  # one spelling of conditions and of what they fill
+    ("explog", explog),  # exp(s - log l) is exp(s) / l
+    ("canonical", canonical),  # equal parts get equal names
+    ("hoist", hoist),  # factors leave sums
     ("canonical", canonical),
-    ("hoist", hoist),
+    ("reassociate", reassociate),  # (q k) v is q (k v) where nothing stands between
     ("canonical", canonical),
-    ("reassociate", reassociate),
-    ("canonical", canonical),
-    ("pick", pick),
-    ("materialise", materialise),
-    ("align", align),
-    ("operands", operands),
+    ("pick", pick),  # one score of a row comes from its sweep
+    ("materialise", materialise),  # what a sweep needs before it starts gets a store of its own
+    ("align", align),  # outputs share the names of their rows
+    ("operands", operands),  # which products may round their factors
 )
 
+SCHEDULE: tuple[tuple[str, Callable[[Any], Stage]], ...] = (
+    ("sweeps", sweeps),  # Program -> Sweeps: the axis that each store sweeps
+    ("group", group),  # Sweeps -> Groups: the stores that share a kernel
+    ("tile", tile),  # Groups: the rows that are blocked
+    ("joint", joint),  # Groups: one extremum over several maps of scores
+    ("stream", stream),  # Groups: reductions along the sweep become carries of as few sweeps as possible
+    ("maps", maps),  # Groups: per-score values are written by loops of their own
+    ("kernels", kernels),  # Groups -> Kernels: grid, tile and resident axes
+    ("visits", visits),  # Kernels: the key blocks that are computed
+    ("summaries", summaries),  # Kernels -> Schedule: kernels for what the tests of key blocks load
+    ("share", share),  # Schedule: the summaries that other regions may have too
+)
 
-def run_passes(program: Program) -> tuple[Program, list[tuple[str, Program]]]:
-    """The program after every pass, and after each pass that changed it."""
-    trace = [("lowered", program)]
-    for name, step in PIPELINE:
-        after = step(program)
-        check_program(after)
-        if after != program:
-            trace.append((name, after))
-        program = after
-    return program, trace
+PIPELINE: tuple[tuple[str, Callable[[Any], Stage]], ...] = (*LAWS, *SCHEDULE)
 
 
-def compile_program(program: Program) -> tuple[Schedule, list[tuple[str, Program]]]:
+def compile_program(program: Program) -> tuple[Schedule, Trace]:
     """Kernels in launch order, and the trace of the passes.  Raises Decline where no schedule exists."""
-    program, trace = run_passes(program)
-    result = schedule(program)
-    check_schedule(result, program)
-    return result, trace
+    stage: Stage = program
+    trace: Trace = [("lowered", program)]
+    for name, step in PIPELINE:
+        after = step(stage)
+        if isinstance(after, Program):
+            program = after
+            check_program(program)
+        if after != stage:
+            trace.append((name, after))
+        stage = after
+    assert isinstance(stage, Schedule)
+    check_schedule(stage, program)
+    return stage, trace

@@ -41,8 +41,8 @@ from flashlight.front.regions.graph import is_symbolic, name_of, numel
 from flashlight.front.sdpa import Attention, decompose, restore
 from flashlight.ir.kernel import Schedule
 from flashlight.ir.program import Program
-from flashlight.passes.pipeline import compile_program
-from flashlight.passes.sparsity.share import share
+from flashlight.passes.pipeline import Trace, compile_program
+from flashlight.passes.sparsity.share import parted
 from flashlight.report import levels as debug
 from flashlight.report.progress import stage
 from flashlight.report.records import RegionReport, Report
@@ -59,7 +59,7 @@ Costly = tuple[Region, TooMuch]
 """A region that is too much, and why."""
 Smaller = Callable[[fx.Graph, Found, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
 """Smaller regions in the place of others, see regions/smaller.py."""
-Planned = tuple[Program, Sequence[fx.Node], Schedule, list[tuple[str, Program]]]
+Planned = tuple[Program, Sequence[fx.Node], Schedule, Trace]
 
 
 class StrictError(FlashlightError):
@@ -109,7 +109,7 @@ class _GraphCapture:
         self.fused: list[Region] = []
         self.thrifty = True
         """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
-        self.compiled: dict[object, tuple[Schedule, list[tuple[str, Program]]]] = {}
+        self.compiled: dict[object, tuple[Schedule, Trace]] = {}
         """What programs were compiled to, with their lines: layers of a model often have the same."""
 
     def run(self) -> None:
@@ -268,7 +268,7 @@ class _GraphCapture:
         inputs = {t.name: copy.origin[n] for t, n in zip(program.inputs, used, strict=True)}
         with stage(f"{place}: cache"):
             language, whole = targets.language(self.options.target, device), program
-            shared, program, schedule = share(program, schedule)
+            shared, program, schedule = parted(program, schedule)
             parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
             report = Compilation(language, whole, tuple(parts), tuple(trace)).report(source=region.source)
             if shared:

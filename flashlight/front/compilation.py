@@ -10,10 +10,10 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashlight.analysis.blocks import Task, block_count
 from flashlight.base.constants import cpu
@@ -28,20 +28,23 @@ from flashlight.ir.serialize import kernel_from_json, kernel_to_json, program_fr
 from flashlight.report.records import KernelReport, RegionReport, Report
 from flashlight.runtime.targets import expected_blocks, expected_task, native_source
 
+if TYPE_CHECKING:
+    from flashlight.passes.pipeline import Stage
+
 
 @dataclass(frozen=True)
 class Compilation:
     """A compiled region.
 
     language: what runs it.  lowered: the program before the passes.  parts: programs with their kernels in launch
-    order; what is shared with other regions comes first.  trace: the program after each pass that changed it, empty
-    where running the passes again tells.
+    order; what is shared with other regions comes first.  trace: what each pass made of the program, empty where
+    running the passes again tells.
     """
 
     language: str
     lowered: Program
     parts: tuple[tuple[Program, tuple[Kernel, ...]], ...]
-    trace: tuple[tuple[str, Program], ...] = ()
+    trace: tuple[tuple[str, Stage], ...] = ()
 
     def report(self, **facts: Any) -> RegionReport:
         """The report of the region.  facts: fields of it that are known."""
@@ -53,14 +56,18 @@ class Compilation:
         return [r for program, kernels in self.parts for r in kernel_reports(program, kernels, self.language)]
 
     def passes(self) -> list[tuple[str, str]]:
-        """What each pass made of the program, as text."""
-        return [(name, str(program)) for name, program in self.trace or self._repeated()]
+        """What each pass that changed something made, as text."""
+        texts: list[tuple[str, str]] = []
+        for name, stage in self.trace or self._repeated():
+            if not texts or str(stage) != texts[-1][1]:
+                texts.append((name, str(stage)))
+        return texts
 
-    def _repeated(self) -> list[tuple[str, Program]]:
-        from flashlight.passes.pipeline import run_passes
+    def _repeated(self) -> Sequence[tuple[str, Stage]]:
+        from flashlight.passes.pipeline import compile_program
 
         try:
-            return run_passes(self.lowered)[1]
+            return compile_program(self.lowered)[1]
         except FlashlightError:  # with other versions of the passes, perhaps
             return [("lowered", self.lowered)]
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 from flashlight.base.errors import InternalError
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Schedule, Sweep, Visit, first, last
-from flashlight.ir.program import Carry, Load, Node, Program, Reduce, Store, postorder
+from flashlight.ir.program import Carry, Load, Node, Program, Reduce, Store, dense_tensor, postorder
 
 
 def _fail(what: str, text: object) -> NoReturn:
@@ -91,9 +91,11 @@ def _check_value(k: Kernel, value: Node, ready: set[Node], axes: set[Axis]) -> N
 
 
 def check_schedule(s: Schedule, p: Program) -> None:
-    """Every output is written exactly once and every temporary before it is read."""
+    """Every output is written exactly once, every temporary before it is read, and temporaries are dense."""
     have = {t.name for t in p.inputs}
-    temporaries = {t.name for t in s.temporaries}
+    strided = [t.name for t in s.temporaries if t != dense_tensor(t.name, t.shape, t.dtype)]
+    if strided:
+        _fail(f"temporaries {strided} are not row-major", s)
     for k in s.kernels:
         check_kernel(k)
         missing = {t.name for t in k.inputs} - have
@@ -101,5 +103,5 @@ def check_schedule(s: Schedule, p: Program) -> None:
             _fail(f"{', '.join(sorted(missing))} is read before it is written", s)
         have |= {t.name for t in k.outputs}
     written = [t.name for k in s.kernels for t in k.outputs]
-    if sorted(written) != sorted([t.name for t in p.outputs] + list(temporaries)):
+    if sorted(written) != sorted([t.name for t in (*p.outputs, *s.temporaries)]):
         _fail(f"outputs written: {written}", s)

@@ -21,8 +21,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -154,6 +155,8 @@ class Kernel:
     """Accumulate in float64 instead of float32."""
     origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
     """The user's source line of values, where it is known; not part of the digest."""
+    phase: Literal["forward", "backward"] = "forward"
+    """When it runs: the results of the forward phase may be needed before the backward phase is called."""
 
     @property
     def carries(self) -> tuple[Accumulator, ...]:
@@ -162,10 +165,7 @@ class Kernel:
     @property
     def roots(self) -> list[Node]:
         """Every node the kernel computes, in execution order."""
-        out: list[Node] = []
-        for s in self.sweeps:
-            out += [c.step for c in s.carries] + [t.value for t in s.stores]
-        return out + [t.value for t in self.stores]
+        return roots_of(self.sweeps, self.stores)
 
     @property
     def nodes(self) -> list[Node]:
@@ -190,6 +190,12 @@ class Kernel:
         return kernel_text(self)
 
 
+def roots_of(sweeps: Iterable[Sweep], stores: Iterable[Store]) -> list[Node]:
+    """Every node that sweeps, and stores after them, compute, in execution order."""
+    loops = [n for s in sweeps for n in [*(c.step for c in s.carries), *(t.value for t in s.stores)]]
+    return [*loops, *(t.value for t in stores)]
+
+
 def carry_nodes(node: Node) -> list[Carry]:
     """The Carry nodes below node, each once."""
     return [n for n in postorder([node]) if isinstance(n, Carry)]
@@ -197,14 +203,27 @@ def carry_nodes(node: Node) -> list[Carry]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The kernels of one region in launch order.  temporaries are written by one kernel and read by later ones.
+    """The kernels of one region, a graph in launch order: what one writes, later ones read.
 
+    temporaries: what kernels write for others, all dense and row-major.
     conditions: stores of those temporaries that summarise conditions, which other regions may have too.
     """
 
     kernels: tuple[Kernel, ...]
     temporaries: tuple[Tensor, ...] = ()
     conditions: tuple[Store, ...] = ()
+
+    @property
+    def writers(self) -> dict[str, Kernel]:
+        """The kernel that writes each tensor."""
+        return {t.name: k for k in self.kernels for t in k.outputs}
+
+    @property
+    def saved(self) -> tuple[Tensor, ...]:
+        """Temporaries that kernels of a later phase read."""
+        phases = {name: k.phase for name, k in self.writers.items()}
+        later = {t.name for k in self.kernels for t in k.inputs if phases.get(t.name, k.phase) != k.phase}
+        return tuple(t for t in self.temporaries if t.name in later)
 
     @property
     def digest(self) -> str:

@@ -169,6 +169,7 @@ def kernel_to_json(k: Kernel) -> Json:
         ],
         "stores": [w.store(t) for t in k.stores],
         "double": k.double,
+        "phase": k.phase,
         "origins": sorted([w.number[n], o] for n, o in k.origins.items() if n in w.number),
     }
 
@@ -205,4 +206,5 @@ def kernel_from_json(value: Json) -> Kernel:
         tuple(map(r.store, value["stores"])),
         value["double"],
         {r.nodes[n]: o for n, o in value["origins"]},
+        value["phase"],
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Accumulator, Kernel, Sweep
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep, roots_of
 from flashlight.ir.program import (
     Carry,
     Cast,
@@ -118,7 +118,7 @@ def _tensor_text(t: Tensor) -> str:
     return f"{t.name}: {_dtype_text(t.dtype)}{list(t.shape)}"
 
 
-def _axes_text(axes: Iterable[Axis]) -> str:
+def axes_text(axes: Iterable[Axis]) -> str:
     return ", ".join(f"{a.name} < {a.size}" for a in axes)
 
 
@@ -133,7 +133,7 @@ def program_text(program: Program) -> str:
     lines += [f"tmp {_tensor_text(t)}" for t in program.temporaries]
     for s in program.stores:
         lines += p.define([s.value], "")
-        lines.append(f"{_store_text(s, p)}    for {_axes_text(s.axes)}")
+        lines.append(f"{_store_text(s, p)}    for {axes_text(s.axes)}")
     return "\n".join(lines)
 
 
@@ -154,13 +154,13 @@ def _sweep_head(s: Sweep, p: Printer) -> list[str]:
     return lines + ([f"    exact if then {p.show(s.visit.exact)}"] if s.visit.exact is not None else [])
 
 
-def kernel_text(kernel: Kernel) -> str:
-    """grid, tiles, then sweeps with their carries, then the epilogue."""
-    p = Printer(kernel.roots, kernel.origins)
-    head = f"kernel {kernel.name}({', '.join(_tensor_text(t) for t in kernel.inputs)})"
-    lines = [head, f"  grid   {_axes_text(kernel.grid)}", f"  tile   {_axes_text(kernel.tile)}"]
-    lines.append(f"  resident  {_axes_text(kernel.resident)}")
-    for s in kernel.sweeps:
+def loops_text(
+    sweeps: Sequence[Sweep], stores: Sequence[Store], origins: Mapping[Node, str] | None = None
+) -> list[str]:
+    """Sweeps with their carries and stores, then what is stored after them."""
+    p = Printer(roots_of(sweeps, stores), origins)
+    lines: list[str] = []
+    for s in sweeps:
         lines += _sweep_head(s, p)
         for c in s.carries:
             lines += p.define([c.body], "    ")
@@ -168,7 +168,15 @@ def kernel_text(kernel: Kernel) -> str:
         for t in s.stores:
             lines += p.define([t.value], "    ")
             lines.append(f"    {_store_text(t, p)}")
-    for t in kernel.stores:
+    for t in stores:
         lines += p.define([t.value], "  ")
         lines.append(f"  {_store_text(t, p)}")
-    return "\n".join(lines)
+    return lines
+
+
+def kernel_text(kernel: Kernel) -> str:
+    """grid, tiles, then sweeps with their carries, then the epilogue."""
+    head = f"kernel {kernel.name}({', '.join(_tensor_text(t) for t in kernel.inputs)})"
+    lines = [head, f"  grid   {axes_text(kernel.grid)}", f"  tile   {axes_text(kernel.tile)}"]
+    lines.append(f"  resident  {axes_text(kernel.resident)}")
+    return "\n".join([*lines, *loops_text(kernel.sweeps, kernel.stores, kernel.origins)])

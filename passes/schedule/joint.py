@@ -9,10 +9,24 @@ would together refer to neither; one maximum refers to what was met.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Map, Node, Reduce, transform
+from flashlight.ir.program import Map, Node, Reduce, Store, transform
+from flashlight.passes.schedule.stages import Group, Groups
 
 _EXTREMA = {"MAXIMUM": "MAX", "MINIMUM": "MIN"}
+
+
+def joint(groups: Groups) -> Groups:
+    """Every group with its extrema joined."""
+    return replace(groups, groups=tuple(map(_joined, groups.groups)))
+
+
+def _joined(g: Group) -> Group:
+    if g.axis is None:
+        return g
+    return replace(g, stores=tuple(Store(s.tensor, s.index, joint_extrema(s.value, g.axis)) for s in g.stores))
 
 
 def joint_extrema(value: Node, axis: Axis) -> Node:

@@ -16,18 +16,44 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from flashlight.analysis.facts import SumFacts
 from flashlight.analysis.product import ONE, ZERO, Factors, addends, factors, total
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Accumulator, Sweep, before, carry_nodes, reference
-from flashlight.ir.program import Carry, Const, Map, Node, Program, Reduce, postorder, rebuild, transform, value_of
+from flashlight.ir.program import (
+    Carry,
+    Const,
+    Map,
+    Node,
+    Program,
+    Reduce,
+    Store,
+    postorder,
+    rebuild,
+    transform,
+    value_of,
+)
 from flashlight.passes.program.hoist import hoisted, is_sum, scaled
 from flashlight.passes.schedule.separate import TRUE, Exponent, Parts, Separator, collected, difference, replaced
+from flashlight.passes.schedule.stages import Group, Groups
 
 MAX_TERMS = 4
+
+
+def stream(groups: Groups) -> Groups:
+    """Every group with the sweeps of its carries."""
+    return replace(groups, groups=tuple(_streamed(g, groups.program) for g in groups.groups))
+
+
+def _streamed(g: Group, program: Program) -> Group:
+    if g.axis is None:
+        return g
+    streamer = Streamer(g.axis, lambda a: a.key, program)
+    stores = tuple(Store(s.tensor, s.index, _product_form(streamer(s.value))) for s in g.stores)
+    return replace(g, stores=stores, sweeps=tuple(streamer.sweeps), origins=streamer.origins(g.origins))
 
 
 @dataclass
@@ -212,3 +238,15 @@ def _terms(factor: Node) -> list[tuple[Node, int]]:
         condition, yes, no = factor.args
         return [(Map("WHERE", condition, t, no), sign) for t, sign in addends(yes)]
     return addends(factor)
+
+
+def _product_form(value: Node) -> Node:
+    """A quotient of two factors in normal form: (c0 * k) / (c1 * k) is c0 / c1 for a power of two k.
+
+    Products of more factors stay as the program multiplies them: in another order they might overflow.
+    """
+    is_product = isinstance(value, Map) and value.fn in ("MUL", "DIV") and value.dtype == "float"
+    parts = factors(value) if is_product else None
+    if parts is None or parts.above.total() > 1 or parts.below.total() > 1:
+        return value
+    return parts.node()

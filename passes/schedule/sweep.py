@@ -21,6 +21,7 @@ from flashlight.ir.index import Axis, of
 from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, Store, postorder, rebuild, substitute
 from flashlight.passes.schedule.sites import Sites
+from flashlight.passes.schedule.stages import Swept
 
 MaterialiseFn = Callable[[Node], Node]
 """Registers a statistic and returns the Load that replaces it."""
@@ -37,19 +38,6 @@ def candidates(value: Node) -> list[Reduce]:
     if nested:
         return sorted(nested, key=lambda r: (-r.level, -r.axis.size, r.size_order))[: limits.SWEEPS_TRIED]
     return sorted(found, key=lambda r: (-r.axis.size, r.size_order))[:1]
-
-
-@dataclass
-class Swept:
-    """A store whose sweep reductions all bind `axis`; rows are the free axes that its scores depend on.
-
-    Without an axis it is a map of scores, written position by position.
-    """
-
-    store: Store
-    axis: Axis | None
-    rows: frozenset[Axis] = frozenset()
-    materialised: bool = False
 
 
 @dataclass

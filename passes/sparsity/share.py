@@ -9,28 +9,33 @@ summaries of conditions stays with its region, and so does one that reads what t
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from flashlight.ir.kernel import Kernel, Schedule
-from flashlight.ir.program import Load, Program, Tensor, postorder
+from flashlight.ir.program import Load, Program, postorder
 
 
-def _reads_only(kernel: Kernel, tensors: Collection[str]) -> bool:
-    """Whether a kernel reads something, and nothing but these tensors."""
-    return bool(kernel.inputs) and all(t.name in tensors for t in kernel.inputs)
+def share(schedule: Schedule) -> Schedule:
+    """The schedule whose `conditions` are those that other regions may have too."""
+    conditions = {s.tensor for s in schedule.conditions}
+    written = schedule.writers.keys()
+
+    def is_shared(k: Kernel) -> bool:
+        reads_inputs = bool(k.inputs) and not any(t.name in written for t in k.inputs)
+        return reads_inputs and {t.name for t in k.outputs} <= conditions
+
+    names = {t.name for k in schedule.kernels if is_shared(k) for t in k.outputs}
+    return replace(schedule, conditions=tuple(s for s in schedule.conditions if s.tensor in names))
 
 
-def share(program: Program, schedule: Schedule) -> tuple[tuple[Program, Schedule] | None, Program, Schedule]:
-    """(what may be shared, the region that takes its outputs as further inputs, its schedule)."""
-    found = {s.tensor for s in schedule.conditions}
-    ready = {t.name for t in program.inputs}
-    first = tuple(k for k in schedule.kernels if {t.name for t in k.outputs} <= found and _reads_only(k, ready))
-    names = {t.name for k in first for t in k.outputs}
+def parted(program: Program, schedule: Schedule) -> tuple[tuple[Program, Schedule] | None, Program, Schedule]:
+    """(what is shared, the region that takes its outputs as further inputs, its schedule)."""
+    stores = schedule.conditions
+    names = {s.tensor for s in stores}
     if not names:
         return None, program, schedule
-    stores = tuple(s for s in schedule.conditions if s.tensor in names)
-    ours: tuple[Tensor, ...] = tuple(t for t in schedule.temporaries if t.name in names)
+    first = tuple(k for k in schedule.kernels if {t.name for t in k.outputs} <= names)
+    ours = tuple(t for t in schedule.temporaries if t.name in names)
     loaded = {n.tensor for s in stores for n in postorder([s.value]) if isinstance(n, Load)}
     inputs = tuple(t for t in program.inputs if t.name in loaded)
     rest = tuple(k for k in schedule.kernels if k not in first)

@@ -11,7 +11,7 @@ from flashlight.ir.evaluate import evaluate_program, new_output
 from flashlight.ir.kernel import Schedule
 from flashlight.ir.program import Program
 from flashlight.ir.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json
-from flashlight.passes.pipeline import PIPELINE, compile_program
+from flashlight.passes.pipeline import LAWS, compile_program
 from flashlight.passes.program.canonical import canonical
 from flashlight.passes.program.hoist import hoist
 from tests.dsl import random_inputs
@@ -35,7 +35,7 @@ def assert_same(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> 
         torch.testing.assert_close(got[name], w, rtol=1e-9, atol=1e-9 * scale, equal_nan=True)
 
 
-@pytest.mark.parametrize(("name", "step"), PIPELINE, ids=[f"{i}-{n}" for i, (n, _) in enumerate(PIPELINE)])
+@pytest.mark.parametrize(("name", "step"), LAWS, ids=[f"{i}-{n}" for i, (n, _) in enumerate(LAWS)])
 @CALM
 @given(program=programs())
 def test_pass_preserves_evaluate(name: str, step, program: Program) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flashlight.ir.evaluate import evaluate_program
 from flashlight.ir.index import Axis, of
 from flashlight.ir.program import Const, Index, Map, Node, Program, Reduce, Tensor
-from flashlight.passes.pipeline import PIPELINE, compile_program
+from flashlight.passes.pipeline import LAWS, compile_program
 from tests.dsl import Builder, add, div, exp, largest, mul, number, sub, total
 from tests.passes.test_passes import run_schedule
 
@@ -199,12 +199,12 @@ def compare(got: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, infinit
         assert mine.max().item() <= 4 * theirs.max().item() + 1e-5 * scale + 1e-37
 
 
-@pytest.mark.parametrize(("name", "step"), PIPELINE[:-2], ids=[f"{i}-{n}" for i, (n, _) in enumerate(PIPELINE[:-2])])
+@pytest.mark.parametrize(("name", "step"), LAWS[:-2], ids=[f"{i}-{n}" for i, (n, _) in enumerate(LAWS[:-2])])
 @settings(CALM, max_examples=12)
 @given(program=programs(), regime=st.sampled_from(REGIMES))
 def test_pass_is_as_good(name: str, step, program: Program, regime: str) -> None:
     before = program
-    for _, run in PIPELINE:
+    for _, run in LAWS:
         if run is step:
             break
         before = run(before)

@@ -7,7 +7,7 @@ import torch
 from flashlight.ir.evaluate import evaluate_program
 from flashlight.ir.index import Axis, of
 from flashlight.ir.program import Node, Reduce, substitute
-from flashlight.passes.pipeline import PIPELINE
+from flashlight.passes.pipeline import LAWS
 from tests.dsl import Builder, exp, mul, random_inputs, total
 
 M, N, D, E = Axis("o0", 3), Axis("n", 5), Axis("d", 4), Axis("o1", 2)
@@ -41,7 +41,7 @@ def test_a_key_weight_with_a_contraction_of_its_own_survives_every_pass() -> Non
     inputs = random_inputs(b.program)
     want = evaluate_program(b.program, inputs)["out0"]
     program = b.program
-    for name, step in PIPELINE:
+    for name, step in LAWS:
         program = step(program)
         torch.testing.assert_close(evaluate_program(program, inputs)["out0"], want, msg=name)
     assert program.temporaries, "the product is not computed in the other order"

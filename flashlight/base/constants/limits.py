@@ -69,9 +69,6 @@ WRITTEN_OPERATIONS = 64
 TEMPORARIES = 12
 """Temporaries of a program."""
 
-SWEEP_ROUNDS = 8
-"""Times that the sweeps of a program are chosen again."""
-
 SWEEPS_TRIED = 8
 """Reductions that are tried for the sweep of a store."""
 
