@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from flashlight.analysis.dominate import Steps, excess, maximised
-from flashlight.analysis.interval import INF, Interval, Intervals, Magnitudes
+from flashlight.analysis.interval import INF, Interval, Intervals
+from flashlight.analysis.magnitude import Magnitudes
 from flashlight.analysis.product import Factors, addends, factors
 from flashlight.ir.index import Axis, of
 from flashlight.ir.program import Carry, Cast, Load, Map, Node, Program, Reduce, postorder, substitute, value_of
