@@ -9,87 +9,49 @@ Both ends of a block grow from block to block; what is loaded for a block may do
 
 from __future__ import annotations
 
-from flashlight.ir.index import Axis, Expr, FloorDiv, Gather
-from flashlight.ir.ops import FNS
-from flashlight.ir.program import Cast, Index, Map, Node, value_of
-
-PARTIAL = ("LOG", "LOG2", "LOG1P", "SQRT")
-"""Functions that are NaN before they start to grow."""
+from flashlight.analysis.direction import Directions
+from flashlight.ir.index import Axis
+from flashlight.ir.program import Map, Node
 
 
 def contiguous(node: Node, ends: frozenset[Axis], wanted: bool = True) -> bool:
     """Whether the blocks where node is `wanted` are neighbours.  ends: the first and the last position of a block."""
-    if direction(node, ends) is not None:
+    return _neighbours(node, wanted, Directions(lambda n: bool(n.free & ends), ends))
+
+
+def _neighbours(node: Node, wanted: bool, directions: Directions) -> bool:
+    if _moves_one_way(node, directions):
         return True
     if not isinstance(node, Map):
         return False
     fn, args = node.fn, node.args
     if fn == "NOT":
-        return contiguous(args[0], ends, not wanted)
+        return _neighbours(args[0], not wanted, directions)
     if fn in ("AND", "OR"):
         if (fn == "AND") == wanted:
-            return all(contiguous(a, ends, wanted) for a in args)
-        moving = [a for a in args if a.free & ends]
-        return len(moving) == 1 and contiguous(moving[0], ends, wanted)
+            return all(_neighbours(a, wanted, directions) for a in args)
+        moving = [a for a in args if directions.moves(a)]
+        return len(moving) == 1 and _neighbours(moving[0], wanted, directions)
     if fn in ("LT", "LE", "GT", "GE"):
-        return _below(args, wanted == (fn in ("LT", "LE")), ends)
+        return _below(args, wanted == (fn in ("LT", "LE")), directions)
     return False
 
 
-def _below(args: tuple[Node, ...], below: bool, ends: frozenset[Axis]) -> bool:
+def _below(args: tuple[Node, ...], below: bool, directions: Directions) -> bool:
     """max(a, b) < c where a < c and b < c, min(a, b) > c likewise."""
     left, right = args
-    if right.free & ends:
+    if directions.moves(right):
         left, right, below = right, left, not below
     extremum = "MAXIMUM" if below else "MINIMUM"
-    return not right.free & ends and _monotone_parts(left, extremum, ends)
+    return not directions.moves(right) and _monotone_parts(left, extremum, directions)
 
 
-def _monotone_parts(node: Node, extremum: str, ends: frozenset[Axis]) -> bool:
+def _monotone_parts(node: Node, extremum: str, directions: Directions) -> bool:
     if isinstance(node, Map) and node.fn == extremum:
-        return all(_monotone_parts(a, extremum, ends) for a in node.args)
-    return direction(node, ends) is not None
+        return all(_monotone_parts(a, extremum, directions) for a in node.args)
+    return _moves_one_way(node, directions)
 
 
-def direction(node: Node, ends: frozenset[Axis]) -> int | None:
-    """1 where the value never falls from block to block, -1 where it never rises, 0 for both, None if unknown."""
-    if not node.free & ends:
-        return 0
-    if isinstance(node, Index):
-        return _of_index(node.expr, ends)
-    if isinstance(node, Cast) and node.to in ("float", "int"):
-        return direction(node.args[0], ends)
-    if not isinstance(node, Map):
-        return None
-    fn, found = node.fn, [direction(a, ends) for a in node.args]
-    signs = [d for d in found if d is not None]
-    if len(signs) < len(found) or fn in PARTIAL:
-        return None
-    if fn == "MUL":
-        k = next((v for a in node.args if (v := value_of(a)) is not None), None)
-        moves = _sum(signs)
-        return None if k is None or moves is None else moves if k >= 0 else -moves
-    return _sum([s * d for s, d in zip(FNS[fn].monotone, signs, strict=True)]) if FNS[fn].monotone else None
-
-
-def _of_index(e: Expr, ends: frozenset[Axis]) -> int | None:
-    signs: list[int] = []
-    for atom, c in e.terms:
-        if isinstance(atom, Axis):
-            inner: int | None = int(atom in ends)
-        elif isinstance(atom, Gather):
-            inner = direction(atom.node, ends)
-        elif not atom.arg.axes & ends:
-            inner = 0
-        else:
-            inner = _of_index(atom.arg, ends) if isinstance(atom, FloorDiv) else None
-        if inner is None:
-            return None
-        signs.append(inner if c > 0 else -inner)
-    return _sum(signs)
-
-
-def _sum(signs: list[int]) -> int | None:
-    """How a value moves that moves with each of several: not known if they pull apart."""
-    found = {s for s in signs if s}
-    return None if len(found) > 1 else found.pop() if found else 0
+def _moves_one_way(node: Node, directions: Directions) -> bool:
+    direction = directions(node)
+    return direction is not None and not direction.relative

@@ -43,11 +43,11 @@ class Intervals(Domain[Interval]):
         """Whether arithmetic of integers may leave 64 bits, and wraps."""
         return node.dtype == "int" and exceeds(self(node), INT64)
 
-    def unknown(self, n: Node) -> Interval:
+    def otherwise(self, n: Node) -> Interval:
         return (0.0, 1.0) if n.dtype == "bool" else INT64 if n.dtype == "int" else ANY
 
     def const(self, n: Const) -> Interval:
-        return self.unknown(n) if n.dtype == "bool" else (float(n.value), float(n.value))
+        return self.otherwise(n) if n.dtype == "bool" else (float(n.value), float(n.value))
 
     def index(self, n: Index) -> Interval:
         lo, hi = n.expr.range
@@ -56,7 +56,7 @@ class Intervals(Domain[Interval]):
     def load(self, n: Load) -> Interval:
         t = self.tensors.get(n.tensor)
         if n.dtype != "int" or t is None or t.dtype.itemsize == 8:
-            return self.unknown(n)
+            return self.otherwise(n)
         size = t.dtype.itemsize
         return -(2.0 ** (8 * size - 1)), 2.0 ** (8 * size) - 1 if size < 4 else INT32[1]
 
@@ -66,27 +66,27 @@ class Intervals(Domain[Interval]):
     def cast(self, n: Cast, arg: Interval) -> Interval:
         if isinstance(n.to, torch.dtype) and n.dtype == "float":
             return _bounds(rounded(n.to, arg[0].hex()), rounded(n.to, arg[1].hex()))
-        return self.unknown(n) if n.args[0].dtype == "float" != n.dtype else self._argument(n.args[0], arg)
+        return self.otherwise(n) if n.args[0].dtype == "float" != n.dtype else self._argument(n.args[0], arg)
 
     def reduce(self, n: Reduce, body: Interval) -> Interval:
         (lo, hi), size = self._argument(n.body, body), n.axis.size
         if n.op == "SUM":
             return (min(lo * size, 0.0) if lo < 0 else 0.0, max(hi * size, 0.0) if hi > 0 else 0.0)
-        return (lo, hi) if n.op in ("MAX", "MIN") and size else self.unknown(n)
+        return (lo, hi) if n.op in ("MAX", "MIN") and size else self.otherwise(n)
 
     def map(self, n: Map, args: Sequence[Interval]) -> Interval:
         if n.dtype == "bool":
-            return self.unknown(n)
+            return self.otherwise(n)
         args = [self._argument(a, interval) for a, interval in zip(n.args, args, strict=True)]
         if n.fn == "WHERE":
             args[1:] = self.branch(n, 1), self.branch(n, 2)
-        lo, hi = mapped(n.fn, n.dtype == "int", *args) or self.unknown(n)
+        lo, hi = mapped(n.fn, n.dtype == "int", *args) or self.otherwise(n)
         square = n.fn == "MUL" and n.args[0] is n.args[1]
         return (max(lo, 0.0) if square else lo), hi
 
     def _argument(self, n: Node, interval: Interval) -> Interval:
         """What overflows wraps, and may be anything."""
-        return self.unknown(n) if n.dtype == "int" and exceeds(interval, INT64) else interval
+        return self.otherwise(n) if n.dtype == "int" and exceeds(interval, INT64) else interval
 
     def branch(self, n: Map, which: int) -> Interval:
         """Of a branch of a WHERE, 1 or 2, where it is taken: where(x > 0, x, expm1(x)) is at least 0, and at most 0."""

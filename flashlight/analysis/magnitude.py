@@ -45,7 +45,7 @@ class Magnitudes(Domain[Interval]):
         known = self.known(n)
         return super().fact(n) if known is None else known
 
-    def unknown(self, n: Node) -> Interval:
+    def otherwise(self, n: Node) -> Interval:
         return ANY if n.dtype == "float" else WHOLE
 
     def const(self, n: Const) -> Interval:
@@ -60,7 +60,7 @@ class Magnitudes(Domain[Interval]):
 
     def reduce(self, n: Reduce, body: Interval) -> Interval:
         if n.dtype != "float" or n.op not in ("SUM", "MAX", "MIN"):
-            return self.unknown(n)
+            return self.otherwise(n)
         if n.op != "SUM":
             return body
         lo, hi = self.intervals(n.body)

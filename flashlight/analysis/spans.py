@@ -12,7 +12,7 @@ class Spans(Intervals):
     """Intervals of integers as targets compute them: they add up in 64 bits."""
 
     def reduce(self, n: Reduce, body: Interval) -> Interval:
-        return self.unknown(n)
+        return self.otherwise(n)
 
 
 def power_of_two(node: Node) -> int | None:

@@ -1,13 +1,12 @@
 """The one walk over nodes that analyses are made of: a Domain says what it knows of a node by what it knows below.
 
-A domain has a rule for each class of node; of what it has no rule for it knows nothing.  A new pointwise function needs
-no rule: its row in ops.py says what domains ask.
+A domain has rules for classes of nodes.  A new pointwise function needs none: its row in ops.py says what domains ask.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic, TypeVar, assert_never
 
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Random, Reduce, postorder
@@ -34,12 +33,12 @@ class Domain(ABC, Generic[T]):
         return True
 
     @abstractmethod
-    def unknown(self, n: Node) -> T:
-        """What is true of any value."""
+    def otherwise(self, n: Node) -> T:
+        """What is known of a node that has no rule."""
 
     def alone(self, n: Node) -> T:
         """What is known of a node whose arguments are not asked."""
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def fact(self, n: Node) -> T:
         """What is known of a node, by its class; the facts of its arguments are known if it enters them."""
@@ -66,25 +65,36 @@ class Domain(ABC, Generic[T]):
         assert_never(n)
 
     def const(self, n: Const) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def index(self, n: Index) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def load(self, n: Load) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def map(self, n: Map, args: Sequence[T]) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def cast(self, n: Cast, arg: T) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def reduce(self, n: Reduce, body: T) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def carry(self, n: Carry) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
 
     def random(self, n: Random) -> T:
-        return self.unknown(n)
+        return self.otherwise(n)
+
+
+class Uses(Domain[bool]):
+    """Whether a node is made of any of these, or is one of them."""
+
+    def __init__(self, nodes: Collection[Node]):
+        super().__init__()
+        self.nodes = nodes
+
+    def otherwise(self, n: Node) -> bool:
+        return n in self.nodes or any(self._facts[a] for a in n.args)

@@ -24,15 +24,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from flashlight.analysis.direction import Direction, Directions
 from flashlight.analysis.dominate import LIMIT, Steps, Terms, conjuncts, finite_part, without_dominated
 from flashlight.analysis.interval import Intervals
 from flashlight.analysis.product import addends
+from flashlight.analysis.walk import Uses
 from flashlight.base.constants import limits
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Cast, Const, Map, Node, Reduce, order_key, postorder, transform, value_of
+from flashlight.ir.program import Carry, Cast, Const, Map, Node, Reduce, order_key, transform, value_of
 
 TRUE = Const(True)
 Exponent = tuple[tuple[Node, Node], ...]
@@ -40,6 +42,26 @@ Exponent = tuple[tuple[Node, Node], ...]
 Parts = tuple[tuple[Node, Exponent], ...]
 """(condition under which it is used, exponent) in canonical order; empty for a body that needs no correction."""
 LN2 = Const(math.log(2.0))
+
+
+class _References(Directions):
+    """Directions of what is made of running extrema.  Guards against infinite ones count for nothing.
+
+    What has a factor of unknown sign dominates a value that is scaled alike.
+    """
+
+    def __init__(self, uses: Uses, steps: Steps, intervals: Intervals):
+        super().__init__(uses, intervals=intervals)
+        self.steps = steps
+
+    def carry(self, n: Carry) -> Direction | None:
+        step = self.steps[n]
+        sign = {"MAX": 1, "MIN": -1}.get(step.op) if isinstance(step, Reduce) else None
+        return None if sign is None else Direction(sign)
+
+    def map(self, n: Map, args: Sequence[Direction | None]) -> Direction | None:
+        value = finite_part(n) if n.fn == "WHERE" else None
+        return super().map(n, args) if value is None else self(value)
 
 
 class Separator:
@@ -52,69 +74,17 @@ class Separator:
         self.axis, self.running, self.steps = axis, running, steps
         self.intervals = intervals or Intervals()
         self._depth = 0
-        self._depends: dict[Node, bool] = {}
-        self._directions: dict[Node, int | None] = {}
-        self._relative: set[Node] = set()
+        self._uses = Uses(running)
+        self._directions = _References(self._uses, steps, self.intervals)
         self._parts: dict[tuple[Node, frozenset[Node]], Parts | None] = {}
 
     def depends(self, node: Node) -> bool:
         """Does node use a running value?"""
-        if node not in self._depends:
-            for n in postorder([node], lambda n: n not in self._depends):
-                self._depends[n] = n in self.running or any(self._depends[a] for a in n.args)
-        return self._depends[node]
+        return self._uses(node)
 
-    def direction(self, node: Node) -> int | None:
-        """+1: a value never falls while the axis is swept; -1: it never rises; 0: it stays; None: not known.
-
-        That of a product or quotient with a factor of unknown sign is relative to it, as for one above 0: what the
-        value dominates is scaled alike.  Beside another moving value, or in an extremum, it is not known.
-        """
-        for n in postorder([node], lambda n: n not in self._directions and self.depends(n)):
-            if n not in self._directions:
-                self._directions[n] = self._direction(n) if self.depends(n) else 0
-        return self._directions[node]
-
-    def _direction(self, n: Node) -> int | None:
-        if n in self.running:
-            step = self.steps[n]
-            return {"MAX": 1, "MIN": -1}.get(step.op) if isinstance(step, Reduce) else None
-        moves = [self._directions[a] for a in n.args]
-        relative = any(a in self._relative for a in n.args)
-        if isinstance(n, Cast) or (isinstance(n, Reduce) and n.op in ("MAX", "MIN") and not relative):
-            return self._passed_on(n, n.args[0])
-        if not isinstance(n, Map):
-            return None
-        fn = n.fn
-        value = finite_part(n) if fn == "WHERE" else None
-        if value is not None:
-            return self._passed_on(n, value)
-        if fn in ("MUL", "DIV"):
-            return self._of_product(n)
-        if relative and (fn not in ("ADD", "SUB", "NEG") or sum(map(self.depends, n.args)) > 1):
-            return None
-        if relative:
-            self._relative.add(n)
-        if fn == "WHERE":
-            return _together(moves) if moves[0] == 0 else None
-        signs = FNS[fn].monotone
-        return _together([m and m * sign for m, sign in zip(moves, signs, strict=True)]) if signs else None
-
-    def _passed_on(self, n: Node, value: Node) -> int | None:
-        """The direction of a value that another one has."""
-        if value in self._relative:
-            self._relative.add(n)
-        return self._directions[value]
-
-    def _of_product(self, n: Map) -> int | None:
-        """A product or quotient by what stays, which moves like its value if that is not negative."""
-        x, y = n.args if self.depends(n.args[0]) else n.args[::-1]
-        if self.depends(y) or (n.fn == "DIV" and x is not n.args[0]):
-            return None
-        direction, (low, high) = self._passed_on(n, x), self.intervals(y)
-        if low < 0 < high:
-            self._relative.add(n)
-        return direction if direction is None or high > 0 else -direction
+    def _moves(self, reference: Node, sign: int) -> bool:
+        direction = self._directions(reference)
+        return direction is not None and direction.sign == sign
 
     def parts(self, node: Node, known: frozenset[Node] = frozenset()) -> Parts | None:
         """The exponents of a body, or None.  known: conditions that hold where the node matters."""
@@ -214,7 +184,7 @@ class Separator:
             if not self.depends(leaf) or self.axis in leaf.free:
                 continue
             rest = without_dominated(terms - Counter([(leaf, sign)]), leaf, sign, self.axis, self.steps, known)
-            if rest is None or terms[leaf, sign] != 1 or self.direction(leaf) != -sign:
+            if rest is None or terms[leaf, sign] != 1 or not self._moves(leaf, -sign):
                 return None
             terms = rest
             out.append((leaf, Const(float(sign))))
@@ -228,12 +198,6 @@ class Separator:
             else:
                 extra += times * self.intervals(node if sign > 0 else Map("NEG", node))[1]
         return collected(out) if extra <= limit else None
-
-
-def _together(directions: Iterable[int | None]) -> int | None:
-    """The direction of what moves with all of these."""
-    moving = {d for d in directions if d != 0}
-    return 0 if not moving else moving.pop() if len(moving) == 1 else None
 
 
 # ---------------------------------------------------------------- exponents as sums

@@ -70,7 +70,10 @@ def boxes(fn: Fn, integers: bool) -> Iterator[tuple[list[Interval], list[Tensor]
         if draw.random() < 0.3:
             ends[-1][0] = ends[-1][1]  # a number
         args = [
-            [draw.choice((lo, hi, draw.randint(lo, hi))) if integers else inside(draw, lo, hi) for _ in range(24)]
+            [
+                draw.choice((lo, hi, draw.randint(int(lo), int(hi)))) if integers else inside(draw, lo, hi)
+                for _ in range(24)
+            ]
             for lo, hi in ends
         ]
         dtype = torch.int64 if integers else torch.float64

@@ -65,6 +65,9 @@ NOT_SEPARABLE: dict[str, Node] = {
     "centred": sub(S, C_S),
     "hyperbolic": Map("TANH", sub(S, C_S)),
     "exponential of a product": exp(mul(S, C_S)),
+    "a reference that is NaN before it grows": exp(
+        sub(add(Map("TANH", T), SINK), Map("MAXIMUM", Map("LOG", C_S), SINK))
+    ),
 }
 
 
