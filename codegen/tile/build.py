@@ -8,6 +8,7 @@ sweep x < 1024:                                       for blocks of x where noth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from flashlight.codegen.tile.check import check_tiled
@@ -18,10 +19,10 @@ from flashlight.ir.kernel import Kernel, Sweep
 from flashlight.ir.program import Const, Node, Reduce, Store, postorder, rebuild
 
 
-def tile_program(kernel: Kernel) -> TileProgram:
-    """The tiled form of a kernel, for every tiling of it."""
+def tile_program(kernel: Kernel, origins: Mapping[Node, str] | None = None) -> TileProgram:
+    """The tiled form of a kernel, for every tiling of it.  origins: the user's lines, if not the kernel's own."""
     names: dict[Node, str] = {}
-    origins = dict(kernel.origins)
+    origins = dict(kernel.origins if origins is None else origins)
     loops = []
     for sweep in kernel.sweeps:
         folder = Folder(sweep)

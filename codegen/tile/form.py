@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Kernel, Visit
+from flashlight.ir.kernel import Kernel, Visit, carry_nodes
 from flashlight.ir.program import Carry, Node, Reduce, Store
 
 
@@ -67,6 +67,13 @@ class Phase:
     blocks: Blocks
     folds: tuple[Fold, ...]
     stores: tuple[Store, ...] = ()
+
+    @property
+    def referenced(self) -> frozenset[Node]:
+        """Carries that others are moved by: they are read, as before the block, after they have been folded."""
+        return frozenset(n for f in self.folds for n in carry_nodes(f.moved) if n is not f.carry) & {
+            f.carry for f in self.folds
+        }
 
     @property
     def roots(self) -> list[Node]:
@@ -131,9 +138,13 @@ class TileProgram:
 
     @property
     def roots(self) -> list[Node]:
-        """Every value that is computed for its own sake, in order."""
-        blocks = [n for loop in self.loops for p in loop.phases for n in p.roots]
-        return blocks + [s.value for s in self.stores]
+        """What is computed, in order, each loop by the phase that is right for any block."""
+        return [n for loop in self.loops for n in loop.masked.roots] + [s.value for s in self.stores]
+
+    @property
+    def full_roots(self) -> list[Node]:
+        """What blocks compute in which nothing is masked."""
+        return [n for loop in self.loops for n in loop.full.roots]
 
     def __str__(self) -> str:
         from flashlight.codegen.tile.text import tile_text

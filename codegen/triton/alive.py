@@ -9,35 +9,35 @@ A value is held from its definition to its last use.  What is loaded straight in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from flashlight.base.constants import gpu
+from flashlight.codegen.tile import TileProgram
 from flashlight.codegen.triton.layout import Contraction, Layout
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Cast, Load, Map, Node, Reduce
 
 
-def peak(kernel: Kernel, layout: Layout, products: Mapping[Node, Contraction], stepped: frozenset[Axis]) -> float:
+def peak(tiled: TileProgram, layout: Layout, products: Mapping[Node, Contraction], stepped: frozenset[Axis]) -> float:
     """The most 32-bit words of values with a swept axis that are held at once, in a whole block.
 
     stepped: axes that reductions go through one position at a time.
     """
-    found = [_Sweep(layout, products, stepped).run([c.step for c in s.carries]) for s in kernel.sweeps]
-    return max(found, default=0.0)
+    loops = [_Block(layout, products, stepped).run([f.step for f in p.masked.folds]) for p in tiled.loops]
+    return max(loops, default=0.0)
 
 
-class _Sweep:
-    """One pass over the carries of a sweep in the order of the printer."""
+class _Block:
+    """One pass over the folds of a block in the order of the printer."""
 
     def __init__(self, layout: Layout, products: Mapping[Node, Contraction], stepped: frozenset[Axis]):
         self.layout, self.products = layout, products
         self.swept, self.single = frozenset(layout.swept), layout.grid | stepped
         self.word = 2 if layout.kernel.double else 1
 
-    def run(self, steps: list[Node]) -> float:
+    def run(self, steps: Sequence[Node]) -> float:
         """The peak over all carries."""
         order: list[Node] = []
         seen: set[Node] = set()

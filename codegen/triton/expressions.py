@@ -14,7 +14,7 @@ from flashlight.codegen.triton.addressing import TYPES, expression
 from flashlight.codegen.triton.state import INLINE, WIDENING, Scope, State, Value, spread, strip
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Cast, Const, Index, Map, Node, Random, value_of
+from flashlight.ir.program import Cast, Const, Index, Map, Node, Random, value_of, written_order
 
 HINTS = {
     "EXP": "weight", "EXP2": "weight", "WHERE": "masked", "TANH": "bent", "SIGMOID": "gate", "NOT": "drop",
@@ -67,7 +67,7 @@ def settle(state: State, root: Node) -> None:
 
 def _inlines(state: State, node: Node) -> bool:
     scope: Scope = state.home_of(node)
-    return state.uses[node] <= 1 and scope is state.scope
+    return state.uses[node] <= 1 and scope is state.scope and node not in state.hints
 
 
 def variable(state: State, node: Const | Index | Map | Cast) -> Value:
@@ -102,7 +102,7 @@ def pointwise(state: State, node: Map | Cast, dims: tuple[Axis, ...]) -> str:
         for name, other in INTEGER_HELPERS.items():
             template = template.replace(f"{name}(", f"{other}(")
     state.helpers.update(re.findall(r"\b_\w+(?=\()", template))
-    args = [render(state, a, dims) for a in node.args]
+    args = [render(state, a, dims) for a in written_order(node)]
     if fn in WIDENING and node.dtype == "int" and state.widens(node):
         args[0] = f"tl.cast({strip(args[0])}, tl.int64)"
     infix = template.startswith("(")
@@ -112,14 +112,15 @@ def pointwise(state: State, node: Map | Cast, dims: tuple[Axis, ...]) -> str:
     return f"tl.cast({text}, {state.compute})" if "_pow(" in template else text
 
 
-def _typed_constants(state: State, node: Node, args: list[str], infix: bool) -> list[str]:
+def _typed_constants(state: State, node: Map, args: list[str], infix: bool) -> list[str]:
     """Numbers with their type, where Triton would not know it or make them float32.
 
     A function that takes nothing but numbers asks for it.  In float64 those that float32 cannot hold need it where they
     meet only numbers, or are arguments of a function as in tl.maximum(x, 0.02).
     """
-    values = [value_of(a) for a in node.args]
-    floats = [v for v, a in zip(values, node.args, strict=True) if a.dtype == "float"]
+    ordered = written_order(node)
+    values = [value_of(a) for a in ordered]
+    floats = [v for v, a in zip(values, ordered, strict=True) if a.dtype == "float"]
     alone = None not in floats
     every = not infix and alone and len(floats) == len(values)
     if not every and not (state.kernel.double and (alone or not infix)):

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from flashlight.base.constants import gpu, limits
-from flashlight.codegen.triton.unmasked import unmasked
+from flashlight.codegen.tile import TileProgram
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Map, Node, Reduce, postorder
 
 Dims = Callable[[Node], frozenset[Axis]]
@@ -114,13 +113,14 @@ def _pair(left: Node, right: Node, rest: Node | None, k: Axis, dims: Dims) -> Co
 class Layout:
     """Block sizes and the canonical order of the axes of one kernel."""
 
-    def __init__(self, kernel: Kernel, blocks: Mapping[Axis, int], dots: bool = True):
-        self.kernel, self.dots = kernel, dots
+    def __init__(self, tiled: TileProgram, blocks: Mapping[Axis, int], dots: bool = True):
+        self.kernel, self.dots = tiled.kernel, dots
+        kernel = tiled.kernel
         self.swept = tuple(dict.fromkeys(s.axis for s in kernel.sweeps))
         ones = {a for a in kernel.tile if blocks.get(a) == 1 and a not in self.swept}
         self.grid = frozenset(kernel.grid) | ones
         self.blocked = tuple(a for a in (*kernel.tile, *self.swept) if a not in ones)
-        nodes = postorder([*all_nodes(kernel), *[c.step for s in kernel.sweeps for c in unmasked(s).carries]])
+        nodes = postorder([*tiled.roots, *tiled.full_roots, *[f.carry for f in tiled.folds]])
         found = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
         self.batch = frozenset(a for c in found for a in c.batch if a not in self.blocked)
         self.heads = self.batch.union(*map(self._score_axes, nodes))
@@ -171,12 +171,6 @@ class Layout:
     def ragged(self, axis: Axis) -> bool:
         """Whether the last block of the axis goes beyond its end."""
         return axis.size % self.blocks[axis] != 0 or axis.size == 0
-
-
-def all_nodes(kernel: Kernel) -> list[Node]:
-    """Roots of a kernel, those of its rescale factors included."""
-    shifts = [c.rescale for c in kernel.carries if c.rescale is not None]
-    return [*kernel.roots, *shifts, *[c.node for c in kernel.carries]]
 
 
 def axes_of(node: Node) -> frozenset[Axis]:

@@ -7,15 +7,16 @@ constant left operand where matrix instructions read it from registers, and loop
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 
 from flashlight.base.constants import gpu
+from flashlight.codegen.tile import TileProgram, tile_program
 from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.layout import Layout, all_nodes, split
-from flashlight.codegen.triton.rescale import moving
+from flashlight.codegen.triton.layout import Layout, split
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Load, Map, Node, Reduce, postorder
@@ -54,22 +55,29 @@ def machine(arch: str) -> Machine:
     return Machine(amd, found.shared_memory, left, gpu.OVERHEAD[left])
 
 
+@functools.lru_cache(32)
+def _tiled(kernel: Kernel) -> TileProgram:
+    """Every tiling of a kernel is estimated by the same form."""
+    return tile_program(kernel, {})
+
+
 def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     """What a tiling needs on an architecture."""
-    target, layout = machine(arch), Layout(kernel, tiling.blocks, tiling.dots)
+    tiled = _tiled(kernel)
+    target, layout = machine(arch), Layout(tiled, tiling.blocks, tiling.dots)
     threads = tiling.num_warps * target.lanes
-    nodes = postorder(all_nodes(kernel))
+    nodes = postorder(tiled.roots)
     word = 2 if kernel.double else 1
     carries = sum(layout.size(c.axes) for c in kernel.carries) * word
     products = {n: c for n in nodes if (c := split(n, lambda m: _dims(m, layout))) is not None and layout.usable(c)}
     contractions = list(products.values())
-    tile, scores = _largest_score(kernel, layout, nodes, set(products))
+    tile, scores = _largest_score(tiled, layout, nodes, set(products))
     serial = [n for n in scores if isinstance(n, Reduce) and n not in products and _serial(n, layout)]
     if layout.heads:
         added_up = sum(layout.size(_dims(n, layout)) for n in serial)
         held = gpu.HEADS_WORDS * tile * word + gpu.SERIAL_HEADS_WORDS * added_up
     else:
-        held = peak(kernel, layout, products, frozenset(n.axis for n in serial))
+        held = peak(tiled, layout, products, frozenset(n.axis for n in serial))
     sides = {side for c in contractions for side in (c.left, c.right)}
     left = target.left_in_registers or without_instructions(kernel)
     registers = carries + held
@@ -92,23 +100,24 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
         owned = max((layout.size(c.batch | c.m | c.n) for c in scored), default=0)
         shared += 4 * word * tile
     overhead = target.overhead + _visiting(kernel, tiling, target)
-    overhead += gpu.FURTHER_REGISTERS[target.left_in_registers] * (_references(kernel) - 1)
+    overhead += gpu.FURTHER_REGISTERS[target.left_in_registers] * (_references(tiled) - 1)
     overhead += max((gpu.WIDE_REGISTERS.get(n.fn, 0) for n in scores if isinstance(n, Map)), default=0)
     return Need(round(registers / threads) + overhead, round(shared), owned * word // threads)
 
 
-def _largest_score(kernel: Kernel, layout: Layout, nodes: list[Node], products: set[Node]) -> tuple[int, list[Node]]:
+def _largest_score(
+    tiled: TileProgram, layout: Layout, nodes: list[Node], products: set[Node]
+) -> tuple[int, list[Node]]:
     """Elements of the largest tile of computed values with a swept axis, and all these values."""
     scores: list[Node] = [n for n in nodes if isinstance(n, Map | Reduce) and _dims(n, layout) & set(layout.swept)]
     unseen = {n.args[0] for n in nodes if isinstance(n, Reduce) and (n in products or _serial(n, layout))}
-    unseen -= {c.body for c in kernel.carries if c.step not in products}
+    unseen -= {f.step.body for f in tiled.folds if f.step not in products}
     return max((layout.size(_dims(n, layout)) for n in scores if n not in unseen), default=0), scores
 
 
-def _references(kernel: Kernel) -> int:
-    """How many carries others of a sweep are rescaled by, at least 1."""
-    used = [{n for c in s.carries for n in moving(c, s)} for s in kernel.sweeps]
-    return max(1, *map(len, used)) if used else 1
+def _references(tiled: TileProgram) -> int:
+    """How many carries others of a loop are moved by, at least 1."""
+    return max([1, *[len(loop.masked.referenced) for loop in tiled.loops]])
 
 
 def _visiting(kernel: Kernel, tiling: Tiling, target: Machine) -> int:

@@ -9,12 +9,13 @@ from typing import assert_never
 
 import torch
 
+from flashlight.codegen.tile import tile_program
 from flashlight.codegen.triton import addressing, expressions, reductions
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.helpers import helper_text
 from flashlight.codegen.triton.layout import Layout
 from flashlight.codegen.triton.state import INDENT, State, Value, block_name
-from flashlight.codegen.triton.sweep import SweepPrinter
+from flashlight.codegen.triton.sweep import LoopPrinter
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Random, Reduce
@@ -45,9 +46,10 @@ def print_kernel(kernel: Kernel, tiling: Tiling, origins: Mapping[Node, str] | N
 
     Where the tiling leaves the precision of float32 products open, torch.get_float32_matmul_precision() decides.
     """
-    layout = Layout(kernel, tiling.blocks, tiling.dots)
+    tiled = tile_program(kernel, origins or {})
+    layout = Layout(tiled, tiling.blocks, tiling.dots)
     precision = tiling.precision or PRECISIONS[torch.get_float32_matmul_precision()]
-    state = State(kernel, layout, origins or {}, precision)
+    state = State(tiled, layout, precision)
     state.peel = tiling.peel
     tensors = (*kernel.inputs, *kernel.outputs)
     signature = {addressing.pointer_name(t.name): f"*{addressing.TYPES[t.dtype]}" for t in tensors}
@@ -55,9 +57,9 @@ def print_kernel(kernel: Kernel, tiling: Tiling, origins: Mapping[Node, str] | N
     state.names.used.update([*signature, *constants])
     state.handle = _value
     programs = addressing.starts(state)
-    for sweep in kernel.sweeps:
-        SweepPrinter(state, sweep).emit()
-    for s in kernel.stores:
+    for loop in tiled.loops:
+        LoopPrinter(state, loop).emit()
+    for s in tiled.stores:
         axes = frozenset({*s.axes, *s.value.free})
         text = expressions.render(state, s.value, state.dims_of(axes))
         addressing.store(state, s, text, axes)

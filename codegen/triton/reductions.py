@@ -29,7 +29,7 @@ COMBINE = {
 
 HINTS = {"SUM": "summed", "PROD": "multiplied", "MAX": "largest", "MIN": "smallest", "ANY": "seen"}
 
-PAIRS = {"MAX": "_maximum", "MIN": "_minimum"}
+EXTREMA = {"MAX": "_maximum", "MIN": "_minimum"}
 
 SHORT_SUM = 8
 """Terms that are added one after the other."""
@@ -95,9 +95,9 @@ def collapsed(state: State, node: Reduce, exact: bool = True) -> str:
     if op in ("SUM", "PROD") and body.dtype == "int" and state.widens(node):
         text = f"tl.cast({strip(text)}, tl.int64)"
     text = masked(state, text, axis, dims, op, body.dtype)
-    if exact and op in PAIRS and body.dtype == "float":
-        state.helpers.add(PAIRS[op])
-        return f"tl.reduce({strip(text)}, {dims.index(axis)}, {PAIRS[op]})"
+    if exact and op in EXTREMA and body.dtype == "float":
+        state.helpers.add(EXTREMA[op])
+        return f"tl.reduce({strip(text)}, {dims.index(axis)}, {EXTREMA[op]})"
     if op == "ANY" and body.dtype == "int":
         state.helpers.add("_union")
         return f"tl.reduce({strip(text)}, {dims.index(axis)}, _union)"

@@ -9,16 +9,16 @@ from __future__ import annotations
 import keyword
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from flashlight.analysis.spans import INT32, Spans, exceeds
-from flashlight.codegen.triton.layout import Contraction, Layout, all_nodes, split
+from flashlight.codegen.tile import TileProgram
+from flashlight.codegen.triton.layout import Contraction, Layout, split
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, postorder
 
 INLINE = 72
@@ -80,20 +80,21 @@ class Names:
 class State:
     """Everything the parts of the printer share."""
 
-    def __init__(self, kernel: Kernel, layout: Layout, origins: Mapping[Node, str], precision: str):
-        self.kernel, self.layout, self.origins, self.precision = kernel, layout, origins, precision
+    def __init__(self, tiled: TileProgram, layout: Layout, precision: str):
+        self.kernel = kernel = tiled.kernel
+        self.layout, self.origins, self.precision = layout, tiled.origins, precision
         self.names = Names({"tl", "triton", "range", "float", kernel.name})
         self.top = Scope()
         self.scope = self.top
         self.peel = True
         self.helpers: set[str] = set()
-        self.uses = _uses(all_nodes(kernel))
+        self.uses = _uses([s.value for s in tiled.stores])
         self.ends: dict[Axis, Axis] = {}
         """The ends of blocks of a swept axis, to the axis of these blocks that they are a tile dimension of."""
         self.compute = "tl.float64" if kernel.double else "tl.float32"
         self.handle: Callable[[State, Node], Value] = _unhandled
         self.inlined: list[str] = []
-        self.hints: dict[Node, str] = {}
+        self.hints = dict(tiled.names)
         self._carries: dict[Node, frozenset[Node]] = {}
         self._spans = Spans({t.name: t for t in (*kernel.inputs, *kernel.outputs)})
         self._wide: dict[Node, bool] = {}
@@ -160,8 +161,8 @@ class State:
 
     @contextmanager
     def printing(self, nodes: Iterable[Node]) -> Iterator[None]:
-        """While other nodes than the kernel's are printed, they count as its own."""
-        outer, self.uses = self.uses, _uses([*all_nodes(self.kernel), *nodes])
+        """While these values are printed, those are shared that several of them use."""
+        outer, self.uses = self.uses, _uses([*nodes])
         try:
             yield
         finally:

@@ -1,12 +1,12 @@
-"""Sweeps: a loop over blocks of the swept axis, with carries that are rescaled when those they use move.
+"""Loops over blocks of a swept axis, as the TileProgram has them.
 
     for n_start in range(0, 4096, BLOCK_N):
         n = n_start + tl.arange(0, BLOCK_N)
         ...
         top_next = tl.maximum(top, tl.max(score, 1))
         top_ref = tl.where(tl.abs(top_next) == float("inf"), 0.0, top_next)
-        weight = _exp(score - top_ref[:, None])
         scale = _exp(top - top_ref)
+        weight = _exp(score - top_ref[:, None])
         total = total * scale + tl.sum(weight, 1)
         top = top_next
 
@@ -15,69 +15,53 @@ Whole blocks come first, without masks; a partial block at the end follows once,
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from flashlight.codegen.tile import Fold, Loop
 from flashlight.codegen.triton.addressing import all_inside, store
 from flashlight.codegen.triton.expressions import render
-from flashlight.codegen.triton.phase import Phase, phases
-from flashlight.codegen.triton.reductions import COMBINE, PAIRS, collapsed, dot, filled, repeated
-from flashlight.codegen.triton.rescale import moving, nan_shows, refers_to_one, starts_at_zero
-from flashlight.codegen.triton.state import Scope, State, Value, block_name, broken, spread, strip
-from flashlight.codegen.triton.unmasked import without_conditions
+from flashlight.codegen.triton.reductions import COMBINE, EXTREMA, collapsed, dot, filled, repeated
+from flashlight.codegen.triton.runs import Run, runs
+from flashlight.codegen.triton.state import Scope, State, Value, block_name, broken, strip
 from flashlight.codegen.triton.visits import Visits, visits_blocks
-from flashlight.ir.index import Axis
-from flashlight.ir.kernel import FAR, Accumulator, Sweep, before, carry_nodes
-from flashlight.ir.program import Carry, Node, Store
-
-REFERENCES = {
-    op: f'tl.where({{0}} == float("{nothing}"), {far}, tl.where({{0}} == float("{other}"), 0.0, {{0}}))'
-    for op, nothing, far, other in (("MAX", "-inf", -FAR, "inf"), ("MIN", "inf", FAR, "-inf"))
-}
+from flashlight.ir.program import Node, Store
 
 
-class SweepPrinter:
-    """Prints one sweep."""
+class LoopPrinter:
+    """Prints one loop."""
 
-    def __init__(self, state: State, sweep: Sweep):
-        self.state, self.sweep = state, sweep
-        self.nodes: dict[Node, Accumulator] = {c.node: c for c in sweep.carries}
-        self.shifted = {n for c in sweep.carries for n in moving(c, sweep)}
-        used = {n for c in sweep.carries for n in (*carry_nodes(c.body), *moving(c, sweep))}
-        used |= {n for s in sweep.stores for n in carry_nodes(s.value)}
-        self.used = used & self.nodes.keys()
+    def __init__(self, state: State, loop: Loop):
+        self.state, self.loop = state, loop
         self.names: dict[Node, str] = {}
+        self.referenced = loop.masked.referenced
         self.start = "0"
-        new = without_conditions(sweep)
-        state.origins = {new[n]: state.origins[n] for n in new if n in state.origins} | {**state.origins}
-        self.cheap = {c.node for c in sweep.carries if starts_at_zero(c, sweep)}
-        self.exact = {c.node for c in sweep.carries if not nan_shows(c, state.kernel)}
 
     def emit(self) -> None:
         """The carries at their identities, the loops, the final values."""
-        state, sweep = self.state, self.sweep
-        self.names = {c.node: state.names(c.name) for c in sweep.carries}
+        state, loop = self.state, self.loop
+        self.names = {f.carry: state.names(f.carry.name) for f in loop.masked.folds}
         self._reset()
-        if sweep.visit is not None and visits_blocks(state, sweep):
-            Visits(state, sweep, sweep.visit, self._phase).emit()
-            if sweep.visit.exact is not None:
-                self._redo(sweep.visit.exact)
+        if loop.visit is not None and visits_blocks(state, loop):
+            Visits(state, loop, loop.visit, self._run).emit()
+            if loop.exact is not None:
+                self._redo(loop.exact)
         else:
-            for phase in phases(sweep, state.layout.blocks[sweep.axis], state.peel):
-                self._phase(phase)
-        self._finish()
+            for run in runs(loop.masked, loop.axis.size, state.layout.blocks[loop.axis], state.peel):
+                self._run(run)
+        for f in loop.masked.folds:
+            self._bind(f.carry, self._value(f))
+
+    def _value(self, f: Fold) -> Value:
+        return Value(self.names[f.carry], self.state.dims_of(f.axes))
 
     def _reset(self) -> None:
         state = self.state
-        for c in self.sweep.carries:
-            state.line(f"{self.names[c.node]} = {filled(state, c.op, c.body.dtype, state.dims_of(c.axes))}")
+        for f in self.loop.masked.folds:
+            state.line(f"{self.names[f.carry]} = {filled(state, f.op, f.carry.dtype, state.dims_of(f.axes))}")
 
     def _redo(self, exact: Node) -> None:
         """Every block after all, if for some row it was wrong to skip blocks."""
-        state, axis = self.state, self.sweep.axis
-        scope = Scope(state.scope, carries={n: Value("") for n in self.nodes})
+        state, loop = self.state, self.loop
+        scope = Scope(state.scope, carries={f.carry: self._value(f) for f in loop.masked.folds})
         with state.inside(scope), state.printing([exact]):
-            for c in self.sweep.carries:
-                self._bind(c.node, Value(self.names[c.node], state.dims_of(c.axes)))
             value = state.value(exact)
             wrong = " & ".join([f"~{value.text}", *all_inside(state, exact.free, value.dims)])
         state.scope.lines += scope.lines
@@ -85,82 +69,80 @@ class SweepPrinter:
         redo = state.define("redo", f"({wrong}).to(tl.int32)" if value.dims else wrong)
         for i, _ in enumerate(value.dims):
             state.line(f"{redo} = tl.max({redo}, 0)" + (" > 0" if i == len(value.dims) - 1 else ""))
+        assert loop.again is not None
         with state.nested(f"if {redo}:", Scope(state.scope)):
             self._reset()
-            for phase in phases(self.sweep, state.layout.blocks[axis], False):
-                self._phase(replace(phase, rare=True))
+            for run in runs(loop.again, loop.axis.size, state.layout.blocks[loop.axis], False, rare=True):
+                self._run(run)
 
     # ------------------------------------------------------------ one block
 
-    def _phase(self, phase: Phase) -> None:
-        state, axis = self.state, self.sweep.axis
+    def _run(self, run: Run) -> None:
+        state, axis = self.state, self.loop.axis
         single = state.layout.blocks[axis] == 1
-        scope = Scope(state.scope, frozenset({axis}), frozenset({axis} if single else ()), ragged=phase.ragged)
-        scope.carries = {n: Value("") for n in self.nodes}
-        counter = self.start = phase.start
-        if phase.loop:
+        scope = Scope(state.scope, frozenset({axis}), frozenset({axis} if single else ()), ragged=run.ragged)
+        scope.carries = {f.carry: self._value(f) for f in run.phase.folds}
+        scope.carries |= {f.next: Value("") for f in run.phase.folds}
+        self.start = run.start
+        with state.printing(run.phase.roots):
+            if not run.loop:
+                with state.inside(scope):
+                    self._block(run, single)
+                state.scope.lines += scope.lines
+                return
             self.start = state.names(axis.name if single else f"{axis.name}_start")
-            counter = state.names(f"{axis.name}_step") if phase.jump else self.start
-            stages = ", num_stages=1" if phase.rare else ""
-            head = (
-                f"for {counter} in {'tl.' * phase.rare}range({phase.start}, {phase.stop}, {block_name(axis)}{stages}):"
-            )
-            with state.nested(head, scope, phase.comment):
-                if phase.jump:
-                    state.line(f"{self.start} = {phase.jump.format(counter)}")
-                self._block(phase, single)
-        else:
-            with state.inside(scope):
-                self._block(phase, single)
-            state.scope.lines += scope.lines
+            counter = state.names(f"{axis.name}_step") if run.jump else self.start
+            stages = ", num_stages=1" if run.rare else ""
+            bounds = f"{run.start}, {run.stop}, {block_name(axis)}{stages}"
+            head = f"for {counter} in {'tl.' * run.rare}range({bounds}):"
+            with state.nested(head, scope, run.comment):
+                if run.jump:
+                    state.line(f"{self.start} = {run.jump.format(counter)}")
+                self._block(run, single)
 
-    def _block(self, phase: Phase, single: bool) -> None:
-        state, axis = self.state, self.sweep.axis
+    def _block(self, run: Run, single: bool) -> None:
+        state, axis = self.state, self.loop.axis
         if single:
             state.scope.values["position", axis] = Value(self.start)
         else:
-            name = state.names(f"{axis.name}_tail" if not phase.loop and phase.start != "0" else axis.name)
+            name = state.names(f"{axis.name}_tail" if not run.loop and run.start != "0" else axis.name)
             prefix = f"{self.start} + " if self.start != "0" else ""
             state.line(f"{name} = {prefix}tl.arange(0, {block_name(axis)})")
             state.scope.values["position", axis] = Value(name, (axis,))
-        moved = [line for c in phase.sweep.carries if (line := self._update(c, phase))]
-        for s in self.sweep.stores:
+        moved = [line for f in run.phase.folds if (line := self._fold(f, run))]
+        for s in run.phase.stores:
             self._store(s)
         for line in moved:
             state.line(line)
 
-    def _update(self, c: Accumulator, phase: Phase) -> str:
+    def _fold(self, f: Fold, run: Run) -> str:
         """Accumulate one block into a carry; the assignment to make at the end of the block, if any."""
-        state, name = self.state, self.names[c.node]
-        dims = state.dims_of(c.axes)
-        text = self._step(c, self._rescaled(c, name, dims), phase)
-        state.comment(c.step)
-        later = c.node in self.shifted
-        target = state.names(f"{name}_next") if later else name
+        state, name = self.state, self.names[f.carry]
+        dims = state.dims_of(f.axes)
+        text = self._step(f, strip(render(state, f.moved, dims)), run)
+        state.comment(f.step)
+        later = f.carry in self.referenced
+        target = state.names(f.next.name) if later else name
         state.line(broken(f"{target} = ", strip(text)))
-        if c.node in self.used:
-            value = Value(target, dims)
-            if c.op in PAIRS:
-                value = Value(state.define(f"{name}_ref", REFERENCES[c.op].format(target)), dims)
-            self._bind(c.node, value)
+        self._bind(f.next, Value(target, dims))
         return f"{name} = {target}" if later else ""
 
-    def _step(self, c: Accumulator, total: str, phase: Phase) -> str:
-        state, node = self.state, c.step
-        if state.is_scalar(self.sweep.axis):
-            return COMBINE[c.op].format(total, strip(render(state, c.body, state.dims(node))))
-        if self.sweep.axis not in c.body.free:
-            block = block_name(self.sweep.axis)
-            count = block if not phase.ragged else f"tl.minimum({block}, {self.sweep.axis.size} - {self.start})"
-            return COMBINE[c.op].format(total, repeated(state, node, count))
-        found = state.contraction(node)
-        if found is not None:
-            return dot(state, node, found, total)
-        exact = c.node in self.exact
-        combine = COMBINE[c.op]
-        if exact and c.op in PAIRS and c.body.dtype == "float":
+    def _step(self, f: Fold, total: str, run: Run) -> str:
+        state, step, axis = self.state, f.step, self.loop.axis
+        if state.is_scalar(axis):
+            return COMBINE[f.op].format(total, strip(render(state, step.body, state.dims(step))))
+        if axis not in step.body.free:
+            block = block_name(axis)
+            count = block if not run.ragged else f"tl.minimum({block}, {axis.size} - {self.start})"
+            return COMBINE[f.op].format(total, repeated(state, step, count))
+        contraction = state.contraction(step)
+        if contraction is not None:
+            return dot(state, step, contraction, total)
+        exact = not f.shows_nan
+        combine = COMBINE[f.op]
+        if exact and f.op in EXTREMA and step.dtype == "float":
             combine = combine.replace("{1}", "{1}, tl.PropagateNan.ALL")
-        return combine.format(total, collapsed(state, node, exact))
+        return combine.format(total, collapsed(state, step, exact))
 
     def _bind(self, node: Node, value: Value) -> None:
         """From here on the carry has this value in the current scope."""
@@ -171,50 +153,3 @@ class SweepPrinter:
         state = self.state
         axes = frozenset({*s.axes, *s.value.free})
         store(state, s, render(state, s.value, state.dims_of(axes)), axes)
-
-    # ------------------------------------------------------------ moving a carry to new references
-
-    def _rescaled(self, c: Accumulator, name: str, dims: tuple[Axis, ...]) -> str:
-        """The text of the accumulated value, moved to the references of this block."""
-        if c.rescale is None:
-            return name
-        state, cheap = self.state, c.node in self.cheap
-        for n in moving(c, self.sweep):
-            self._bind_old(n, raw=cheap)
-        state.hints[c.rescale] = "scale"
-        value = state.value(c.rescale)
-        if cheap and not refers_to_one(c):  # an infinite sink: what is summed up is 0
-            key = ("scale", c.rescale)
-            if key not in state.scope.values:
-                text = f"tl.where({value.text} == {value.text}, {value.text}, 0.0)"
-                state.scope.values[key] = Value(state.define("scale", text), value.dims)
-            value = state.scope.values[key]
-        scale = spread(value, dims)
-        # 0.0 and not the carry itself, which Triton's search for accumulators in tensor memory does not survive
-        return f"{name} * {scale}" if cheap else f"tl.where({name} == 0, 0.0, {name} * {scale})"
-
-    def _bind_old(self, n: Carry, raw: bool) -> None:
-        """The value a carry had before this block: as it is, or as the others used it."""
-        state, old = self.state, before(n)
-        value = Value(self.names[n], state.dims_of(n.axes))
-        if not raw and self.nodes[n].op in PAIRS:
-            key = ("reference", old)
-            if key not in state.scope.values:
-                text = REFERENCES[self.nodes[n].op].format(value.text)
-                state.scope.values[key] = Value(state.define(f"{value.text}_old", text), value.dims)
-            value = state.scope.values[key]
-        if state.scope.carries.get(old) != value:
-            self._forget(old)
-            self._bind(old, value)
-
-    def _forget(self, node: Node) -> None:
-        """Drop what was computed from another value of the node."""
-        scope = self.state.scope
-        stale = [k for k in scope.values if isinstance(k, Node) and node in self.state.carries(k)]
-        for k in stale:
-            del scope.values[k]
-
-    def _finish(self) -> None:
-        """The final values."""
-        for c in self.sweep.carries:
-            self._bind(c.node, Value(self.names[c.node], self.state.dims_of(c.axes)))

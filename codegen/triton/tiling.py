@@ -10,11 +10,10 @@ import torch
 
 from flashlight.base.constants import gpu
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.layout import all_nodes, power_of_two, split
+from flashlight.codegen.triton.layout import power_of_two, split
 from flashlight.codegen.triton.needs import Machine, Need, estimate, fits, machine, without_instructions
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import postorder
 
 
 def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
@@ -50,7 +49,7 @@ def _roles(kernel: Kernel) -> tuple[frozenset[Axis], frozenset[Axis]]:
     axis has one position a program.
     """
     grid, tile = frozenset(kernel.grid), kernel.tile
-    found = [c for n in postorder(all_nodes(kernel)) if (c := split(n, lambda m: m.free - grid)) is not None]
+    found = [c for n in kernel.nodes if (c := split(n, lambda m: m.free - grid)) is not None]
     beside = {
         b for c in found for m, n in ((c.m, c.n), (c.n, c.m)) for i, a in enumerate(tile) for b in tile[i + 1 :]
         if a in m and b in n

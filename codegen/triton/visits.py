@@ -15,25 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flashlight.codegen.tile import Loop
 from flashlight.codegen.triton.block_tests import Blocks, BlockTests
 from flashlight.codegen.triton.contiguous import contiguous
-from flashlight.codegen.triton.phase import Phase
+from flashlight.codegen.triton.runs import Run
 from flashlight.codegen.triton.state import Scope, State, block_name
-from flashlight.codegen.triton.unmasked import unmasked
-from flashlight.ir.kernel import Sweep, Visit
+from flashlight.ir.kernel import Visit
 
 
-def visits_blocks(state: State, sweep: Sweep) -> bool:
-    """Whether the sweep has blocks to skip at this tiling."""
-    return sweep.visit is not None and 1 < state.layout.blocks[sweep.axis] < sweep.axis.size
+def visits_blocks(state: State, loop: Loop) -> bool:
+    """Whether the loop has blocks to skip at this tiling."""
+    return loop.visit is not None and 1 < state.layout.blocks[loop.axis] < loop.axis.size
 
 
 class Visits:
-    """Prints the loops of a sweep.  loop: prints one loop over blocks."""
+    """Prints the loops over the blocks that a loop visits.  run: prints one of them."""
 
-    def __init__(self, state: State, sweep: Sweep, visit: Visit, loop: Callable[[Phase], None]):
-        self.state, self.sweep, self.loop = state, sweep, loop
-        self.tests = BlockTests(state, sweep.axis, visit)
+    def __init__(self, state: State, loop: Loop, visit: Visit, run: Callable[[Run], None]):
+        self.state, self.loop, self.run = state, loop, run
+        self.tests = BlockTests(state, loop.axis, visit)
         self.neighbours = contiguous(visit.some, self.tests.ends)
 
     def emit(self) -> None:
@@ -46,7 +46,7 @@ class Visits:
             state.scope.lines += scope.lines
             self._loops(blocks)
             return
-        part = state.names(f"{self.sweep.axis.name}_part")
+        part = state.names(f"{self.loop.axis.name}_part")
         with state.nested(f"for {part} in {tests.parts}:", scope):
             self._loops(tests.emit(part))
 
@@ -66,11 +66,11 @@ class Visits:
 
     def _run(self, b: Blocks, low: str, high: str) -> None:
         """The visited blocks from low to high: the first neighbours among the full ones, then all others."""
-        state, x, block = self.state, self.sweep.axis, block_name(self.sweep.axis)
+        state, x, block = self.state, self.loop.axis, block_name(self.loop.axis)
         ragged = bool(x.size % self.tests.block)
         if not b.full:
             comment = f"Blocks of {x.name} that are visited."
-            self.loop(Phase(self.sweep, f"{low} * {block}", f"{high} * {block}", True, ragged, comment=comment))
+            self.run(Run(self.loop.masked, f"{low} * {block}", f"{high} * {block}", True, ragged, comment=comment))
             return
         within = b.full if self.neighbours else f"{b.full} & ({b.numbers} >= {low}) & ({b.numbers} < {high})"
         begin = state.define("full_lo", f"tl.min(tl.where({within}, {b.numbers}, {high}), 0)")
@@ -79,11 +79,8 @@ class Visits:
         )  # fmt: skip
         length = state.define("full_length", f"({end} - {begin}) * {block}")
         comment = f"Full blocks of {x.name}: nothing is masked."
-        bare = unmasked(self.sweep)
-        with state.printing([c.step for c in bare.carries]):
-            self.loop(Phase(bare, f"{begin} * {block}", f"{end} * {block}", True, False, comment=comment))
+        self.run(Run(self.loop.full, f"{begin} * {block}", f"{end} * {block}", True, False, comment=comment))
         comment = f"Blocks of {x.name} with masks: before and after the full ones."
         jump = f"{{0}} + tl.where({{0}} < {begin} * {block}, 0, {length})"
-        self.loop(
-            Phase(self.sweep, f"{low} * {block}", f"{high} * {block} - {length}", True, ragged, jump, comment=comment)
-        )
+        stop = f"{high} * {block} - {length}"
+        self.run(Run(self.loop.masked, f"{low} * {block}", stop, True, ragged, jump, comment=comment))

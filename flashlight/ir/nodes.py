@@ -305,6 +305,12 @@ def is_map(node: Node, *fns: str) -> TypeGuard[Map]:
     return isinstance(node, Map) and node.fn in fns
 
 
+def written_order(node: Map) -> tuple[Node, ...]:
+    """The arguments as a reader expects them: what is compared with a number comes first."""
+    swap = node.fn in ("EQ", "NE") and isinstance(node.args[0], Const)
+    return node.args[::-1] if swap else node.args
+
+
 def index_expr(node: Node) -> Expr | None:
     """The index expression an integer node stands for, if it is one."""
     if isinstance(node, Index):

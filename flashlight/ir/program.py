@@ -34,6 +34,7 @@ from flashlight.ir.nodes import (
     transform,
     transform_map,
     value_of,
+    written_order,
 )
 from flashlight.ir.ops import Kind
 
@@ -62,6 +63,7 @@ __all__ = [
     "substitute",
     "transform",
     "value_of",
+    "written_order",
 ]
 
 

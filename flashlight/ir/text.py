@@ -22,6 +22,7 @@ from flashlight.ir.program import (
     Store,
     Tensor,
     postorder,
+    written_order,
 )
 
 _INFIX = {
@@ -84,7 +85,7 @@ class Printer:
         return self.names.get(node) or self._inner(node)
 
     def _inner(self, n: Node) -> str:
-        args = [self.show(a) for a in n.args]
+        args = [self.show(a) for a in (written_order(n) if isinstance(n, Map) else n.args)]
         match n:
             case Const(value):
                 return str(value)

@@ -112,5 +112,5 @@ def test_accumulators_that_may_still_be_zero_compile_for_tensor_memory():
     acc = kernels.carry("acc", "SUM", p.x, kernels.mul(weight, p.value), rescale, torch.bfloat16)
     kernel = kernels.finish(p, [top, acc], [kernels.put(p.o, acc.node, p.b, p.h, p.m, p.e)]).kernel
     source = print_kernel(kernel, default_tiling(kernel, "sm_100")).source
-    assert "acc=tl.where(acc == 0, 0.0, acc * scale[:, None])" in source
+    assert "acc=tl.where(acc == 0.0, 0.0, acc * scale[:, None])" in source
     assert trials.choose(kernel, "sm_100", attempts=1).compiled.fits
