@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashlight.codegen.cpp import available
-from flashlight.front.regions.cycles import cycles
+from flashlight.front.regions.tangles import cycles
 from tests.harness import as_double, compile_only, error_ratio, largest_allocation
 
 N = 300  # three evaluated blocks of keys

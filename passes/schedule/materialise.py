@@ -8,6 +8,8 @@ Which reductions are materialised is decided where the sweep is chosen, see swee
 
 from __future__ import annotations
 
+import networkx as nx
+
 from flashlight.base.errors import InternalError
 from flashlight.ir.program import Load, Program, Store, postorder
 from flashlight.passes.program.canonical import canonical_nodes
@@ -41,19 +43,8 @@ def _settled(store: Store, temporaries: Temporaries, sites: Sites) -> Store:
 def in_order(stores: list[Store]) -> list[Store]:
     """The stores, those of what a store loads before it, otherwise as they are."""
     by_name = {s.tensor: s for s in stores}
-    needs = {s.tensor: [n.tensor for n in postorder([s.value]) if isinstance(n, Load)] for s in stores}
-    out: dict[str, Store] = {}
-    opened: set[str] = set()
-    stack = [s.tensor for s in reversed(stores)]
-    while stack:
-        name = stack[-1]
-        missing = [t for t in dict.fromkeys(needs[name]) if t in by_name and t not in out]
-        if name in out or not missing:
-            out.setdefault(name, by_name[name])
-            stack.pop()
-        elif name in opened:
-            raise InternalError(f"{name} and {missing[0]} need each other")
-        else:
-            opened.add(name)
-            stack += reversed(missing)
-    return list(out.values())
+    needs = {s.tensor: dict.fromkeys(n.tensor for n in postorder([s.value]) if isinstance(n, Load)) for s in stores}
+    graph = nx.DiGraph({name: [t for t in loaded if t in by_name] for name, loaded in needs.items()})
+    if not nx.is_directed_acyclic_graph(graph):
+        raise InternalError(f"temporaries need each other: {nx.find_cycle(graph)}")
+    return [by_name[name] for name in nx.dfs_postorder_nodes(graph)]

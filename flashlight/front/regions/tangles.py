@@ -11,8 +11,10 @@ wait, the regions become one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
+import networkx as nx
 from torch import fx
 
 from flashlight.base.errors import Decline
@@ -20,7 +22,8 @@ from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.core import Core, united
-from flashlight.front.regions.cycles import cycles
+
+T = TypeVar("T", bound=Hashable)
 
 _BETWEEN = g.POINTWISE | {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand", "alias", "clone"}
 
@@ -46,6 +49,13 @@ def waiting(
     }
     needs |= {core: [made.get(a, a) for a in inputs] for core, (_, inputs) in parts.items()}
     return cycles(needs)
+
+
+def cycles(needs: Mapping[T, Collection[T]]) -> list[list[T]]:
+    """The parts of more than one node in which each needs every other, directly or not.  needs: by node; a node that is
+    no key needs nothing."""
+    graph = nx.DiGraph([(n, other) for n, others in needs.items() for other in others])
+    return [list(part) for part in nx.strongly_connected_components(graph) if len(part) > 1]
 
 
 class Untangler:
