@@ -196,7 +196,7 @@ def range_of(fn: str, ends: Ends[End], *args: Range[End]) -> Range[End] | None:
     spec = FNS[fn]
     if spec.range is not None:
         return spec.range(ends, *args)
-    return rules.monotone(ends, fn, spec.monotone, *args) if spec.monotone else None
+    return rules.monotone(ends, fn, spec.monotone, spec.negation, *args) if spec.monotone else None
 
 
 def _divided(a: float, b: float) -> float:

@@ -42,11 +42,14 @@ class Ends(Protocol[End]):
         ...
 
 
-def monotone(ends: Ends[End], fn: str, signs: tuple[int, ...], *args: Range[End]) -> Range[End]:
+def monotone(ends: Ends[End], fn: str, signs: tuple[int, ...], negation: str | None, *args: Range[End]) -> Range[End]:
     """Smallest where every argument is at the end that its sign asks for."""
     low = [lo if s > 0 else hi for s, (lo, hi) in zip(signs, args, strict=True)]
     high = [hi if s > 0 else lo for s, (lo, hi) in zip(signs, args, strict=True)]
-    return ends.apply(fn, *low), ends.apply(fn, *high)
+    least, most = ends.apply(fn, *low), ends.apply(fn, *high)
+    if negation and not ends.whole(high[0]):
+        most = ends.apply("NOT", ends.apply(negation, *high))  # a NaN among the values must not hide the others
+    return least, most
 
 
 def absolute(ends: Ends[End], x: Range[End]) -> Range[End]:
@@ -101,11 +104,13 @@ def shifted_right(ends: Ends[End], a: Range[End], b: Range[End]) -> Range[End] |
 def remainder(ends: Ends[End], a: Range[End], b: Range[End]) -> Range[End] | None:
     """a % b has the sign of b.  What wraps may be anything, unless all values wrap as often."""
     k, whole = _point(ends, b), ends.whole(b[0])
-    below = ends.apply("SUB", b[1], ends.like(b[1], 1)) if whole else b[1]
-    zero = ends.like(b[0], 0)
+    zero, below = ends.like(b[0], 0), ends.apply("SUB", b[1], ends.like(b[1], 1)) if whole else b[1]
     if k is None or k <= 0:
-        return (zero, below) if (ends.number(b[0]) or 0) > 0 else _no_larger(ends, a, b)
+        positive = (ends.number(b[0]) or 0) > 0 and (whole or _numbers(ends, a) is not None)
+        return (zero, below) if positive else _no_larger(ends, a, b)
     once, (lo, hi) = ends.same_quotient(a, b[0]), (ends.apply("REM", end, b[0]) for end in a)
+    if not whole:  # ends that are NaN stay so
+        zero, below = ends.apply("MINIMUM", zero, lo), ends.apply("MAXIMUM", below, hi)
     return ends.apply("WHERE", once, lo, zero), ends.apply("WHERE", once, hi, below)
 
 

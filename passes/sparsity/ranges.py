@@ -12,12 +12,13 @@ is reduced over the key block for each row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from flashlight.analysis.spans import Spans
+from flashlight.analysis.interval import Intervals, exceeds
+from flashlight.analysis.walk import Domain
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.ir.kernel import first, last
-from flashlight.ir.ops import FNS
+from flashlight.ir.ops import FNS, range_of
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce, index_expr, postorder, value_of
 from flashlight.passes.sparsity.summaries import LARGEST, Summaries, remainder
 
@@ -27,8 +28,9 @@ UNKNOWN = (FALSE, TRUE)
 _GROWING = ("ADD", "SUB", "MUL")
 
 
-class Ranges:
-    """Ranges over blocks of the swept axis x and the rows of `tile`, all of `whole`; grid axes are fixed.
+class Ranges(Domain[Range | None]):
+    """(smallest, largest) of nodes, None where that is not known: over blocks of the swept axis x, the rows of `tile`
+    and all of `resident`; grid axes are fixed.
 
     sets: whether integers may be told apart by the sets of their remainders, besides their ranges.
     """
@@ -42,43 +44,38 @@ class Ranges:
         within: Mapping[Expr, Limits] | None = None,
         sets: bool = True,
     ):
+        super().__init__()
         self.x, self.tile, self.resident, self.summaries, self.sets = x, tile, resident, summaries, sets
         self.within = within or {}
         self.moving = {x, *tile, *resident}
-        self._memo: dict[Node, Range | None] = {}
-        self._spans = Spans(summaries.temporaries.inputs)
+        self._spans = Intervals(summaries.temporaries.inputs)
 
     def truth(self, node: Node) -> Range:
         """(true everywhere, true somewhere) of a truth value; nothing is claimed where it is not known."""
-        return self.range(node) or UNKNOWN
+        return self(node) or UNKNOWN
 
-    def range(self, node: Node) -> Range | None:
-        """(smallest, largest), or None where that is not known."""
-        for n in postorder([node], self._by_arguments):
-            if n not in self._memo:
-                self._memo[n] = self._range(n)
-        return self._memo[node]
-
-    def _by_arguments(self, n: Node) -> bool:
-        """Whether the range of n follows from those of its arguments."""
+    def enters(self, n: Node) -> bool:
         return isinstance(n, Map | Cast) and bool(n.free & self.moving) and not self._from_data(n)
+
+    def alone(self, n: Node) -> Range | None:
+        if not n.free & self.moving:
+            return n, n
+        if self._from_data(n):
+            return self._summarised(n) if _only_loads(n) else None
+        return self._positions(n.expr) if isinstance(n, Index) else None
+
+    def otherwise(self, n: Node) -> Range | None:
+        return None
+
+    def fact(self, n: Node) -> Range | None:
+        by_arguments = super().fact(n)
+        summarised = by_arguments is None and n.dtype == "bool" and self.x in n.free and _only_loads(n)
+        return self._summarised(n) if summarised else by_arguments
 
     def _from_data(self, n: Node) -> bool:
         """Whether n depends on data that one side of the block, rows or swept positions, selects."""
         one_sided = self.x not in n.free or not n.free & set(self.tile)
         return one_sided and any(isinstance(m, Load) and m.free & self.moving for m in postorder([n]))
-
-    def _range(self, n: Node) -> Range | None:
-        if not n.free & self.moving:
-            return n, n
-        if self._from_data(n):
-            return self._summarised(n) if _only_loads(n) else None
-        if isinstance(n, Index):
-            return self._positions(n.expr)
-        found = self._mapped(n) if isinstance(n, Map | Cast) else None
-        if found is None and n.dtype == "bool" and self.x in n.free and _only_loads(n):
-            return self._summarised(n)
-        return found
 
     def _summarised(self, n: Node) -> Range:
         """Over the key block, then over the rows of the tile and the resident axes."""
@@ -118,7 +115,7 @@ class Ranges:
 
     def _atom(self, atom: Atom) -> Range | None:
         if isinstance(atom, Gather):
-            return self.range(atom.node)
+            return self(atom.node)
         assert isinstance(atom, FloorDiv | Mod)
         inner = self._positions(atom.arg)
         if inner is None:
@@ -144,18 +141,16 @@ class Ranges:
 
     # ------------------------------------------------------------ functions
 
-    def _mapped(self, n: Map | Cast) -> Range | None:
-        args = [self._memo.get(a) for a in n.args]
-        found = [a for a in args if a is not None]
-        if len(found) < len(args):
+    def cast(self, n: Cast, arg: Range | None) -> Range | None:
+        return None if arg is None or n.to == "bool" else (Cast(n.to, arg[0]), Cast(n.to, arg[1]))
+
+    def map(self, n: Map, args: Sequence[Range | None]) -> Range | None:
+        known = [a for a in args if a is not None]
+        if len(known) < len(args):
             return None
-        if isinstance(n, Cast):
-            return (Cast(n.to, found[0][0]), Cast(n.to, found[0][1])) if n.to != "bool" else None
-        result = apply(n.fn, found)
-        if result is None:
-            return None
+        result = apply(n.fn, known) or at_a_point(n.fn, known)
         if n.fn in _GROWING and self._spans.overflows(n) and not _is_open(result):
-            result = _unless_too_large(n.fn, found, result)
+            result = _unless_too_large(n.fn, known, result)
         if n.fn == "AND":
             return result[0], self._jointly(n, result[1])
         if n.fn in ("EQ", "NE") and self.sets and self._selected_apart(*n.args):
@@ -237,33 +232,49 @@ def _limits(conditions: list[Node]) -> dict[Expr, Limits]:
     return out
 
 
+class _Nodes:
+    """Nodes as ends of ranges.  Of truth values the smaller is "and", the larger "or"."""
+
+    def apply(self, fn: str, *ends: Node) -> Node:
+        if ends[0].dtype == "bool":
+            fn = {"MINIMUM": "AND", "MAXIMUM": "OR"}.get(fn, fn)
+        return Map(fn, *ends)
+
+    def number(self, end: Node) -> float | None:
+        value = value_of(end)
+        return None if value is None else float(value)
+
+    def like(self, end: Node, value: float) -> Node:
+        return Const(int(max(-LARGEST, min(value, LARGEST)))) if end.dtype == "int" else Const(float(value))
+
+    def whole(self, end: Node) -> bool:
+        return end.dtype == "int"
+
+    def same_quotient(self, x: Range, by: Node) -> Node:
+        if _is_open(x) or not self.whole(x[0]):
+            return _same(*x)
+        return Map("EQ", *(Map("FLOORDIV", end, by) for end in x))
+
+
+_NODES = _Nodes()
+
+
 def apply(fn: str, args: list[Range]) -> Range | None:
-    """The range of a function of values with these ranges."""
+    """The range of a function of values with these ranges, None where that is not known."""
     if all(lo is hi for lo, hi in args):
         point = Map(fn, *[lo for lo, _ in args])
         return point, point
-    if fn == "NE":
-        every, some = _equal(*args)
-        return Map("NOT", some), Map("NOT", every)
-    if fn == "EQ":
-        return _equal(*args)
-    if fn == "WHERE":
-        return _choice(*args)
-    if fn == "ABS":
-        return _folded(*args[0])
-    if fn == "REM" and args[1][0] is args[1][1] and (value_of(args[1][0]) or 0) > 0:
-        return _remainder(args[0], args[1][0])
-    open_ended = fn in _GROWING and any(map(_is_open, args))
-    if fn == "MUL" and any(value_of(lo) is not None and lo is hi for lo, hi in args):
-        return _unless_too_large(fn, args, _scaled(*args)) if open_ended else _scaled(*args)
-    if fn in ("FLOORDIV", "SHR", "DIV") and args[1][0] is args[1][1] and (value_of(args[1][0]) or -1) >= 0:
-        by = args[1][0]
-        return Map(fn, args[0][0], by), Map(fn, args[0][1], by)
-    signs = FNS[fn].monotone
-    if signs:
-        result = _monotone(fn, signs, args)
-        return _unless_too_large(fn, args, result) if open_ended else result
-    return _at_a_point(fn, args)
+    if not _defined(fn, args) or (fn in ("EQ", "NE") and args[0][0].dtype == "bool"):
+        return None
+    result = range_of(fn, _NODES, *args)
+    open_ended = result is not None and fn in _GROWING and any(map(_is_open, args))
+    return _unless_too_large(fn, args, result) if result is not None and open_ended else result
+
+
+def _defined(fn: str, args: list[Range]) -> bool:
+    """Whether a function is NaN for none of its arguments: else its ends may be numbers, and values between NaN."""
+    domain = FNS[fn].domain
+    return FNS[fn].total or all(not exceeds(Intervals()(end), domain) for x in args for end in x)
 
 
 def _unless_too_large(fn: str, args: list[Range], result: Range) -> Range:
@@ -283,58 +294,7 @@ def _is_open(r: Range) -> bool:
     return r[0].dtype == "int" and any(abs(value_of(n) or 0) == LARGEST for n in postorder(r))
 
 
-def _monotone(fn: str, signs: tuple[int, ...], args: list[Range]) -> Range:
-    low = [lo if s > 0 else hi for s, (lo, hi) in zip(signs, args, strict=True)]
-    high = [hi if s > 0 else lo for s, (lo, hi) in zip(signs, args, strict=True)]
-    opposite = FNS[fn].negation
-    if opposite and args[0][0].dtype == "float":
-        return Map(fn, *low), Map("NOT", Map(opposite, *high))  # a NaN among the values must not hide the others
-    return Map(fn, *low), Map(fn, *high)
-
-
-def _equal(a: Range, b: Range) -> Range:
-    """Equal everywhere if both are the same point, somewhere only if the ranges meet (not: if one is above the other,
-    so that a NaN among the values decides nothing)."""
-    if a[0].dtype == "bool":
-        return _at_a_point("EQ", [a, b])
-    every = Map("AND", Map("AND", Map("EQ", *a), Map("EQ", *b)), Map("EQ", a[0], b[0]))
-    apart = Map("OR", Map("GT", a[0], b[1]), Map("GT", b[0], a[1]))
-    return every, Map("NOT", apart)
-
-
-def _choice(c: Range, yes: Range, no: Range) -> Range:
-    """where(c, yes, no): both branches may occur."""
-    if yes[0].dtype == "bool":
-        every, some = (Map("AND", y, n) for y, n in ((yes[0], no[0]), (Map("NOT", yes[1]), Map("NOT", no[1]))))
-        return every, Map("NOT", some)
-    return Map("MINIMUM", yes[0], no[0]), Map("MAXIMUM", yes[1], no[1])
-
-
-def _folded(lo: Node, hi: Node) -> Range:
-    """|x|: falls up to 0 and rises from there."""
-    zero = Const(0) if lo.dtype == "int" else Const(0.0)
-    most = Map("MAXIMUM", Map("NEG", lo), hi)
-    return Map("MAXIMUM", zero, Map("MAXIMUM", lo, Map("NEG", hi))), most
-
-
-def _remainder(a: Range, by: Node) -> Range:
-    """What wraps may be anything, unless no value of the block does, or all wrap as often."""
-    lo, hi = (Map("REM", end, by) for end in a)
-    once = _same(*a) if _is_open(a) or a[0].dtype != "int" else Map("EQ", *(Map("FLOORDIV", end, by) for end in a))
-    zero, most = (Const(0), Map("SUB", by, Const(1))) if by.dtype == "int" else (Const(0.0), by)
-    return Map("WHERE", once, lo, zero), Map("WHERE", once, hi, most)
-
-
-def _scaled(a: Range, b: Range) -> Range:
-    if value_of(a[0]) is not None and a[0] is a[1]:
-        a, b = b, a
-    k = value_of(b[0])
-    assert k is not None
-    ends = [Map("MUL", end, b[0]) for end in a]
-    return (ends[0], ends[1]) if k >= 0 else (ends[1], ends[0])
-
-
-def _at_a_point(fn: str, args: list[Range]) -> Range:
+def at_a_point(fn: str, args: list[Range]) -> Range:
     """A truth value or a number of which only the value at single points is known."""
     points = [_same(lo, hi) for lo, hi in args if lo is not hi]
     fixed = points[0]

@@ -11,7 +11,7 @@ from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.evaluate import Evaluator, new_output
 from flashlight.ir.index import Axis, of
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
-from flashlight.ir.program import Const, Index, Load, Map, Node, Program, postorder
+from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Program, postorder
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.sparsity import visit
 from tests.dsl import Builder, largest, mul, total
@@ -123,6 +123,18 @@ def test_blocks_of_known_masks_are_found_exactly(name: str, kind: str) -> None:
     found = block_map(kernel, kernel.sweeps[0], tensors, 64).expand(live.shape)
     assert torch.equal(found != SKIPPED, live)
     assert torch.equal(found == FULL, full)
+
+
+@pytest.mark.parametrize("fn, limit", [("LOG", 3.0), ("SQRT", 9.0), ("RSQRT", 0.5)])
+def test_functions_that_are_not_a_number_everywhere(fn: str, limit: float) -> None:
+    """log(m - n) < 3 is false above the diagonal, where no end of a block shows it."""
+    b = Builder(torch.float32)
+    condition = Map("LT", Map(fn, Cast("float", BACK)), Const(limit))
+    attention(b, "-inf", condition, M, N)
+    kernel, tensors = main_kernel(b.program, data(b, 1))
+    live, full = brute(truth(condition, M, N, tensors), 64)
+    found = block_map(kernel, kernel.sweeps[0], tensors, 64).expand(live.shape)
+    assert not ((found == SKIPPED) & live).any() and not ((found == FULL) & ~full).any()
 
 
 @pytest.mark.parametrize("fn", ["LT", "GE"])
