@@ -1,7 +1,6 @@
-"""Carries as C++ lines: accumulated over a block from the identity, rescaled when what they use has moved.  The guards
-are those of evaluate_kernel.
+"""Folds as C++ lines: a block is accumulated from the identity, then added to the carry, which has been moved.
 
-The factor of a rescale is a stage, computed once a block after the carries that it depends on; every carry reads it.
+A carry is updated in place.  What is still read of it as before the block is kept in a buffer beside it.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from flashlight.codegen.cpp.functions import IDENTITY, combine
 from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.structure import Buffer, Nest, Plan, Stage
+from flashlight.codegen.tile import Fold, Loop
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Accumulator, Sweep, before
-from flashlight.ir.program import Carry, Node
+from flashlight.ir.program import Carry, Node, postorder
 
 
 class CarryPrinter:
@@ -23,31 +22,27 @@ class CarryPrinter:
 
     def __init__(
         self, plan: Plan, memory: Memory, names: Names, tensors: Mapping[str, str], counts: Mapping[Axis, str],
-        origins: Mapping[Node, str], buffers: list[Buffer],
+        buffers: list[Buffer],
     ):  # fmt: skip
         self.plan, self.memory, self.new, self.tensors, self.counts = plan, memory, names, tensors, counts
-        self.origins, self.buffers, self.facts = origins, buffers, plan.facts
+        self.origins, self.buffers, self.facts = plan.tiled.origins, buffers, plan.facts
         self.places = memory.places
-        self.sweep: Sweep | None = None
+        self.loop: Loop | None = None
         self.carries: dict[Node, Buffer] = {}
         self.olds: dict[Node, Buffer] = {}
-        self.befores: dict[Node, Buffer] = {}
-        self.references: dict[Node, Buffer] = {}
-        for c in plan.kernel.carries:
-            self._carry_buffers(c)
+        self.nexts: dict[Node, Node] = {f.next: f.carry for f in plan.tiled.folds}
+        for f in plan.tiled.folds:
+            self._carry_buffers(f)
         self.readers = self._readers()
 
     # ------------------------------------------------------------ buffers
 
-    def _carry_buffers(self, c: Accumulator) -> None:
-        axes = self.facts.ordered(c.axes)
-        kind = {"float": "real", "int": "long", "bool": "bool"}[c.node.dtype]
-        self.carries[c.node] = self._declare(Buffer(self.new(c.name), axes, True, kind, "panel"))
-        if c.node in self.plan.read_old:
-            old = self._declare(Buffer(self.new(f"{c.name}_old"), axes, True, kind, "block"))
-            self.olds[c.node] = self.befores[before(c.node)] = old
-        if c.op in ("MAX", "MIN") and c.node.dtype == "float":
-            self.references[c.node] = self._declare(Buffer(self.new(f"{c.name}_ref"), axes, True, kind, "block"))
+    def _carry_buffers(self, f: Fold) -> None:
+        axes = self.facts.ordered(f.axes)
+        kind = {"float": "real", "int": "long", "bool": "bool"}[f.carry.dtype]
+        self.carries[f.carry] = self._declare(Buffer(self.new(f.carry.name), axes, True, kind, "panel"))
+        if f.carry in self.plan.read_old:
+            self.olds[f.carry] = self._declare(Buffer(self.new(f"{f.carry.name}_old"), axes, True, kind, "block"))
 
     def _declare(self, b: Buffer) -> Buffer:
         if b.home is not None:
@@ -81,12 +76,12 @@ class CarryPrinter:
 
         return known
 
-    def _carry_place(self, node: Node) -> Buffer:
-        """Inside its sweep a carry is read at its reference."""
-        if node in self.befores:
-            return self.befores[node]
-        own = self.sweep is not None and any(c.node is node for c in self.sweep.carries)
-        return self.references.get(node, self.carries[node]) if own else self.carries[node]
+    def _carry_place(self, node: Carry) -> Buffer:
+        """Where a carry is: after the block or finished in its own place, before the block in the one beside."""
+        if node in self.nexts:
+            return self.carries[self.nexts[node]]
+        own = self.loop is not None and any(f.carry is node for f in self.loop.masked.folds)
+        return self.olds[node] if own else self.carries[node]
 
     def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
         box: list[Emitter] = []
@@ -115,82 +110,67 @@ class CarryPrinter:
 
     # ------------------------------------------------------------ carries
 
-    def identities(self, sweep: Sweep) -> list[str]:
+    def identities(self, loop: Loop) -> list[str]:
         lines: list[str] = []
-        for c in sweep.carries:
-            b = self.carries[c.node]
+        for f in loop.masked.folds:
+            b = self.carries[f.carry]
             kind = LANE_TYPES[b.kind]
             em = self.emitter([], self.facts.lane)
             self._open(em, b.axes)
-            em.line(f"put<{kind}>({self.memory.pointer(b)}, all<{kind}>({IDENTITY[c.op, c.node.dtype]}));")
+            em.line(f"put<{kind}>({self.memory.pointer(b)}, all<{kind}>({IDENTITY[f.op, f.carry.dtype]}));")
             lines += em.close()
         return lines
 
     def _accumulate(self, em: Emitter, s: Stage) -> None:
-        """A carry in the innermost loop: from the identity over the block, then rescale and combine.
+        """A carry in the innermost loop: from the identity over the block, then added to what was there.
 
         Sums of floats are added up in runs (Sum of flashlight_contract.h): in one chain over a block their error is
         several times eager's, and as a denominator they pass it on to a whole row.
         """
-        c = s.carry
-        assert c is not None
-        kind = LANE_TYPES[self.carries[c.node].kind]
-        total = self.new("sum" if c.op == "SUM" else "top")
+        f = s.fold
+        assert f is not None
+        kind = LANE_TYPES[self.carries[f.carry].kind]
+        total = self.new("sum" if f.op == "SUM" else "top")
         home = em.scopes[-2]
-        in_runs = (c.op, kind) == ("SUM", "F")
-        start = f"all<{kind}>({IDENTITY[c.op, c.node.dtype]})"
+        in_runs = (f.op, kind) == ("SUM", "F")
+        start = f"all<{kind}>({IDENTITY[f.op, f.carry.dtype]})"
         home.lines.append(f"Sum<F> {total};" if in_runs else f"{kind} {total} = {start};")
-        body = em.lift(self._fit(em, em.value(c.body), kind), kind)
-        step = f"{total}.add({body})" if in_runs else f"{total} = {combine(c.op, total, body, c.node.dtype)}"
+        body = em.lift(self._fit(em, em.value(f.step.body), kind), kind)
+        step = f"{total}.add({body})" if in_runs else f"{total} = {combine(f.op, total, body, f.carry.dtype)}"
         em.line(f"{step};")
         home.after += self._update(s, f"{total}.value()" if in_runs else total)
 
     def _update(self, s: Stage, total: str) -> list[str]:
         """The end of a block for a carry: moved, then combined with what the block gives."""
-        c = s.carry
-        assert c is not None
-        b = self.carries[c.node]
+        f = s.fold
+        assert f is not None
+        b = self.carries[f.carry]
         kind = LANE_TYPES[b.kind]
-        flat = self.emitter([], self.facts.lane)
-        earlier, after = self.new(f"{c.name}_before"), self.new(f"{c.name}_after")
-        flat.line(f"const {kind} {earlier} = row<{kind}>({self.memory.pointer(b)});")
-        self._save_old(flat, c, earlier)
-        moved = self._moved(flat, s, earlier)
-        flat.line(f"const {kind} {after} = {combine(c.op, moved, total, c.node.dtype)};")
-        flat.line(f"put<{kind}>({self.memory.pointer(b)}, {after});")
-        ref = self.references.get(c.node)
-        if ref is not None:
-            flat.line(f"put<F>({self.memory.pointer(ref)}, finite({after}, {IDENTITY[c.op, c.node.dtype]}));")
-        return ["{", *[f"  {x}" for x in flat.close()], "}"]
+        em = self.emitter([s], self.facts.lane)
+        before = self._before(em, f)
+        moved = em.value(f.moved).text if f.moves else before
+        em.line(f"put<{kind}>({self.memory.pointer(b)}, {combine(f.op, moved, total, f.carry.dtype)});")
+        return ["{", *[f"  {x}" for x in em.close()], "}"]
 
-    def _save_old(self, em: Emitter, c: Accumulator, value: str) -> None:
-        old = self.olds.get(c.node)
-        if old is not None:
-            kind = LANE_TYPES[old.kind]
-            text = f"finite({value}, {IDENTITY[c.op, c.node.dtype]})" if c.node in self.references else value
-            em.line(f"put<{kind}>({self.memory.pointer(old)}, {text});")
+    def _before(self, em: Emitter, f: Fold) -> str:
+        """A name for the carry as it is before the block, which is kept if others read it later."""
+        kind, name = LANE_TYPES[self.carries[f.carry].kind], self.new(f"{f.carry.name}_before")
+        em.line(f"const {kind} {name} = row<{kind}>({self.memory.pointer(self.carries[f.carry])});")
+        em.scopes[em.depth(f.carry)].names[f.carry] = Value(name, kind)
+        if f.carry in self.olds:
+            em.line(f"put<{kind}>({self.memory.pointer(self.olds[f.carry])}, {name});")
+        return name
 
-    def _moved(self, em: Emitter, s: Stage, total: str) -> str:
-        """What was accumulated, moved to the references of this block; a sum that is 0 stays 0."""
-        c = s.carry
-        assert c is not None
-        if c.rescale is None:
-            return total
-        scale = next(d.out for d in s.deps if d.node is c.rescale)
-        assert scale is not None
-        factor = self.new(f"{c.name}_scale")
-        em.scopes[em.depth(c.rescale)].lines.append(f"const F {factor} = row<F>({self.memory.pointer(scale)});")
-        return f"where({total} == all<F>(0), {total}, {total} * {factor})"
-
-    def _rescale_nest(self, s: Stage) -> list[str]:
+    def _move(self, s: Stage) -> list[str]:
         """All of a carry moved in place."""
-        c = s.carry
-        assert c is not None and c.rescale is not None
-        b, used = self.carries[c.node], c.rescale.free
-        em = self.emitter([], self.facts.lane)
-        self._open(em, sorted(b.axes, key=lambda a: a not in used))
-        total = self.new(f"{c.name}_before")
-        em.line(f"const F {total} = row<F>({self.memory.pointer(b)});")
-        self._save_old(em, c, total)
-        em.line(f"put<F>({self.memory.pointer(b)}, {self._moved(em, s, total)});")
+        f = s.fold
+        assert f is not None
+        b = self.carries[f.carry]
+        by = frozenset[Axis]().union(*[n.free for n in postorder([f.moved]) if not n.args and n is not f.carry])
+        em = self.emitter([s], self.facts.lane)
+        self._open(em, sorted(b.axes, key=lambda a: a not in by))
+        before = self._before(em, f)
+        moved = em.value(f.moved).text if f.moves else before
+        if moved != before:
+            em.line(f"put<F>({self.memory.pointer(b)}, {moved});")
         return em.close()

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from flashlight.analysis.spans import INT32, Spans, exceeds, power_of_two
 from flashlight.base.constants import cpu
+from flashlight.codegen.tile import TileProgram
 from flashlight.ir.index import Axis, Expr, Gather, const
-from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import (
     Carry,
     Cast,
@@ -31,8 +31,8 @@ T = TypeVar("T")
 class Facts:
     """lane: the axis whose positions are vector lanes.  loops: axes that are loops inside a task, outermost first."""
 
-    def __init__(self, kernel: Kernel):
-        self.kernel = kernel
+    def __init__(self, tiled: TileProgram):
+        self.kernel = kernel = tiled.kernel
         self.lane: Axis | None = kernel.tile[0] if kernel.tile else None
         self.second: Axis | None = kernel.tile[1] if len(kernel.tile) > 1 else None
         self.tensors: dict[str, Tensor] = {t.name: t for t in kernel.inputs + kernel.outputs}
@@ -41,9 +41,10 @@ class Facts:
         self._carry: dict[Node, bool] = {}
         self._cost: dict[Node, float] = {}
         self._spans = Spans(self.tensors)
-        self.tops: dict[Node, Node] = {c.node: c.body for c in kernel.carries if c.op == "MAX"}
+        tops = [f for f in tiled.folds if f.op == "MAX"]
+        self.tops: dict[Node, Node] = {top: f.step.body for f in tops for top in (f.carry, f.seen)}
         self.users: dict[Node, set[Node]] = defaultdict(set)
-        for n in kernel.nodes:
+        for n in postorder(tiled.roots):
             for a in n.args:
                 self.users[a].add(n)
         rank = [*kernel.resident, *kernel.tile[1:], *[s.axis for s in kernel.sweeps]]

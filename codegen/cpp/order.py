@@ -13,7 +13,7 @@ POINTWISE = ("map", "carry", "store")
 
 def arrange(targets: Sequence[Stage], level: str) -> list[Nest]:
     """The stages of one level that the targets need, in nests."""
-    carriers: dict[Node, Stage] = {t.carry.node: t for t in targets if t.carry is not None}
+    carriers: dict[Node, Stage] = {t.fold.carry: t for t in targets if t.fold is not None}
     nests: list[Nest] = []
     place: dict[Stage, int] = {}
     for s in (x for x in _sorted(targets, carriers) if x.level == level):

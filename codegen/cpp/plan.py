@@ -22,8 +22,8 @@ from flashlight.codegen.cpp.products import Product, find_product
 from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Plan, Stage, SweepPlan
 from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.codegen.tile import Fold, Loop, TileProgram
 from flashlight.ir.index import ZERO, Axis
-from flashlight.ir.kernel import Accumulator, Kernel, Sweep, before, carry_nodes
 from flashlight.ir.program import Carry, Const, Index, Load, Node, Reduce, Store, postorder
 
 Key = tuple[Node, str, Axis | None]
@@ -34,56 +34,57 @@ class Planner:
     """Plans one kernel.  pairs: bfloat16 is multiplied in pairs; tiles: as matrices, whose rows have their pairs
     together.  `forced` values get buffers because several loops use them."""
 
-    def __init__(self, kernel: Kernel, tiling: Tiling, pairs: bool, tiles: bool, forced: frozenset[tuple[int, Node]]):
-        self.kernel, self.tiling, self.pairs, self.tiles, self.forced = kernel, tiling, pairs, tiles, forced
-        self.facts = Facts(kernel)
+    def __init__(
+        self, tiled: TileProgram, tiling: Tiling, pairs: bool, tiles: bool, forced: frozenset[tuple[int, Node]]
+    ):
+        self.tiled, self.tiling, self.pairs, self.tiles, self.forced = tiled, tiling, pairs, tiles, forced
+        self.facts = Facts(tiled)
         self.facts.in_memory = lambda n: self.facts.lanes(n) and find_product(n, self.facts, None, pairs) is not None
         self.kept: dict[Key, Stage] = {}
         """Stages that outlive a sweep."""
         self.made: dict[Key, Stage] = {}
         self.index = 0
-        self.sweep: Sweep | None = None
+        self.loop: Loop | None = None
         self.own: dict[Node, Node] = {}
-        """What stands for the carries of the sweep, and for their references before a block: that carry."""
+        """What stands for a carry of the loop before a block and after it: that carry."""
         self.uses: dict[Node, set[Stage]] = {}
         self.names: dict[str, int] = {}
         self.found: set[tuple[int, Node]] = set()
 
     def plan(self) -> Plan:
         sweeps = []
-        for index, sweep in enumerate(self.kernel.sweeps):
+        for index, loop in enumerate(self.tiled.loops):
             self.index = index
-            self._enter(sweep)
-            targets = [self._carry_stage(c) for c in sweep.carries] + [self._store_stage(s) for s in sweep.stores]
-            sweeps.append(self._collect(targets))
+            self._enter(loop)
+            phase = loop.masked
+            targets = [self._carry_stage(f, loop.axis) for f in phase.folds]
+            sweeps.append(self._collect([*targets, *[self._store_stage(s) for s in phase.stores]]))
         self.index += 1
         self._enter(None)
-        epilogue = self._collect([self._store_stage(s) for s in self.kernel.stores])
+        epilogue = self._collect([self._store_stage(s) for s in self.tiled.stores])
         tile = arrange([s for s in self.kept.values() if s.level == "tile"], "tile")
         prologue = arrange([s for s in self.kept.values() if s.level == "prologue"], "prologue")
-        used = {n for c in self.kernel.carries if c.rescale is not None for n in carry_nodes(c.rescale)}
-        old: set[Node] = {c.node for c in self.kernel.carries if before(c.node) in used}
-        return Plan(self.kernel, self.facts, self.tiling, tile, prologue, sweeps, epilogue, old)
+        read_old = frozenset[Node]().union(*[loop.masked.referenced for loop in self.tiled.loops])
+        return Plan(self.tiled, self.facts, self.tiling, tile, prologue, sweeps, epilogue, read_old)
 
-    def _enter(self, sweep: Sweep | None) -> None:
-        self.sweep = sweep
-        carries = [c.node for c in sweep.carries] if sweep else []
-        self.own = {n: c for c in carries for n in (c, before(c))}
+    def _enter(self, loop: Loop | None) -> None:
+        self.loop = loop
+        self.own = {n: f.carry for f in (loop.masked.folds if loop else ()) for n in (f.carry, f.next)}
         self.made, self.uses = {}, {}
 
     def _collect(self, targets: list[Stage]) -> SweepPlan:
         for t in targets:
             self._expand(t)
         self._note_shared()
-        return SweepPlan(self.sweep, *[arrange(targets, level) for level in ("shared", "start", "block")])
+        return SweepPlan(self.loop, *[arrange(targets, level) for level in ("shared", "start", "block")])
 
     # ------------------------------------------------------------ levels
 
     def level(self, node: Node) -> str:
-        moving = self.sweep is not None and (self.sweep.axis in node.free or self._own_below(node))
+        moving = self.loop is not None and (self.loop.axis in node.free or self._own_below(node))
         if not self.facts.lanes(node):
             return "shared" if moving else "tile"
-        if moving or self.sweep is None:
+        if moving or self.loop is None:
             return "block"
         return "start" if self.facts.has_carry(node) else "prologue"
 
@@ -95,16 +96,14 @@ class Planner:
 
     # ------------------------------------------------------------ targets
 
-    def _carry_stage(self, c: Accumulator) -> Stage:
-        assert self.sweep is not None
-        product = find_product(c.step, self.facts, self.sweep.axis, self.pairs)
-        axes = self.facts.ordered({*c.body.free, self.sweep.axis, *c.axes})
-        scales = [] if c.rescale is None else [self._stage("map", c.rescale, "block")]
-        if product is not None and self.facts.lanes(c.step):
-            return Stage("product", c.step, "block", axes, carry=c, product=product, deps=scales)
-        if find_search(c, self.facts, self.sweep.axis) is not None:
-            return Stage("search", c.step, "block", axes, carry=c)
-        return Stage("carry", c.step, "block", axes, (c.body,), carry=c, deps=scales)
+    def _carry_stage(self, f: Fold, x: Axis) -> Stage:
+        product = find_product(f.step, self.facts, x, self.pairs)
+        axes = self.facts.ordered({*f.step.body.free, x, *f.axes})
+        if product is not None and self.facts.lanes(f.step):
+            return Stage("product", f.step, "block", axes, fold=f, product=product)
+        if find_search(f, self.facts, x) is not None:
+            return Stage("search", f.step, "block", axes, fold=f)
+        return Stage("carry", f.step, "block", axes, (f.step.body,), fold=f)
 
     def _store_stage(self, s: Store) -> Stage:
         axes = self.facts.ordered({*s.axes, *s.value.free})
@@ -128,6 +127,8 @@ class Planner:
 
     def _expand(self, stage: Stage) -> None:
         """Find what the stage reads, making stages for it."""
+        if stage.fold is not None and stage.fold.moves:
+            self._walk(stage.fold.moved, stage, self.facts.ordered(stage.fold.axes), top=True)
         if stage.product is not None:
             stage.deps += self._operands(stage.product, stage)
             return
@@ -156,8 +157,10 @@ class Planner:
                 if cut not in stage.deps:
                     stage.deps.append(cut)
                 continue
-            if node in self.own and self.own[node] not in stage.carries:
-                stage.carries.append(self.own[node])
+            carry = self.own.get(node)
+            own = stage.fold is not None and carry is stage.fold.carry
+            if carry is not None and carry not in stage.carries and not own:
+                stage.carries.append(carry)
             if stage.level == "block":
                 self.uses.setdefault(node, set()).add(stage)
             inner = (*loops, node.axis) if isinstance(node, Reduce) else loops
@@ -259,7 +262,7 @@ class Planner:
         """s in scratch: [batch..., row, inner] or, when the swept axis is summed, [batch..., inner, row] unless pairs
         have to be together."""
         node, level = product.scalars, self.level(product.scalars)
-        moving = self.sweep.axis if self.sweep else None
+        moving = self.loop.axis if self.loop else None
         pair = (product.row, product.inner) if product.inner != moving else (product.inner, product.row)
         batch = tuple(a for a in self.facts.ordered(node.free) if a not in pair)
         axes = (*batch, *pair)
@@ -300,11 +303,11 @@ class Planner:
         self.found |= {(self.index, n) for n in tops if self.level(n) == "block"}
 
 
-def make_plan(kernel: Kernel, tiling: Tiling, pairs: bool, tiles: bool = False) -> Plan:
+def make_plan(tiled: TileProgram, tiling: Tiling, pairs: bool, tiles: bool = False) -> Plan:
     """Plan until no loop computes again what another has.  pairs, tiles: see Planner."""
     forced: frozenset[tuple[int, Node]] = frozenset()
     while True:
-        planner = Planner(kernel, tiling, pairs, tiles, forced)
+        planner = Planner(tiled, tiling, pairs, tiles, forced)
         plan = planner.plan()
         if planner.found <= forced:
             return plan

@@ -5,7 +5,7 @@ sweepN_shared  once a block of the swept axis                       sweepN_block
 epilogue  once a panel
 
 Sweeps that skip blocks also have a test of blocks, a block function for blocks with and without masks, and where
-needed sweepN_exact, once a panel: whether passing blocks over was right (see visits.py).
+needed sweepN_exact, once a panel: whether skipping blocks was right (see visits.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from flashlight.codegen.cpp.structure import Buffer, Plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.toolchain import CppKernel
 from flashlight.codegen.cpp.visits import TestPrinter, coarse, step
+from flashlight.codegen.tile import Loop, tile_program
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Kernel, Sweep
+from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Node
 from flashlight.ir.text import kernel_text
 
@@ -35,15 +36,15 @@ def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node
     """The kernel as C++ for one instruction set.  origins: node -> 'file.py:12', shown as comments
     (default: the kernel's own)."""
     pairs = isa in PAIRS and tiling.bits >= PAIR_BITS
-    plan = make_plan(tiling.applied(kernel), tiling, pairs, isa == "amx" and tiling.bits == 512)
-    printer = _Printer(plan, origins or kernel.origins)
+    tiled = tile_program(tiling.applied(kernel), origins or kernel.origins)
+    printer = _Printer(make_plan(tiled, tiling, pairs, isa == "amx" and tiling.bits == 512))
     return CppKernel(printer.entry, printer.text(), isa)
 
 
 class _Printer:
-    def __init__(self, plan: Plan, origins: Mapping[Node, str]):
-        self.plan, self.kernel, self.tiling = plan, plan.kernel, plan.tiling
-        k = plan.kernel
+    def __init__(self, plan: Plan):
+        self.plan, self.kernel, self.tiling = plan, plan.tiled.kernel, plan.tiling
+        k = self.kernel
         self.names = Names()
         self.entry = self.names(k.name)
         self.tensors = {t.name: self.names(t.name) for t in k.inputs + k.outputs}
@@ -60,7 +61,7 @@ class _Printer:
         self.visits = any(s.visit for s in k.sweeps)
         self.memory = Memory(plan.tiling, self.places, self.starts)
         self.buffers: list[Buffer] = []
-        self.stages = StagePrinter(plan, self.memory, self.names, self.tensors, self.counts, origins, self.buffers)
+        self.stages = StagePrinter(plan, self.memory, self.names, self.tensors, self.counts, self.buffers)
 
     # ------------------------------------------------------------ functions
 
@@ -77,17 +78,18 @@ class _Printer:
             "prologue": (s.nests(plan.prologue, None), "pw", "once a panel: what the sweeps do not change"),
         }
         for i, sweep in enumerate(plan.sweeps):
-            assert sweep.sweep is not None
+            loop = sweep.loop
+            assert loop is not None
             name = f"sweep{i}"
-            bodies[f"{name}_shared"] = (s.nests(sweep.shared, sweep.sweep), "w", "a block, for all panels")
+            bodies[f"{name}_shared"] = (s.nests(sweep.shared, loop), "w", "a block, for all panels")
             bodies[f"{name}_start"] = (
-                [*s.identities(sweep.sweep), *s.nests(sweep.start, sweep.sweep)], "pw", "before the first block",
+                [*s.identities(loop), *s.nests(sweep.start, loop)], "pw", "before the first block",
             )  # fmt: skip
-            kinds = "pwf" if sweep.sweep.visit else "pw"
-            bodies[f"{name}_block"] = (s.block(sweep.block, sweep.sweep), kinds, "a block for one panel")
-            if sweep.sweep.visit is not None and sweep.sweep.visit.exact is not None:
-                doc = "whether passing blocks over was exact, for every row"
-                bodies[f"{name}_exact"] = (s.exact(sweep.sweep), "pwb", doc)
+            kinds = "pwf" if loop.visit else "pw"
+            bodies[f"{name}_block"] = (s.block(sweep.block, loop), kinds, "a block for one panel")
+            if loop.exact is not None:
+                doc = "whether skipping blocks was exact, for every row"
+                bodies[f"{name}_exact"] = (s.exact(loop.exact), "pwb", doc)
         bodies["epilogue"] = (
             [*s.nests(plan.epilogue.shared, None), *s.nests(plan.epilogue.block, None)],
             "pw",
@@ -162,15 +164,15 @@ class _Printer:
         if "prologue" in calls:
             lines.append(f"  {each} prologue(t, g, p[i], w);")
         for i, s in enumerate(self.plan.sweeps):
-            assert s.sweep is not None
-            print_sweep = self._sweep if s.sweep.visit is None else self._visiting
-            lines += print_sweep(f"sweep{i}", s.sweep, calls, each)
+            assert s.loop is not None
+            print_loop = self._loop if s.loop.visit is None else self._visiting
+            lines += print_loop(f"sweep{i}", s.loop, calls, each)
         if "epilogue" in calls:
             lines.append(f"  {each} epilogue(t, g, p[i], w);")
         return "\n".join([*lines, "}"])
 
-    def _sweep(self, name: str, sweep: Sweep, calls: set[str], each: str) -> list[str]:
-        axis = sweep.axis
+    def _loop(self, name: str, loop: Loop, calls: set[str], each: str) -> list[str]:
+        axis = loop.axis
         first, count, block = self.starts[axis], self.counts[axis], self.tiling.extent(axis)
         lines = []
         if f"{name}_start" in calls:
@@ -184,17 +186,17 @@ class _Printer:
         lines.append("  }")
         return lines
 
-    def _visiting(self, name: str, sweep: Sweep, calls: set[str], each: str) -> list[str]:
-        """A sweep that skips blocks."""
-        axis, visit, longest = sweep.axis, sweep.visit, self.tiling.extent(sweep.axis)
+    def _visiting(self, name: str, loop: Loop, calls: set[str], each: str) -> list[str]:
+        """A loop that skips blocks."""
+        axis, visit, longest = loop.axis, loop.visit, self.tiling.extent(loop.axis)
         assert visit is not None
-        key_block = step(sweep, longest)
+        key_block = step(loop, longest)
         rows = "p[0].first, p[panels - 1].first + p[panels - 1].live - 1"
-        lines = [*self._test(f"{name}_test", sweep), f"const auto {name} = [&](const auto& test) {{"]
+        lines = [*self._test(f"{name}_test", loop), f"const auto {name} = [&](const auto& test) {{"]
         if f"{name}_start" in calls:
             lines.append(f"  {each} {name}_start(t, g, p[i], w);")
         lines += [
-            f"  visit(0, {axis.size}, {key_block}, {longest}, {coarse(sweep, visit)}, test({rows}),",
+            f"  visit(0, {axis.size}, {key_block}, {longest}, {coarse(loop, visit)}, test({rows}),",
             "        [&](long first, long count, bool full) {",
             f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
             f"    g.visited += (count + {key_block - 1}) / {key_block};",
@@ -206,7 +208,7 @@ class _Printer:
             f"    if (full) {each} {name}_block<true>(t, g, p[i], w);",
             f"    else if (panels == 1) {name}_block<false>(t, g, p[0], w);",
             f"    else {each} {{",
-            *(f"      {x}" for x in self._partial(name, sweep, f"test({one})", f"{name}_shared" in calls)),
+            *(f"      {x}" for x in self._partial(name, loop, f"test({one})", f"{name}_shared" in calls)),
             "    }",
             "  });",
             "};",
@@ -220,10 +222,10 @@ class _Printer:
             ]
         return [f"  {x}" for x in lines]
 
-    def _partial(self, name: str, sweep: Sweep, test: str, shared: bool) -> list[str]:
+    def _partial(self, name: str, loop: Loop, test: str, shared: bool) -> list[str]:
         """A partial block for one panel: cut again for its own rows, unless panels share what was made of the block."""
-        axis, longest = sweep.axis, self.tiling.extent(sweep.axis)
-        key_block = step(sweep, longest)
+        axis, longest = loop.axis, self.tiling.extent(loop.axis)
+        key_block = step(loop, longest)
         if shared:
             return [
                 f"const int kind = kind_of({test}, first, count, {key_block});",
@@ -238,16 +240,16 @@ class _Printer:
             "});",
         ]
 
-    def _test(self, name: str, sweep: Sweep) -> list[str]:
+    def _test(self, name: str, loop: Loop) -> list[str]:
         """The test of blocks, with what it names."""
-        assert sweep.visit is not None
+        assert loop.visit is not None
         rows = {}
         for i, axis in enumerate(self.kernel.tile):
             start, count = self.starts.get(axis), self.counts.get(axis)
             rows[axis] = ("rows_first", "rows_last") if i == 0 else (f"g.{start}", f"g.{start} + g.{count} - 1")
         places = {a: f"g.{n}" if a in self.kernel.grid else n for a, n in self.places.items()}
         tensors = {t: f"t.{n}" for t, n in self.tensors.items()}
-        test = TestPrinter(self.plan.facts, self.names, places, tensors, rows).lines(name, sweep, sweep.visit)
+        test = TestPrinter(self.plan.facts, self.names, places, tensors, rows).lines(name, loop, loop.visit)
         return ["// 0: a block is skipped, 1: it needs masks, 2: it does not", *test]
 
     def _entry(self) -> str:

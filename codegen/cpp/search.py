@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from flashlight.codegen.cpp.facts import Facts, affine
+from flashlight.codegen.tile import Fold
 from flashlight.ir.index import Axis, Expr, of
-from flashlight.ir.kernel import Accumulator
 from flashlight.ir.program import Index, Load, Map, Node, index_expr, value_of
 
 
@@ -25,11 +25,11 @@ class Search:
     room: Expr | None
 
 
-def find_search(c: Accumulator, facts: Facts, x: Axis) -> Search | None:
+def find_search(f: Fold, facts: Facts, x: Axis) -> Search | None:
     """The search that a carry over x is, if it is one."""
-    if c.op != "ANY":
+    if f.op != "ANY":
         return None
-    guard, wanted = _split(c.body)
+    guard, wanted = _split(f.step.body)
     negated = isinstance(wanted, Map) and wanted.fn == "NOT"
     load = wanted.args[0] if negated else wanted
     if not isinstance(load, Load) or load.args or not facts.lanes(load):

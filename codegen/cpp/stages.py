@@ -12,9 +12,8 @@ from flashlight.codegen.cpp.order import POINTWISE
 from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
-from flashlight.codegen.cpp.visits import masked
+from flashlight.codegen.tile import Loop
 from flashlight.ir.index import Axis, Expr
-from flashlight.ir.kernel import Sweep
 from flashlight.ir.program import Load, Node
 
 
@@ -29,26 +28,25 @@ class StagePrinter(CarryPrinter):
         em.full = self.full
         return em
 
-    def block(self, nests: Sequence[Nest], sweep: Sweep) -> list[str]:
-        """The nests of a block, in which FULL says whether the conditions of the sweep's visit hold everywhere."""
-        self.full = frozenset(sweep.visit.conditions if sweep.visit else ())
-        self.masked = masked(sweep)
-        lines = self.nests(nests, sweep)
+    def block(self, nests: Sequence[Nest], loop: Loop) -> list[str]:
+        """The nests of a block, in which FULL says whether nothing is masked."""
+        self.full = frozenset(loop.visit.conditions if loop.visit else ())
+        self.masked = loop.only_masked
+        lines = self.nests(nests, loop)
         self.full = self.masked = frozenset()
         return lines
 
-    def exact(self, sweep: Sweep) -> list[str]:
-        """Whether passing blocks over was exact for all rows of a panel."""
-        assert sweep.visit is not None and sweep.visit.exact is not None
-        self.sweep = None
+    def exact(self, exact: Node) -> list[str]:
+        """Whether skipping blocks was exact for all rows of a panel."""
+        self.loop = None
         em = self.emitter([], self.facts.lane)
-        self._open(em, self.facts.ordered(sweep.visit.exact.free))
-        value = em.as_kind(em.value(sweep.visit.exact), "bool")
+        self._open(em, self.facts.ordered(exact.free))
+        value = em.as_kind(em.value(exact), "bool")
         em.line(f"exact = exact & {em.lift(value, 'B')};")
         return ["B exact = all<B>(1);", *em.close(), "return every_lane(exact, live);"]
 
-    def nests(self, nests: Sequence[Nest], sweep: Sweep | None) -> list[str]:
-        self.sweep = sweep
+    def nests(self, nests: Sequence[Nest], loop: Loop | None) -> list[str]:
+        self.loop = loop
         lines: list[str] = []
         done: set[int] = set()
         for i, nest in enumerate(nests):
@@ -140,18 +138,10 @@ class StagePrinter(CarryPrinter):
 
     def _product(self, s: Stage, nest: Nest) -> list[str]:
         """A carry by contraction."""
-        c = s.carry
-        assert c is not None and s.product is not None
-        lines: list[str] = []
-        if c.rescale is not None:
-            lines += self._rescale_nest(s)
-        elif c.node in self.olds:
-            em = self.emitter([], self.facts.lane)
-            b = self.carries[c.node]
-            self._open(em, b.axes)
-            self._save_old(em, c, f"row<F>({self.memory.pointer(b)})")
-            lines += em.close()
-        return [*lines, *self._contraction(s, s.product, self.carries[c.node], nest, True)]
+        f = s.fold
+        assert f is not None and s.product is not None
+        lines = self._move(s) if f.moves or f.carry in self.olds else []
+        return [*lines, *self._contraction(s, s.product, self.carries[f.carry], nest, True)]
 
     def _contract(self, s: Stage, nest: Nest) -> list[str]:
         assert s.product is not None and s.out is not None
@@ -217,14 +207,14 @@ class StagePrinter(CarryPrinter):
 
     def _search(self, s: Stage, nest: Nest) -> list[str]:
         """Whether any neighbour in memory is true, or false, for each lane."""
-        c, sweep, lane = s.carry, self.sweep, self.facts.lane
-        assert c is not None and sweep is not None and lane is not None
-        search = find_search(c, self.facts, sweep.axis)
+        f, loop, lane = s.fold, self.loop, self.facts.lane
+        assert f is not None and loop is not None and lane is not None
+        search = find_search(f, self.facts, loop.axis)
         assert search is not None
         em = self.emitter(nest, lane)
-        self._open(em, [a for a in s.axes if a != sweep.axis])
-        found, (start, count) = self.new("found"), self.bounds(sweep.axis)
-        at = self._tensor_at(em, search.load, (lane, sweep.axis))
+        self._open(em, [a for a in s.axes if a != loop.axis])
+        found, (start, count) = self.new("found"), self.bounds(loop.axis)
+        at = self._tensor_at(em, search.load, (lane, loop.axis))
         if search.room is not None:
             count = f"minimum({count}, {em.scalar_expr(search.room)} - {start})"
         stride = affine(self.facts.linear(search.load), lane)

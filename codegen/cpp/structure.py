@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.tiling import Tiling
+from flashlight.codegen.tile import Fold, Loop, TileProgram
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import Accumulator, Kernel, Sweep
 from flashlight.ir.program import Node, Store
 
 
@@ -45,7 +45,7 @@ class Stage:
     axes: tuple[Axis, ...]
     roots: tuple[Node, ...] = ()
     out: Buffer | None = None
-    carry: Accumulator | None = None
+    fold: Fold | None = None
     store: Store | None = None
     product: Product | None = None
     along: Axis | None = None
@@ -59,9 +59,9 @@ Nest = list[Stage]
 
 @dataclass
 class SweepPlan:
-    """What a sweep runs at each level; `nests` are the fused loops of the block level."""
+    """What a loop runs at each level; `nests` are the fused loops of the block level."""
 
-    sweep: Sweep | None
+    loop: Loop | None
     shared: list[Nest]
     start: list[Nest]
     block: list[Nest]
@@ -71,11 +71,11 @@ class SweepPlan:
 class Plan:
     """The whole kernel."""
 
-    kernel: Kernel
+    tiled: TileProgram
     facts: Facts
     tiling: Tiling
     tile: list[Nest]
     prologue: list[Nest]
     sweeps: list[SweepPlan]
     epilogue: SweepPlan
-    read_old: set[Node]
+    read_old: frozenset[Node]

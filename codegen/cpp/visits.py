@@ -18,32 +18,22 @@ from flashlight.codegen.cpp.emit import Emitter, Value
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.names import Names
 from flashlight.codegen.cpp.positions import bare
+from flashlight.codegen.tile import Loop
 from flashlight.ir.index import Axis
-from flashlight.ir.kernel import KEY_BLOCK, Sweep, Visit, first, last
+from flashlight.ir.kernel import KEY_BLOCK, Visit, first, last
 from flashlight.ir.program import Load, Node, Reduce, postorder
 
 
-def step(sweep: Sweep, longest: int) -> int:
+def step(loop: Loop, longest: int) -> int:
     """Swept positions that are tested at once: a key block, or a part of one where a block holds less."""
-    return min(KEY_BLOCK, longest, sweep.axis.size)
+    return min(KEY_BLOCK, longest, loop.axis.size)
 
 
-def coarse(sweep: Sweep, visit: Visit) -> int:
+def coarse(loop: Loop, visit: Visit) -> int:
     """How many key blocks one test may span: summaries are of one key block."""
-    at = first(sweep.axis)
+    at = first(loop.axis)
     summarised = any(isinstance(n, Load) and at in n.free for n in postorder([visit.some, visit.every]))
     return 1 if summarised else cpu.KEY_BLOCKS_A_TEST
-
-
-def masked(sweep: Sweep) -> frozenset[Node]:
-    """The conditions of a sweep's visit and what only they use: full blocks do not need it."""
-    if sweep.visit is None:
-        return frozenset()
-    conditions = frozenset(sweep.visit.conditions)
-    values = [c.step for c in sweep.carries] + [s.value for s in sweep.stores]
-    values += [c.rescale for c in sweep.carries if c.rescale is not None]
-    unmasked = frozenset(postorder(values, lambda n: n not in conditions)) - conditions
-    return frozenset(postorder(values)) - unmasked
 
 
 class _TestEmitter(Emitter):
@@ -76,9 +66,9 @@ class TestPrinter:
         self.facts, self.names, self.tensors, self.rows = facts, names, tensors, rows
         self.places = dict(places)
 
-    def lines(self, name: str, sweep: Sweep, visit: Visit) -> list[str]:
+    def lines(self, name: str, loop: Loop, visit: Visit) -> list[str]:
         """A function of rows that gives their test of blocks; what the block does not change is computed once."""
-        x = sweep.axis
+        x = loop.axis
         places = {**self.places, first(x): self.names(f"{x.name}_from"), last(x): self.names(f"{x.name}_to")}
         for axis, ends in self.rows.items():
             places[first(axis)], places[last(axis)] = ends

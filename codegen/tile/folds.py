@@ -41,7 +41,7 @@ class Folder:
 
     def fold(self, c: Accumulator, step: Reduce, shows_nan: bool) -> Fold:
         """One accumulator; `step` is in values of the block already."""
-        return Fold(c.node, self.next[c.node], self._moved(c), step, shows_nan)
+        return Fold(c.node, self.next[c.node], self._moved(c), step, self.seen[c.node], shows_nan)
 
     def _moved(self, c: Accumulator) -> Node:
         if c.rescale is None:

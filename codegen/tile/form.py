@@ -19,7 +19,7 @@ from enum import Enum
 
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Visit, carry_nodes
-from flashlight.ir.program import Carry, Node, Reduce, Store
+from flashlight.ir.program import Carry, Node, Reduce, Store, postorder
 
 
 class Blocks(Enum):
@@ -37,6 +37,7 @@ class Fold:
     carry, next: its value before and after the block
     moved:       the carry, moved to what this block refers to
     step:        a reduction over the swept axis, of the positions of the block
+    seen:        what the others use in the block: `next`, or of an extremum the finite number that it counts as
     shows_nan:   whether the result may pass over a NaN, because all that uses it sees the same NaN otherwise
     """
 
@@ -44,6 +45,7 @@ class Fold:
     next: Carry
     moved: Node
     step: Reduce
+    seen: Node
     shows_nan: bool = False
 
     @property
@@ -109,6 +111,15 @@ class Loop:
     def full(self) -> Phase:
         """The phase that is right where no condition masks anything; the masked one where there is no other."""
         return self.phases[0]
+
+    @property
+    def only_masked(self) -> frozenset[Node]:
+        """The conditions, and what only they use: blocks where nothing is masked do not need it."""
+        if self.visit is None:
+            return frozenset()
+        conditions = frozenset(self.visit.conditions)
+        unmasked = frozenset(postorder(self.masked.roots, lambda n: n not in conditions)) - conditions
+        return frozenset(postorder(self.masked.roots)) - unmasked
 
     @property
     def every(self) -> Iterator[Phase]:

@@ -195,4 +195,4 @@ def integer(v: int) -> str:
 
 def number(v: float) -> str:
     """A floating-point literal."""
-    return repr(v) if math.isfinite(v) else f'float("{v}")'
+    return repr(v).replace("e+", "e") if math.isfinite(v) else f'float("{v}")'

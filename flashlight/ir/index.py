@@ -56,9 +56,6 @@ class FloorDiv:
         lo, hi = self.arg.range
         return lo // self.by, hi // self.by
 
-    def __str__(self) -> str:
-        return f"({self.arg})//{self.by}"
-
 
 @dataclass(frozen=True)
 class Mod:
@@ -74,9 +71,6 @@ class Mod:
     @property
     def range(self) -> tuple[int, int]:
         return 0, self.by - 1
-
-    def __str__(self) -> str:
-        return f"({self.arg})%{self.by}"
 
 
 @dataclass(frozen=True)
@@ -94,9 +88,6 @@ class Gather:
     @property
     def range(self) -> tuple[int, int]:
         return self.lo, self.hi
-
-    def __str__(self) -> str:
-        return f"@{self.node}"
 
 
 Atom = Axis | FloorDiv | Mod | Gather
@@ -197,13 +188,26 @@ class Expr:
     def __mul__(self, k: int) -> Expr:
         return self if k == 1 else Expr([(a, c * k) for a, c in self.terms], self.const * k)
 
-    def __str__(self) -> str:
-        parts = [str(a) if c == 1 else f"{c}*{a}" for a, c in self.terms]
+    def text(self, gathered: Callable[[Node], str]) -> str:
+        """The expression, with the text of every node that is looked up."""
+        named = [(_atom_text(a, gathered), c) for a, c in self.terms]
+        parts = [a if c == 1 else f"{c}*{a}" for a, c in named]
         if self.const or not parts:
             parts.append(str(self.const))
         return "+".join(parts).replace("+-", "-")
 
+    def __str__(self) -> str:
+        return self.text(lambda n: f"@{n}")
+
     __repr__ = __str__
+
+
+def _atom_text(atom: Atom, gathered: Callable[[Node], str]) -> str:
+    if isinstance(atom, Axis):
+        return atom.name
+    if isinstance(atom, Gather):
+        return gathered(atom.node)
+    return f"({atom.arg.text(gathered)}){'//' if isinstance(atom, FloorDiv) else '%'}{atom.by}"
 
 
 ZERO = Expr()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, Expr
 from flashlight.ir.kernel import Accumulator, Kernel, Sweep, roots_of
 from flashlight.ir.program import (
     Carry,
@@ -107,8 +107,8 @@ class Printer:
             case _:
                 assert_never(n)
 
-    def _expr(self, e: object) -> str:
-        return str(e)
+    def _expr(self, e: Expr) -> str:
+        return e.text(self.show)
 
 
 def _dtype_text(dtype: object) -> str:
