@@ -117,9 +117,14 @@ def test_stale_format(cache: Cache, monkeypatch: pytest.MonkeyPatch):
 
 
 REGION = {
-    "kernels": [{"name": "attn0"}],
-    "source": "model.py:12",
-    "program": {"inputs": [["in0", [2, 64], [64, 1], "float32"]], "outputs": [["out0", [2], [1], "bfloat16"]]},
+    "value": {
+        "source": "model.py:12",
+        "program": {
+            "inputs": [{"name": "in0", "shape": [2, 64], "strides": [64, 1], "dtype": "torch.float32"}],
+            "outputs": [{"name": "out0", "shape": [2], "strides": [1], "dtype": "torch.bfloat16"}],
+        },
+        "schedule": {"kernels": [{"name": "attn0"}]},
+    }
 }
 
 
@@ -136,7 +141,7 @@ LIBRARY = "avx512-" + "1" * 32
 def test_entries(cache: Cache):
     assert (cache.entries(), cache.clear(), cache.usage()) == ([], Usage(), Usage())
     cache.put(KEY, REGION)
-    cache.put(key_of("b"), {"kernels": 3, "program": {"inputs": 7}})
+    cache.put(key_of("b"), {"value": {"schedule": {"kernels": 3}, "program": {"inputs": 7}}})
     os.utime(entry_file(cache), (1, 1))
     newest, oldest = cache.entries()
     assert (newest.key, newest.kernels, newest.source, newest.inputs) == (key_of("b"), (), "", ())

@@ -19,9 +19,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flashlight.base.files import TEMPORARY, CacheError, inode, make_private, read_own, replace, require_private, unlink
+
+T = TypeVar("T")
 
 FORMAT = 1
 """Version of the file layout; entries of another version are dropped."""
@@ -252,24 +254,23 @@ def _total(files: Iterable[_File]) -> Usage:
 
 
 def _entry(key: str, status: os.stat_result, document: dict[str, Any]) -> Entry:
-    program = document.get("program")
-    tensors = [_tensors(program.get(which)) for which in ("inputs", "outputs")] if isinstance(program, dict) else []
-    source = document.get("source")
-    line = source if isinstance(source, str) else ""
-    return Entry(key, status.st_size, status.st_mtime, _kernel_names(document), line, *tensors)
+    """What a document as `flashlight.runtime.plan` writes it says; empty where it is something else."""
+    plan = _part(document, "value", dict)
+    program, source = _part(plan, "program", dict), _part(plan, "source", str)
+    kernels = _part(_part(plan, "schedule", dict), "kernels", list)
+    names = tuple(str(kernel["name"]) for kernel in kernels if isinstance(kernel, dict) and "name" in kernel)
+    tensors = [_tensors(_part(program, which, list)) for which in ("inputs", "outputs")]
+    return Entry(key, status.st_size, status.st_mtime, names, source, *tensors)
 
 
-def _tensors(listed: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """(dtype, shape) of tensors as `flashlight.ir.serialize` writes them; empty where they are something else."""
+def _part(document: dict[str, Any], name: str, kind: type[T]) -> T:
+    value = document.get(name)
+    return value if isinstance(value, kind) else kind()
+
+
+def _tensors(listed: list[Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(dtype, shape) of tensors."""
     try:
-        return tuple((str(dtype), tuple(int(size) for size in shape)) for _, shape, _, dtype in listed)
-    except (TypeError, ValueError):
+        return tuple((t["dtype"].removeprefix("torch."), tuple(int(size) for size in t["shape"])) for t in listed)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return ()
-
-
-def _kernel_names(document: dict[str, Any]) -> tuple[str, ...]:
-    """The names in ``document["kernels"]``, a list of objects with a ``"name"``; empty where there is no such list."""
-    kernels = document.get("kernels")
-    if not isinstance(kernels, list):
-        return ()
-    return tuple(str(kernel["name"]) for kernel in kernels if isinstance(kernel, dict) and "name" in kernel)

@@ -11,25 +11,23 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flashlight.analysis.blocks import Task, block_count
 from flashlight.base.constants import cpu
 from flashlight.base.deferred import Later
+from flashlight.base.documents import UNWRITTEN
 from flashlight.base.errors import FlashlightError
 from flashlight.front.counts import flops
 from flashlight.front.lines import moved
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Sweep
 from flashlight.ir.program import Program, Tensor
-from flashlight.ir.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json
+from flashlight.ir.serialize import from_document, to_document
 from flashlight.report.records import KernelReport, RegionReport, Report
 from flashlight.runtime.targets import expected_blocks, expected_task, native_source
-
-if TYPE_CHECKING:
-    from flashlight.passes.pipeline import Stage
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Compilation:
     language: str
     lowered: Program
     parts: tuple[tuple[Program, tuple[Kernel, ...]], ...]
-    trace: tuple[tuple[str, Stage], ...] = ()
+    trace: tuple[tuple[str, object], ...] = field(default=(), metadata=UNWRITTEN)
 
     def report(self, **facts: Any) -> RegionReport:
         """The report of the region.  facts: fields of it that are known."""
@@ -63,7 +61,7 @@ class Compilation:
                 texts.append((name, str(stage)))
         return texts
 
-    def _repeated(self) -> Sequence[tuple[str, Stage]]:
+    def _repeated(self) -> Sequence[tuple[str, object]]:
         from flashlight.passes.pipeline import compile_program
 
         try:
@@ -73,17 +71,12 @@ class Compilation:
 
     def to_document(self) -> dict[str, Any]:
         """As JSON, without the trace."""
-        return {
-            "language": self.language,
-            "lowered": program_to_json(self.lowered),
-            "parts": [[program_to_json(p), [kernel_to_json(k) for k in kernels]] for p, kernels in self.parts],
-        }
+        return to_document(self)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Compilation:
-        """The inverse of :meth:`to_document`; ``ValueError``, ``KeyError`` or ``TypeError`` if it is something else."""
-        parts = ((program_from_json(p), tuple(map(kernel_from_json, kernels))) for p, kernels in document["parts"])
-        return cls(document["language"], program_from_json(document["lowered"]), tuple(parts))
+        """The inverse of :meth:`to_document`; ``ValueError`` if it is something else."""
+        return from_document(cls, document)
 
 
 # ---------------------------------------------------------------- reports in the cache
@@ -95,15 +88,15 @@ def report_to_document(report: Report) -> dict[str, Any]:
 
 
 def report_from_document(
-    document: Mapping[str, Any], where: Mapping[str, str] | None = None, language: Callable[[str], str] = str
+    document: dict[str, Any], where: Mapping[str, str] | None = None, language: Callable[[str], str] = str
 ) -> Report:
-    """The inverse of :func:`report_to_document`; ``ValueError``, ``KeyError`` or ``TypeError`` if it is not one.
+    """The inverse of :func:`report_to_document`; ``ValueError`` if it is not one.
 
     where: the present line of each line in the document, see lines.py.  language: what runs now a region that another
     language ran when the document was made.
     """
     where = where or {}
-    report = Report.from_dict({**moved({k: v for k, v in document.items() if k != "regions"}, where), "regions": []})
+    report = Report.from_dict(moved(document | {"regions": []}, where))
     report.regions = [_region_from_document(region, where, language) for region in document["regions"]]
     return report
 

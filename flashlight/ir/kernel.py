@@ -22,7 +22,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -177,17 +177,21 @@ class Kernel:
     @property
     def digest(self) -> str:
         """Content hash: equal for equal schedules, whatever the process."""
-        from flashlight.ir.serialize import kernel_to_json
+        from flashlight.ir.serialize import to_document
 
-        document = kernel_to_json(self) | {"origins": []}
-        for _, shape, strides, _ in (*document["inputs"], *document["outputs"]):
-            strides[:] = [s if size != 1 else 0 for size, s in zip(shape, strides, strict=True)]
-        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+        inputs, outputs = (tuple(map(_without_idle_strides, ts)) for ts in (self.inputs, self.outputs))
+        document = to_document(replace(self, inputs=inputs, outputs=outputs, origins={}))
+        return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
     def __str__(self) -> str:
         from flashlight.ir.text import kernel_text
 
         return kernel_text(self)
+
+
+def _without_idle_strides(t: Tensor) -> Tensor:
+    """The stride of a dimension of one element says nothing."""
+    return replace(t, strides=tuple(s if size != 1 else 0 for size, s in zip(t.shape, t.strides, strict=True)))
 
 
 def roots_of(sweeps: Iterable[Sweep], stores: Iterable[Store]) -> list[Node]:

@@ -8,24 +8,42 @@ what takes printing is computed when it is first read. Every report of the proce
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from tabulate import tabulate
 
 from flashlight.base.deferred import Deferred, Later
+from flashlight.base.documents import UNWRITTEN, decode, encode
 
 
 class _Plain:
-    """Pickles and copies of reports are plain data: nothing in them is left to be computed."""
+    """Plain data: JSON, pickles and copies have all of it, and nothing in them is left to be computed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-compatible data."""
+        return encode(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
+        return decode(cls, data)
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
+        return cls.from_dict(json.loads(text))
 
     def __reduce__(self) -> Any:
-        return type(self).from_dict, (self.to_dict(),)  # type: ignore[attr-defined]
+        return type(self).from_dict, (self.to_dict(),)
 
 
 @dataclass
@@ -66,24 +84,6 @@ class KernelReport(_Plain):
     triton: Deferred[dict[str, Any] | None] = Deferred(None)
     digest: Deferred[str] = Deferred("")
 
-    def to_dict(self) -> dict[str, Any]:
-        """This kernel as JSON-compatible data."""
-        return dataclasses.asdict(self) | {"grid": list(self.grid)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
-        return _build(cls, data, grid=tuple)
-
-    def to_json(self) -> str:
-        """This kernel as JSON text."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
-        return cls.from_dict(json.loads(text))
-
 
 class Compilation(Protocol):
     """What a fused region was compiled to: its report is made from it, and the cache keeps it instead of the report."""
@@ -113,35 +113,15 @@ class RegionReport(_Plain):
     passes: Deferred[list[tuple[str, str]]] = Deferred(Later(list))
     key: str = ""
     summaries: str = ""
-    compilation: Compilation | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """This region as JSON-compatible data."""
-        kernels = [kernel.to_dict() for kernel in self.kernels]
-        return self.facts() | {"kernels": kernels, "passes": [list(entry) for entry in self.passes]}
+    compilation: Compilation | None = field(default=None, repr=False, compare=False, metadata=UNWRITTEN)
 
     def facts(self) -> dict[str, Any]:
-        """All but what is made from the compilation, as JSON-compatible data."""
-        names = (f.name for f in dataclasses.fields(self))
-        return {name: getattr(self, name) for name in names if name not in ("kernels", "passes", "compilation")}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
-        return _build(cls, data, kernels=_each(KernelReport.from_dict), passes=_each(_pair))
-
-    def to_json(self) -> str:
-        """This region as JSON text."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
-        return cls.from_dict(json.loads(text))
+        """As JSON-compatible data, without what is made from the compilation."""
+        return replace(self, kernels=[], passes=[]).to_dict()
 
 
 @dataclass
-class ScoreSized:
+class ScoreSized(_Plain):
     """A tensor as large as a score map that the compiled graph allocates: the result of ``op`` at ``source``.
 
     ``bytes`` is the memory it takes, ``reason`` why it is not computed inside a fused kernel, ``fix`` the change of the
@@ -155,15 +135,6 @@ class ScoreSized:
     source: str
     reason: str
     fix: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """This tensor as JSON-compatible data."""
-        return dataclasses.asdict(self) | {"shape": list(self.shape)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
-        return _build(cls, data, shape=tuple)
 
 
 @dataclass
@@ -221,32 +192,9 @@ class Report(_Plain):
             disable_numparse=True,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """This report as JSON-compatible data."""
-        return self.facts() | {"regions": [region.to_dict() for region in self.regions]}
-
     def facts(self) -> dict[str, Any]:
-        """All but the regions, as JSON-compatible data."""
-        return {
-            "untouched": [list(entry) for entry in self.untouched],
-            "score_sized": [tensor.to_dict() for tensor in self.score_sized],
-            "note": self.note,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
-        parts = {"regions": RegionReport.from_dict, "untouched": _pair, "score_sized": ScoreSized.from_dict}
-        return _build(cls, data, **{name: _each(convert) for name, convert in parts.items()})
-
-    def to_json(self) -> str:
-        """This report as JSON text."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
-        return cls.from_dict(json.loads(text))
+        """As JSON-compatible data, without the regions."""
+        return replace(self, regions=[]).to_dict()
 
 
 def _grouped(pairs: Iterable[tuple[Any, RegionReport]]) -> dict[Any, list[RegionReport]]:
@@ -343,26 +291,6 @@ def _stored(tensors: Sequence[ScoreSized], declined: Mapping[Any, Sequence[Regio
 
 def _were(regions: Sequence[RegionReport]) -> str:
     return "was" if len(regions) == 1 else "were"
-
-
-def _build(cls: Any, data: Mapping[str, Any], **convert: Any) -> Any:
-    """An instance of a report class from plain data, with some fields converted."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
-    try:
-        return cls(**{name: convert[name](value) if name in convert else value for name, value in data.items()})
-    except TypeError as error:
-        raise ValueError(f"not a {cls.__name__}: {error}") from error
-
-
-def _each(convert: Any) -> Any:
-    """``convert`` applied to every item of a list."""
-    return lambda items: [convert(item) for item in items]
-
-
-def _pair(item: Any) -> tuple[str, str]:
-    first, second = item
-    return first, second
 
 
 _lock = threading.Lock()

@@ -14,24 +14,18 @@ import hashlib
 import importlib.metadata
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flashlight.base.documents import DocumentError
 from flashlight.ir.kernel import Schedule
 from flashlight.ir.program import Program
-from flashlight.ir.serialize import (
-    kernel_from_json,
-    kernel_to_json,
-    program_from_json,
-    program_to_json,
-    tensor_from_json,
-    tensor_to_json,
-)
+from flashlight.ir.serialize import from_document, to_document
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass
@@ -47,30 +41,15 @@ class Plan:
     cache_dir: str | None = None
 
     def to_document(self) -> dict[str, Any]:
-        """As JSON for the cache; `kernels` is what `flashlight cache list` shows."""
-        return {
-            "format": FORMAT,
-            "target": self.target,
-            "strict": self.strict,
-            "source": self.source,
-            "program": program_to_json(self.program),
-            "kernels": [kernel_to_json(k) for k in self.schedule.kernels],
-            "temporaries": [tensor_to_json(t) for t in self.schedule.temporaries],
-        }
+        """As JSON for the cache, which has the key: what `flashlight cache list` shows is read from it."""
+        return {"format": FORMAT, **to_document(replace(self, key="", cache_dir=None))}
 
     @classmethod
     def from_document(cls, key: str, document: dict[str, Any]) -> Plan:
-        """The inverse of :meth:`to_document`.
-
-        Raises ``ValueError``, ``KeyError`` or ``TypeError`` where the document is something else.
-        """
-        if document["format"] != FORMAT:
-            raise ValueError(f"format {document['format']} instead of {FORMAT}")
-        program = program_from_json(document["program"])
-        kernels = tuple(map(kernel_from_json, document["kernels"]))
-        schedule = Schedule(kernels, tuple(map(tensor_from_json, document["temporaries"])))
-        target, strict, source = document["target"], document["strict"], document["source"]
-        return cls(key, target, strict, source, program, schedule, document.get("cache_dir"))
+        """The inverse of :meth:`to_document`.  Raises ``ValueError`` where the document is something else."""
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise DocumentError(f"a plan of format {FORMAT}", document)
+        return replace(from_document(cls, document), key=key)
 
     @functools.cached_property
     def text(self) -> str:
@@ -78,15 +57,16 @@ class Plan:
 
         It has no lines of the user's: what Inductor keeps of a graph does not change when they move.
         """
-        document = self.to_document() | {"source": "", "cache_dir": self.cache_dir}
-        for part in (document["program"], *document["kernels"]):
-            part["origins"] = []
+        program = replace(self.program, origins={})
+        schedule = replace(self.schedule, kernels=tuple(replace(k, origins={}) for k in self.schedule.kernels))
+        plan = replace(self, key="", source="", program=program, schedule=schedule)
+        document = {"format": FORMAT, **to_document(plan)}
         packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
         return base64.b64encode(packed).decode()
 
     @classmethod
     def from_text(cls, key: str, text: str) -> Plan:
-        """The inverse of :attr:`text`, without the lines.  Raises ``ValueError``, ``KeyError`` or ``TypeError``."""
+        """The inverse of :attr:`text`, without the lines.  Raises ``ValueError``."""
         try:
             packed = zlib.decompress(base64.b64decode(text, validate=True))
         except zlib.error as error:
@@ -127,7 +107,6 @@ def _triton_version() -> str:
 
 def plan_key(program: Program, options: str) -> str:
     """Content hash of a region: its mathematics without source lines, the options, our sources."""
-    document = program_to_json(program)
-    document["origins"] = []
+    document = to_document(replace(program, origins={}))
     text = json.dumps([document, options, sources_hash()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 
 from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.evaluate import evaluate_program, new_output
-from flashlight.ir.kernel import Schedule
+from flashlight.ir.kernel import Kernel, Schedule
 from flashlight.ir.program import Program
-from flashlight.ir.serialize import kernel_from_json, kernel_to_json, program_from_json, program_to_json
+from flashlight.ir.serialize import from_document, to_document
 from flashlight.passes.pipeline import LAWS, compile_program
 from flashlight.passes.program.canonical import canonical
 from flashlight.passes.program.hoist import hoist
@@ -58,7 +58,7 @@ def test_schedule_computes_the_program(program: Program) -> None:
 @given(program=programs())
 def test_passes_are_deterministic_and_serialisable(program: Program) -> None:
     first, _ = compile_program(program)
-    again, _ = compile_program(program_from_json(program_to_json(program)))
+    again, _ = compile_program(from_document(Program, to_document(program)))
     assert first.digest == again.digest
     for k in first.kernels:
-        assert kernel_from_json(kernel_to_json(k)) == k
+        assert from_document(Kernel, to_document(k)) == k
