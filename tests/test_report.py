@@ -2,8 +2,11 @@
 
 import copy
 import json
+import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,9 +15,11 @@ import torch
 import flashlight
 from flashlight.base.deferred import Later
 from flashlight.codegen.triton import print_kernel
+from flashlight.front import capture
 from flashlight.front.compilation import report_from_document, report_to_document
 from flashlight.report import records as registry
 from flashlight.report.records import KernelReport, RegionReport, Report
+from flashlight.runtime import op as runtime
 from tests.harness import compile_only
 
 
@@ -177,6 +182,39 @@ def test_compiling_prints_no_kernel(monkeypatch, tmp_path):
     kernel = region.kernels[-1]
     assert kernel.triton is kernel.triton and printed == [kernel.name]
     assert (kernel.program, kernel.kernel) == ("TEXT", "TEXT") and "program" in printed
+
+
+ON_A_CPU = """
+import sys, torch, flashlight
+q = torch.randn(1, 1, 64, 16)
+text = str(flashlight.explain(lambda q: (q @ q.mT).softmax(-1) @ q, q))
+assert "1 fused" in text, text
+late = [m for m in sys.modules if m.startswith(("flashlight.codegen.triton", "flashlight.codegen.offline"))]
+assert not late, late
+"""
+
+
+def test_a_report_on_a_cpu_imports_no_printer_of_triton(tmp_path):
+    """Nor does anything that compiling and running on a CPU does."""
+    caches = {"FLASHLIGHT_CACHE_DIR": str(tmp_path / "ours"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    subprocess.run([sys.executable, "-c", ON_A_CPU], env={**os.environ, **caches}, check=True)
+
+
+def test_equal_layers_are_planned_and_kept_once(monkeypatch, tmp_path):
+    """What each layer of a model costs besides is finding it and putting the op in its place."""
+    planned, kept = [], []
+    compile_program, keep = capture.compile_program, runtime._keep
+    monkeypatch.setattr(capture, "compile_program", lambda p: planned.append(p) or compile_program(p))
+    monkeypatch.setattr(runtime, "_keep", lambda plan, cache: kept.append(plan.key) or keep(plan, cache))
+
+    def layers(x):
+        for _ in range(4):
+            x = x + (x @ x.mT).softmax(-1) @ x
+        return x
+
+    compiled = compile_only(layers, str(tmp_path), target="evaluate")
+    compiled(torch.randn(1, 1, 64, 16))
+    assert compiled.report.fused == 4 and len(planned) == len(kept) == 1
 
 
 def test_reports_are_copied_and_pickled_as_plain_data():

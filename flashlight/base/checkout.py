@@ -6,10 +6,8 @@ importlib.metadata from pyproject.toml.  Importing this module does not import t
 
 from __future__ import annotations
 
-import email.message
 import os
 import sys
-import tomllib
 from collections.abc import Iterator
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
@@ -54,6 +52,9 @@ class _Checkout(Distribution):
     def read_text(self, filename: str) -> str | None:
         if filename not in ("METADATA", "entry_points.txt"):
             return None
+        import email.message
+        import tomllib
+
         project = tomllib.loads((self.top / "pyproject.toml").read_text())["project"]
         if filename == "METADATA":
             message = email.message.Message()

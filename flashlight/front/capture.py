@@ -111,6 +111,8 @@ class _GraphCapture:
         """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
         self.compiled: dict[object, tuple[Schedule, Trace]] = {}
         """What programs were compiled to, with their lines: layers of a model often have the same."""
+        self.plans: dict[object, Plan] = {}
+        """The plans of programs, with their lines."""
 
     def run(self) -> None:
         attentions: list[Attention] = []
@@ -300,9 +302,12 @@ class _GraphCapture:
 
     def _run_as(self, program: Program, schedule: Schedule, source: str) -> Plan:
         """The plan that the op runs."""
-        options = self.options
-        key = plan_key(program, f"{options.fingerprint()} {torch.get_float32_matmul_precision()}")
-        return Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
+        options, lined = self.options, (program, frozenset(program.origins.items()), schedule, source)
+        if lined not in self.plans:
+            key = plan_key(program, f"{options.fingerprint()} {torch.get_float32_matmul_precision()}")
+            plan = Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
+            self.plans[lined] = plan
+        return self.plans[lined]
 
     def _shared(
         self,

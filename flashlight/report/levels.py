@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
 
 from flashlight.base.options import debug_level
 from flashlight.report.records import RegionReport, Report
@@ -31,20 +32,15 @@ def show(report: Report) -> None:
     level = debug_level()
     if level >= 1:
         _print(str(report))
-    for region in report.regions:
+    for region in report.regions if level >= 2 else ():
         for title, text in _details(region, level):
             _print(f"\n-- {region.name} ({region.source}): {title} --\n{text}")
 
 
-def _details(region: RegionReport, level: int) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    if level >= 3:
-        found += region.passes
-    elif level >= 2 and region.passes:
-        found.append(region.passes[0])
-    for kernel in region.kernels:
-        if level >= 3:
-            found.append((kernel.name, kernel.kernel))
+def _details(region: RegionReport, level: int) -> Iterator[tuple[str, str]]:
+    """Titles and texts from level 2 on.  Kernels are made for a report when they are first asked for."""
+    yield from region.passes if level >= 3 else region.passes[:1]
+    for kernel in region.kernels if level >= 3 else ():
+        yield kernel.name, kernel.kernel
         if level >= 4:
-            found.append((f"{kernel.name}, source", kernel.source))
-    return found
+            yield f"{kernel.name}, source", kernel.source

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
-from tabulate import tabulate
-
 from flashlight.base.deferred import Deferred, Later
 from flashlight.base.documents import UNWRITTEN, decode, encode
 
@@ -184,6 +182,8 @@ class Report(_Plain):
         return f"Flashlight: {self.fused} fused, {self.declined} declined, {len(self.untouched)} untouched"
 
     def _table(self) -> str:
+        from tabulate import tabulate  # only printing needs it
+
         rows = _grouped((tuple(_row(region)), region) for region in self.regions)
         return tabulate(
             [[_names(regions), *row] for row, regions in rows.items()],

@@ -7,6 +7,7 @@ code that Inductor took from its own cache, in a process where our pass never ra
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -69,10 +70,13 @@ def register(plan: Plan, report: RegionReport, summaries: bool = False) -> None:
     summaries: the plan is that of the summaries that the report's region reads.
     """
     report.summaries, report.key = (plan.key, report.key) if summaries else (report.summaries, plan.key)
+    _tell_shapes()
     with _lock:
-        _plans.setdefault(plan.key, plan)
+        known = _plans.setdefault(plan.key, plan)
+        again = known is plan and bool(_reports.get(plan.key))
         _reports.setdefault(plan.key, []).append(report)
-    _keep(plan, use_cache(plan.cache_dir))
+    if not again:
+        _keep(plan, use_cache(plan.cache_dir))
 
 
 def _keep(plan: Plan, cache: Cache | None) -> None:
@@ -173,9 +177,16 @@ def _fake_single(inputs: Sequence[torch.Tensor], key: str, plan: str) -> torch.T
     return _fake(inputs, key, plan)[0]
 
 
-for _name, _run, _shape in (("fused", fused, _fake), ("fused.single", _single, _fake_single)):
-    _library.impl(_name, _run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"flashlight::{_name}", _shape, lib=_library)
+_library.impl("fused", fused, "CompositeExplicitAutograd")
+_library.impl("fused.single", _single, "CompositeExplicitAutograd")
+
+
+@functools.cache
+def _tell_shapes() -> None:
+    """Register what the op gives for fake tensors.  PyTorch looks at every module of the process for it, 50 ms, which
+    only processes pay that put the op into a graph."""
+    torch.library.register_fake("flashlight::fused", _fake, lib=_library)
+    torch.library.register_fake("flashlight::fused.single", _fake_single, lib=_library)
 
 
 def _prepare(plan: Plan) -> Run:
