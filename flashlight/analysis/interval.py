@@ -131,6 +131,8 @@ def _compared(condition: Node, holds: bool) -> tuple[Node, Interval] | None:
 class _Numbers:
     """Numbers as ends of ranges.  integers: whether they are whole."""
 
+    limits = True
+
     def __init__(self, integers: bool):
         self.integers = integers
 

@@ -19,7 +19,13 @@ INF = math.inf
 
 
 class Ends(Protocol[End]):
-    """What can be done with ends of a kind."""
+    """What can be done with ends of a kind.
+
+    limits: whether an infinite end stands for numbers of any size, rather than for infinity
+    """
+
+    @property
+    def limits(self) -> bool: ...
 
     def apply(self, fn: str, *ends: End) -> End:
         """A function of the table."""
@@ -73,7 +79,7 @@ def product(ends: Ends[End], a: Range[End], b: Range[End]) -> Range[End] | None:
 def quotient(ends: Ends[End], a: Range[End], b: Range[End]) -> Range[End] | None:
     """a / b; a divisor that may be 0 shows a sign only if it is not negative."""
     divided, sign = _divided(ends, "DIV", a, b), _sign(ends, a)
-    if divided is not None or sign == 0 or _sign(ends, b) <= 0:
+    if divided is not None or not ends.limits or sign == 0 or _sign(ends, b) <= 0:
         return divided
     zero, inf = ends.like(a[0], 0.0), ends.like(a[0], sign * INF)
     return (zero, inf) if sign > 0 else (inf, zero)
@@ -117,7 +123,7 @@ def remainder(ends: Ends[End], a: Range[End], b: Range[End]) -> Range[End] | Non
 def power(ends: Ends[End], a: Range[End], b: Range[End]) -> Range[End] | None:
     """a ** b is not negative for a >= 0, nor for an even b."""
     base, k = _numbers(ends, a), _point(ends, b)
-    if base is None or (base[0] < 0 and (k is None or k % 2)):
+    if base is None or not ends.limits or (base[0] < 0 and (k is None or k % 2)):
         return None
     return ends.like(a[0], 0.0), ends.like(a[0], INF)
 
@@ -174,7 +180,8 @@ def _divided(ends: Ends[End], fn: str, a: Range[End], b: Range[End]) -> Range[En
 
 def _corners(ends: Ends[End], fn: str, a: Range[End], b: Range[End]) -> Range[End] | None:
     """Of a function that is monotone in each argument while the other is fixed."""
-    if _numbers(ends, a, b) is None:
+    numbers = _numbers(ends, a, b)
+    if numbers is None or not (ends.limits or all(map(math.isfinite, numbers))):
         return None
     corners = [(ends.number(end), end) for end in (ends.apply(fn, x, y) for x in a for y in b)]
     known = [(n, end) for n, end in corners if n is not None and not math.isnan(n)]

@@ -13,17 +13,19 @@ refer to hold is finite: infinite extrema count as 0 until the final correction 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from flashlight.analysis.walk import Uses
 from flashlight.base.budget import spend
 from flashlight.base.constants import limits
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Accumulator
-from flashlight.ir.ops import FNS, rounded, value_at
+from flashlight.ir.ops import FNS, MONOIDS, rounded, value_at
 from flashlight.ir.program import (
     Carry,
     Cast,
@@ -55,8 +57,8 @@ class IdentityCondition:
 
     condition: Node
     masks: bool
-    before: list[Node] = field(default_factory=list)
-    after: list[Node] = field(default_factory=list)
+    before: list[Node]
+    after: list[Node]
 
 
 def identity_conditions(
@@ -68,11 +70,14 @@ def identity_conditions(
     """
     if len(postorder([carry.body])) > limits.MASK_BODY_NODES or _depth(carry.body) > limits.MASK_BODY_DEPTH:
         return []
-    out = []
+    out, sweep = [], _Sweep(own, x, s)
     for condition, masks, assumed in _candidates(carry.body, x, s):
-        found = IdentityCondition(condition, masks)
-        if _Assuming(assumed, carry, own, x, s, found).holds():
-            out.append(found)
+        needs = _contributes_nothing(carry, _Values(sweep, assumed, sweep.values))
+        if needs is not None:
+            before = [c for c in dict.fromkeys(needs) if sweep.known_before(c)]
+            out.append(
+                IdentityCondition(condition, masks, before, [c for c in dict.fromkeys(needs) if c not in before])
+            )
     return out
 
 
@@ -122,227 +127,223 @@ def _usable(condition: Node, body: Node, x: Axis) -> bool:
     return x in condition.free and condition.free <= body.free and plain
 
 
-class _Assuming:
-    """Ranges of a body's values where a condition is false; what they rest on goes to `found`."""
+Needs = tuple[Node, ...]
+"""Conditions that something rests on."""
 
-    def __init__(
-        self,
-        assumed: dict[Node, Range],
-        carry: Accumulator,
-        own: Mapping[Node, Accumulator],
-        x: Axis,
-        s: Summaries,
-        found: IdentityCondition,
-    ):
-        self.assumed, self.carry, self.own, self.x, self.summaries, self.found = assumed, carry, own, x, s, found
-        self.inner = frozenset((*s.tile, *s.resident))
-        self.affected = set(assumed)
-        for n in postorder([carry.body]):
-            if not self.affected.isdisjoint(n.args):
-                self.affected.add(n)
+
+class _Sweep:
+    """What does not depend on what is assumed.  own: the carries of the sweep over x by node."""
+
+    def __init__(self, own: Mapping[Node, Accumulator], x: Axis, summaries: Summaries):
+        self.x, self.summaries = x, summaries
+        self.extrema = {n for n, c in own.items() if c.op in ("MAX", "MIN")}
+        self.inner = frozenset((*summaries.tile, *summaries.resident))
         self._ordinary: dict[Node, Node] = {}
-        self._answers: dict[tuple[str, Node], object] = {}
-        self._positive: list[tuple[str, Node]] = []
-        """Answers that may rest on needs, in the order in which they were found."""
+        self.values = _Values(self, {}, None)
 
-    def _remembered(self, question: str, n: Node, find: Callable[[Node], Answer]) -> Answer:
-        """An answer is found once.  A refusal rests on nothing; what else may rest on needs, and is forgotten with
-        them."""
-        key = question, n
-        if key not in self._answers:
-            spend()
-            answer = self._answers[key] = find(n)
-            if answer is not None and answer is not False:
-                self._positive.append(key)
-        return self._answers[key]  # type: ignore[return-value]
-
-    def holds(self) -> bool:
-        """Whether the body is the identity of the carry."""
-        carry = self.carry
-        if carry.body.dtype != "float":
-            found = self.range(carry.body)
-            identity = {"ANY": "False", "SUM": "0"}.get(carry.op)
-            return found is not None and found[0] is found[1] and str(value_of(found[0])) == identity
-        if carry.op == "SUM":
-            return self.zero(carry.body)
-        found = self.range(carry.body) if carry.body in self.affected else None
-        if found is None or carry.op not in ("MAX", "MIN"):
-            return False
-        lo, hi = found
-        if carry.op == "MAX":
-            return is_const(hi, -INF) or self._need(Map("LE", hi, carry.node))
-        return is_const(lo, INF) or self._need(Map("GE", lo, carry.node))
-
-    def _need(self, condition: Node) -> bool:
+    def need(self, condition: Node) -> Needs | None:
+        """What it takes that a condition holds; None if that cannot be checked, or is not likely."""
         v = value_of(_decided(condition))
         if v is not None:
-            return bool(v)
-        if self.x in condition.free or not _plausible(condition, self._ordinary):
-            return False
-        known = not condition.free & self.inner and all(not isinstance(n, Carry) for n in postorder([condition]))
-        (self.found.before if known else self.found.after).append(condition)
-        return True
+            return () if v else None
+        checked = self.x not in condition.free and _plausible(condition, self._ordinary)
+        return (condition,) if checked else None
 
-    def _either(self, *ways: tuple[Node, Node]) -> bool:
-        """Whether one of two values is zero and the other finite; what a failed attempt rested on is dropped."""
-        for nothing, other in ways:
-            marks = len(self.found.before), len(self.found.after), len(self._positive)
-            if self.zero(nothing) and self.finite(other):
-                return True
-            del self.found.before[marks[0] :], self.found.after[marks[1] :]
-            for key in self._positive[marks[2] :]:  # what they rest on must be found again
-                del self._answers[key]
-            del self._positive[marks[2] :]
-        return False
+    def known_before(self, condition: Node) -> bool:
+        """Whether a need is known before the sweep."""
+        return not condition.free & self.inner and all(not isinstance(n, Carry) for n in postorder([condition]))
+
+    def finite(self, size: Node) -> Needs | None:
+        return self.need(_decided(Map("LT", size, Const(INF))))
+
+
+def _asked(rule: Callable[[_Values, Node], Answer]) -> Callable[[_Values, Node], Answer]:
+    """A question that is answered once for each node; what is not made of what is assumed, once for the sweep."""
+
+    def asked(values: _Values, n: Node) -> Answer:
+        key = rule, n
+        if key not in values.answers:
+            spend()
+            beside = values.beside
+            values.answers[key] = rule(values, n) if beside is None or values.affected(n) else asked(beside, n)
+        return values.answers[key]
+
+    return asked
+
+
+class _Values:
+    """What is known of a body's values where some lie in ranges that are assumed, with what that rests on.
+
+    Questions are asked from the body down: of a branch that is not taken none is asked, nor any summary for it.
+    beside: what is known of values that are not made of the assumed ones
+    """
+
+    def __init__(self, sweep: _Sweep, assumed: Mapping[Node, Range], beside: _Values | None):
+        self.sweep, self.assumed, self.beside = sweep, assumed, beside
+        self.affected = Uses(assumed)
+        self.answers: dict[object, Any] = {}
 
     # ------------------------------------------------------------ zero and finite
 
-    def zero(self, n: Node) -> bool:
-        """Whether n is 0, because of what is assumed."""
-        return self._remembered("zero", n, self._zero)
-
-    def _zero(self, n: Node) -> bool:
-        if n not in self.affected:
-            return is_const(n, 0)
-        if isinstance(n, Cast) and n.args[0].dtype == "float":
+    @_asked
+    def zero(self, n: Node) -> Needs | None:
+        """What it takes that n is 0, because of what is assumed."""
+        if not self.affected(n):
+            return () if is_const(n, 0) else None
+        if (isinstance(n, Cast) and n.args[0].dtype == "float") or (isinstance(n, Reduce) and n.op == "SUM"):
             return self.zero(n.args[0])
-        if isinstance(n, Reduce) and n.op == "SUM":
-            return self.zero(n.args[0])
-        if isinstance(n, Map):
-            fn, args = n.fn, n.args
-            if fn == "MUL" and self._either((args[0], args[1]), (args[1], args[0])):
-                return True
-            if fn in ("ADD", "SUB") and all(map(self.zero, args)):
-                return True
-            if fn == "DIV" and self.x not in args[1].free:
-                return self.zero(args[0]) and self.finite(args[1]) and self._need(Map("NE", args[1], ZERO))
-            if FNS[fn].homogeneous and self.zero(args[0]):
-                return True
-        found = self.range(n)
-        if found is None:
-            return False
-        least = value_of(found[0])
-        positive = (isinstance(n, Map) and FNS[n.fn].image[0] >= 0) or (least is not None and least >= 0)
-        return positive and self._need(Map("LE", found[1], ZERO))
+        if isinstance(n, Map) and n.fn == "DIV" and self.sweep.x not in n.args[1].free:
+            return _joined(
+                lambda: self.zero(n.args[0]),
+                lambda: self.finite(n.args[1]),
+                lambda: self.sweep.need(Map("NE", n.args[1], ZERO)),
+            )
+        by_arguments = self._zero_of_map(n) if isinstance(n, Map) else None
+        return self._zero_by_range(n) if by_arguments is None else by_arguments
 
-    def finite(self, n: Node) -> bool:
-        """Whether n is neither infinite nor NaN."""
-        return self._remembered("finite", n, self._finite)
-
-    def _finite(self, n: Node) -> bool:
-        if n in self.own and self.own[n].op in ("MAX", "MIN"):
-            return True
-        size = self.magnitude(n)
-        return size is not None and self._need(Map("LT", size, Const(INF)))
-
-    def magnitude(self, n: Node) -> Node | None:
-        """A value that |n| does not exceed, infinite or NaN if n may be."""
-        return self._remembered("magnitude", n, self._magnitude)
-
-    def _magnitude(self, n: Node) -> Node | None:
-        if n in self.assumed:
-            return None
-        if self.x not in n.free or isinstance(n, Const):
-            v = value_of(n)
-            if v is not None:
-                return Const(abs(float(v)))
-            if not isinstance(n, Load) and not n.free & self.inner:
-                return Map("ABS", n)
-        if isinstance(n, Index):
-            return Const(float(max(map(abs, n.expr.range))))
-        if isinstance(n, Load):
-            return self.summaries.largest(n, self.x) if n.dtype == "float" else None
-        if isinstance(n, Carry):
-            return Map("ABS", n)
-        if isinstance(n, Cast):
-            return Const(1.0) if n.args[0].dtype == "bool" else self.magnitude(n.args[0])
-        if isinstance(n, Reduce):
-            inner = self.magnitude(n.args[0])
-            if inner is None or n.op not in ("SUM", "MAX", "MIN"):
-                return None
-            return Map("MUL", inner, Const(float(n.axis.size))) if n.op == "SUM" else inner
-        return self._magnitude_of_map(n) if isinstance(n, Map) else None
-
-    def _magnitude_of_map(self, n: Map) -> Node | None:
-        fn = n.fn
-        if fn == "WHERE":
-            return self._combined("MAXIMUM", n.args[1:])
-        if fn in ("ADD", "SUB"):
-            return self._combined("ADD", n.args)
-        if fn in ("MUL", "MAXIMUM", "MINIMUM"):
-            return self._combined("MUL" if fn == "MUL" else "MAXIMUM", n.args)
-        if fn == "DIV" and (by := value_of(n.args[1])):
-            return self._combined("MUL", (n.args[0], Const(1 / abs(by))))
-        if FNS[fn].homogeneous:
-            return self.magnitude(n.args[0])
-        if fn == "EXP" and (size := self.magnitude(n.args[0])) is not None:
-            return Map("EXP", size)
-        bound = max(map(abs, FNS[fn].image))
-        if bound < INF and all(map(self.finite, n.args)):
-            return Const(bound)
+    def _zero_of_map(self, n: Map) -> Needs | None:
+        if n.fn == "MUL":
+            a, b = n.args
+            one = _joined(lambda: self.zero(a), lambda: self.finite(b))
+            return one if one is not None else _joined(lambda: self.zero(b), lambda: self.finite(a))
+        if n.fn in ("ADD", "SUB") or FNS[n.fn].homogeneous:
+            return _joined(*(partial(self.zero, a) for a in n.args))
         return None
 
-    def _combined(self, fn: str, args: tuple[Node, ...]) -> Node | None:
-        a, b = (self.magnitude(arg) for arg in args)
-        return None if a is None or b is None else Map(fn, a, b)
+    def _zero_by_range(self, n: Node) -> Needs | None:
+        span = self.range(n)
+        if span is None:
+            return None
+        (lo, hi), needs = span
+        least = value_of(lo)
+        positive = (isinstance(n, Map) and FNS[n.fn].image[0] >= 0) or (least is not None and least >= 0)
+        return _joined(lambda: needs, lambda: self.sweep.need(Map("LE", hi, ZERO))) if positive else None
+
+    @_asked
+    def finite(self, n: Node) -> Needs | None:
+        """What it takes that n is neither infinite nor NaN."""
+        if n in self.sweep.extrema:
+            return ()
+        size = self.size(n)
+        return None if size is None else _joined(lambda: size[1], lambda: self.sweep.finite(size[0]))
+
+    # ------------------------------------------------------------ sizes
+
+    @_asked
+    def size(self, n: Node) -> tuple[Node, Needs] | None:
+        """A value that |n| does not exceed, infinite or NaN if n may be."""
+        if n in self.assumed:
+            return None
+        x = self.sweep.x
+        if isinstance(n, Const):
+            return Const(abs(float(n.value))), ()
+        if isinstance(n, Carry) or (x not in n.free and not isinstance(n, Load) and not n.free & self.sweep.inner):
+            return Map("ABS", n), ()
+        if isinstance(n, Index):
+            return Const(float(max(map(abs, n.expr.range)))), ()
+        if isinstance(n, Load):
+            largest = self.sweep.summaries.largest(n, x) if n.dtype == "float" else None
+            return None if largest is None else (largest, ())
+        if isinstance(n, Cast):
+            return (Const(1.0), ()) if n.args[0].dtype == "bool" else self.size(n.args[0])
+        if isinstance(n, Reduce):
+            inner = self.size(n.body)
+            if inner is None or n.op not in ("SUM", "MAX", "MIN"):
+                return None
+            return (Map("MUL", inner[0], Const(float(n.axis.size))), inner[1]) if n.op == "SUM" else inner
+        return self._size_of_map(n) if isinstance(n, Map) else None
+
+    def _size_of_map(self, n: Map) -> tuple[Node, Needs] | None:
+        spec, by = FNS[n.fn], value_of(n.args[-1])
+        if n.fn == "WHERE" or spec.size:
+            return self._combined(spec.size or "MAXIMUM", n.args[-2:])
+        if n.fn == "DIV" and by:
+            return self._combined("MUL", (n.args[0], Const(1 / abs(by))))
+        if spec.homogeneous:
+            return self.size(n.args[0])
+        bound = max(map(abs, spec.image))
+        needs = _joined(*(partial(self.finite, a) for a in n.args)) if bound < INF and spec.total else None
+        return None if needs is None else (Const(bound), needs)
+
+    def _combined(self, fn: str, args: tuple[Node, ...]) -> tuple[Node, Needs] | None:
+        sizes = [self.size(a) for a in args]
+        known = [s for s in sizes if s is not None]
+        if len(known) < len(sizes):
+            return None
+        return Map(fn, *[size for size, _ in known]), tuple(c for _, needs in known for c in needs)
 
     # ------------------------------------------------------------ ranges
 
-    def range(self, n: Node) -> Range | None:
-        return self._remembered("range", n, self._range)
-
-    def _range(self, n: Node) -> Range | None:
+    @_asked
+    def range(self, n: Node) -> tuple[Range, Needs] | None:
+        """(smallest, largest)"""
         if n in self.assumed:
-            return self.assumed[n]
-        if self.x not in n.free:
-            return n, n
-        found = self._of_map(n) if isinstance(n, Map) else self._of_cast(n) if isinstance(n, Cast) else None
-        if found is None and n.dtype == "float":
-            size = self.magnitude(n)
-            return None if size is None else (Map("NEG", size), size)
-        return found
+            return self.assumed[n], ()
+        if self.sweep.x not in n.free:
+            return (n, n), ()
+        span = self._range_of_map(n) if isinstance(n, Map) else None
+        if isinstance(n, Cast) and (inner := self.range(n.args[0])) is not None:
+            span = (_decided(Cast(n.to, inner[0][0])), _decided(Cast(n.to, inner[0][1]))), inner[1]
+        if span is None and n.dtype == "float" and (size := self.size(n)) is not None:
+            return (Map("NEG", size[0]), size[0]), size[1]
+        return span
 
-    def _of_cast(self, n: Cast) -> Range | None:
-        inner = self.range(n.args[0])
-        return None if inner is None else (_decided(Cast(n.to, inner[0])), _decided(Cast(n.to, inner[1])))
+    def _range_of_map(self, n: Map) -> tuple[Range, Needs] | None:
+        chosen = self.range(n.args[0]) if n.fn == "WHERE" else None
+        if chosen is not None and chosen[0][0] is chosen[0][1] and isinstance(chosen[0][0], Const):
+            branch = self.range(n.args[1 if chosen[0][0].value else 2])
+            return branch and (branch[0], (*chosen[1], *branch[1]))
+        spans = [self.range(a) for a in n.args]
+        known = [s for s in spans if s is not None]
+        if len(known) < len(spans):
+            return None
+        ranges, needs = [r for r, _ in known], tuple(c for _, needs in known for c in needs)
+        if n.fn in ("ADD", "SUB"):
+            ((a, b), (c, d)), swap = ranges, n.fn == "SUB"
+            lo, hi = self._sum(n.fn, a, d if swap else c), self._sum(n.fn, b, c if swap else d)
+            return None if lo is None or hi is None else ((lo[0], hi[0]), (*needs, *lo[1], *hi[1]))
+        ends = apply(n.fn, ranges)
+        return None if ends is None else ((_decided(ends[0]), _decided(ends[1])), needs)
 
-    def _of_map(self, n: Map) -> Range | None:
-        fn = n.fn
-        if fn == "WHERE" and (chosen := self.range(n.args[0])) is not None and chosen[0] is chosen[1]:
-            v = value_of(chosen[0])
-            if v is not None:
-                return self.range(n.args[1] if v else n.args[2])
-        args = [self.range(a) for a in n.args]
-        known = [a for a in args if a is not None]
-        if len(known) < len(args):
-            return None
-        if fn in ("ADD", "SUB"):
-            (a, b), (c, d) = known
-            c, d = (c, d) if fn == "ADD" else (d, c)
-            lo, hi = self._sum(fn, a, c), self._sum(fn, b, d)
-            return None if lo is None or hi is None else (lo, hi)
-        moving = [lo is not hi or self.x in lo.free for lo, hi in known]
-        if not FNS[fn].monotone and any(moving) and fn not in ("MUL", "WHERE"):
-            return None
-        if fn == "MUL" and all(moving):
-            return None
-        found = apply(fn, known)
-        return None if found is None else (_decided(found[0]), _decided(found[1]))
-
-    def _sum(self, fn: str, a: Node, b: Node) -> Node | None:
+    def _sum(self, fn: str, a: Node, b: Node) -> tuple[Node, Needs] | None:
         """An infinite end stays what it is if the other is finite; None where it may not be."""
         for end, other, sign in ((a, b, 1.0), (b, a, 1.0 if fn == "ADD" else -1.0)):
             v = value_of(end)
             if v is not None and abs(v) == INF:
-                return Const(sign * v) if self._finite_end(other) else None
-        return Map(fn, a, b)
+                size = other.args[0] if isinstance(other, Map) and other.fn == "NEG" else other
+                finite = () if other in self.sweep.extrema else self.sweep.finite(_decided(Map("ABS", size)))
+                return None if finite is None else (Const(sign * v), finite)
+        return Map(fn, a, b), ()
 
-    def _finite_end(self, end: Node) -> bool:
-        """Whether an end of a range is finite."""
-        if end in self.own and self.own[end].op in ("MAX", "MIN"):
-            return True
-        size = end.args[0] if isinstance(end, Map) and end.fn == "NEG" else end
-        return self._need(_decided(Map("LT", _decided(Map("ABS", size)), Const(INF))))
+
+def _joined(*questions: Callable[[], Needs | None]) -> Needs | None:
+    """What all of these need; none is asked after one that is refused."""
+    joined: Needs = ()
+    for question in questions:
+        needs = question()
+        if needs is None:
+            return None
+        joined = (*joined, *needs)
+    return joined
+
+
+def _contributes_nothing(carry: Accumulator, values: _Values) -> Needs | None:
+    """What it takes that the body is the identity of the carry."""
+    if carry.body.dtype == "float" and carry.op == "SUM":
+        return values.zero(carry.body)
+    span = values.range(carry.body) if carry.body.dtype != "float" or values.affected(carry.body) else None
+    if span is None:
+        return None
+    (lo, hi), needs = span
+    if carry.body.dtype != "float":
+        identity = {"ANY": "False", "SUM": "0"}.get(carry.op)
+        return needs if lo is hi and str(value_of(lo)) == identity else None
+    if carry.op not in ("MAX", "MIN"):
+        return None
+    end, reached = (hi, "LE") if carry.op == "MAX" else (lo, "GE")
+    if is_const(end, MONOIDS[carry.op].identity):
+        return needs
+    return _joined(lambda: needs, lambda: values.sweep.need(Map(reached, end, carry.node)))
 
 
 def _plausible(condition: Node, ordinary: dict[Node, Node]) -> bool:

@@ -235,6 +235,8 @@ def _limits(conditions: list[Node]) -> dict[Expr, Limits]:
 class _Nodes:
     """Nodes as ends of ranges.  Of truth values the smaller is "and", the larger "or"."""
 
+    limits = False
+
     def apply(self, fn: str, *ends: Node) -> Node:
         if ends[0].dtype == "bool":
             fn = {"MINIMUM": "AND", "MAXIMUM": "OR"}.get(fn, fn)
