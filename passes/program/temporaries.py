@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from itertools import count
 
 import torch
@@ -60,10 +61,17 @@ class Temporaries:
         """How many there are."""
         return len(self.stores)
 
-    def keep(self, mark: int, names: Collection[str]) -> None:
-        """Forget those registered since, but for these."""
-        gone = {s.tensor for s in self.stores[mark:]} - set(names)
-        self.names = {shape: name for shape, name in self.names.items() if name not in gone}
-        self.tensors = [t for t in self.tensors if t.name not in gone]
-        self.stores = [s for s in self.stores if s.tensor not in gone]
-        self.conditions -= gone
+    def attempt(self) -> Temporaries:
+        """A copy: what is registered there counts once it is adopted."""
+        other = copy(self)
+        other.names, other.conditions = {**self.names}, {*self.conditions}
+        other.tensors, other.stores = [*self.tensors], [*self.stores]
+        return other
+
+    def adopt(self, attempt: Temporaries, names: Collection[str]) -> None:
+        """Register those of an attempt that have these names."""
+        kept = {t.name for t in self.tensors} | {*names}
+        self.names = {shape: name for shape, name in attempt.names.items() if name in kept}
+        self.tensors = [t for t in attempt.tensors if t.name in kept]
+        self.stores = [s for s in attempt.stores if s.tensor in kept]
+        self.conditions = attempt.conditions & kept

@@ -40,20 +40,19 @@ def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
 def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep:
     if sweep.stores or not sweep.carries or sweep.axis.size < 2 * KEY_BLOCK:
         return sweep
-    mark, share = temporaries.mark(), 0.0
+    share = 0.0
     for sets in (True, False):
+        attempt = temporaries.attempt()
         try:
-            visit = _visit(sweep, kernel, temporaries, sets)
+            visit = _visit(sweep, kernel, attempt, sets)
         except Decline:  # too many summaries
-            temporaries.keep(mark, ())
             continue
         used = {n.tensor for n in postorder(visit.roots) if isinstance(n, Load)} if visit else set[str]()
-        new = [s for s in temporaries.stores[mark:] if s.tensor in used]
-        share = sum(_cost(s, s.tensor in temporaries.conditions) for s in new) / max(_work(sweep, kernel), 1)
+        new = [s for s in attempt.stores[temporaries.mark() :] if s.tensor in used]
+        share = sum(_cost(s, s.tensor in attempt.conditions) for s in new) / max(_work(sweep, kernel), 1)
         if visit is None or share <= WORTHWHILE:
-            temporaries.keep(mark, used)
+            temporaries.adopt(attempt, used)
             return replace(sweep, visit=visit and replace(visit, cost=share))
-        temporaries.keep(mark, ())
     return replace(sweep, too_costly=share)
 
 

@@ -271,3 +271,14 @@ def test_a_fill_that_an_infinite_number_makes_nan_is_no_mask() -> None:
     b.store(largest(N, Map("SUB", masked, Const(-float("inf")))), H, M)
     kernel, _ = main_kernel(b.program, data(b, 1))
     assert kernel.sweeps[0].visit is None
+
+
+def test_a_function_that_is_not_a_number_for_some_values_is_not_bounded_by_its_image() -> None:
+    """0 * asin(v) is NaN where |v| > 1, though v is finite and asin at most pi / 2."""
+    b = Builder(torch.float32)
+    scores = total(D, mul(b.at("q", H, M, D), b.at("k", H, N, D)))
+    weights = mul(Cast("float", CAUSAL), Map("SIGMOID", scores))
+    b.store(total(N, mul(weights, Map("ASIN", b.at("v", H, N)))), H, M)
+    kernel, _ = main_kernel(b.program, data(b, 1))
+    found = kernel.sweeps[0].visit
+    assert found is None or not found.conditions
