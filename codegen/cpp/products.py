@@ -15,8 +15,9 @@ import torch
 
 from flashlight.base.constants import limits
 from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.tile.contractions import factors, product
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Const, Load, Map, Node, Reduce, value_of
+from flashlight.ir.program import Load, Map, Node, Reduce
 
 INF = float("inf")
 
@@ -75,9 +76,9 @@ def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Pro
         n = n.args[0]
     if not sums or n.dtype != "float" or facts.lane is None:
         return None
-    factors = _factors(n)
-    lanes = [f for f in factors if facts.lanes(f)]
-    scalars = [f for f in factors if not facts.lanes(f)]
+    parts = _factors(n)
+    lanes = [f for f in parts if facts.lanes(f)]
+    scalars = [f for f in parts if not facts.lanes(f)]
     if not lanes or not scalars:
         return None
     free_of = frozenset[Axis]().union(*[f.free for f in lanes])
@@ -93,10 +94,10 @@ def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Pro
     written = _written_sides(n, row, facts)
     lanes += [f for f in scalars if row not in f.free]
     scalars = [f for f in scalars if row in f.free]
-    left, right = map(_join, written or (lanes, scalars))
-    if sums[-1] not in left.free or sums[-1] not in right.free:
+    left, right = map(product, written or (lanes, scalars))
+    if left is None or right is None or row.size < limits.LOOP_ROWS:
         return None
-    if not all(a in left.free and a in right.free for a in sums) or row.size < limits.LOOP_ROWS:
+    if not all(a in left.free and a in right.free for a in sums):
         return None
     batch = tuple(a for a in facts.ordered(left.free | right.free) if a != row and a not in sums)
     pairs = dot and operand is torch.bfloat16 and not facts.kernel.double and written is not None
@@ -120,28 +121,8 @@ def _swept(facts: Facts) -> set[Axis]:
     return {s.axis for s in facts.kernel.sweeps}
 
 
-def _join(factors: list[Node]) -> Node:
-    out = factors[0]
-    for f in factors[1:]:
-        out = Map("MUL", out, f)
-    return out
-
-
 def _factors(n: Node) -> list[Node]:
-    """Factors of a product, flattened; a quotient is a product with a reciprocal."""
-    out: list[Node] = []
-    stack = [n]
-    while stack:
-        m = stack.pop()
-        if isinstance(m, Map) and m.fn == "MUL" and len(out) < 16:
-            stack += m.args[::-1]
-        elif isinstance(m, Map) and m.fn == "DIV" and m.args[0].dtype == "float" == m.args[1].dtype:
-            by = value_of(m.args[1])
-            out.append(Map("RECIP", m.args[1]) if by is None else Const(1 / by if by else INF))
-            stack.append(m.args[0])
-        else:
-            out.append(m)
-    return out
+    return factors(n, limits.LANE_FACTORS, quotients=True)
 
 
 def work(product: Product) -> int:

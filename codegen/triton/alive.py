@@ -15,7 +15,8 @@ import torch
 
 from flashlight.base.constants import gpu
 from flashlight.codegen.tile import TileProgram
-from flashlight.codegen.triton.layout import Contraction, Layout
+from flashlight.codegen.tile.contractions import Contraction
+from flashlight.codegen.triton.layout import Layout
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Cast, Load, Map, Node, Reduce
 

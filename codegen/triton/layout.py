@@ -9,105 +9,19 @@ in one canonical order:
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeGuard
+from collections.abc import Iterable, Mapping
 
-from flashlight.base.constants import gpu, limits
+from flashlight.base.constants import gpu
 from flashlight.codegen.tile import TileProgram
+from flashlight.codegen.tile.contractions import Contraction, split
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Map, Node, Reduce, postorder
-
-Dims = Callable[[Node], frozenset[Axis]]
+from flashlight.ir.program import Node, Reduce, postorder
 
 
 def power_of_two(n: int) -> int:
     """The smallest power of two that is at least n (and at least 1)."""
     return 1 << max(n - 1, 0).bit_length()
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """sum_k left[batch, m, k] * right[batch, n, k], times `rest`, which does not depend on k."""
-
-    left: Node
-    right: Node
-    rest: Node | None
-    batch: frozenset[Axis]
-    m: frozenset[Axis]
-    n: frozenset[Axis]
-    k: Axis
-
-    @property
-    def groups(self) -> tuple[frozenset[Axis], ...]:
-        return self.m, self.n, frozenset({self.k})
-
-
-def is_product_sum(node: Node) -> TypeGuard[Reduce]:
-    """A sum over an axis of a product of floating-point values."""
-    if not isinstance(node, Reduce) or node.op != "SUM" or node.dtype != "float":
-        return False
-    body = node.args[0]
-    return isinstance(body, Map) and body.fn == "MUL"
-
-
-def factors(node: Node) -> list[Node]:
-    """The factors of a product, nested products flattened as long as they are few."""
-    found = [node]
-    while True:
-        open_ = [_is_product(f) for f in found]
-        if not any(open_) or len(found) > limits.PRODUCT_FACTORS:
-            return found
-        found = [a for f, nested in zip(found, open_, strict=True) for a in (f.args if nested else (f,))]
-
-
-def _is_product(node: Node) -> bool:
-    return isinstance(node, Map) and node.fn == "MUL" and node.dtype == "float"
-
-
-def product(nodes: Iterable[Node]) -> Node | None:
-    """The product of the nodes, None for no nodes."""
-    out: Node | None = None
-    for node in nodes:
-        out = node if out is None else Map("MUL", out, node)
-    return out
-
-
-def split(node: Node, dims: Dims) -> Contraction | None:
-    """The two sides of a contraction, or None where a side would have no axis of its own."""
-    if not is_product_sum(node):
-        return None
-    axis = node.axis
-    left, right = node.args[0].args
-    found = _pair(left, right, None, axis, dims)
-    if found is not None:
-        return found
-    parts = factors(node.args[0])
-    with_k = [f for f in parts if axis in dims(f)]
-    rest = product(f for f in parts if axis not in dims(f))
-    if not 2 <= len(with_k) <= limits.PRODUCT_FACTORS:
-        return None
-    best: tuple[int, Contraction] | None = None
-    for chosen in itertools.product((False, True), repeat=len(with_k) - 1):
-        sides = [[with_k[0]], []]
-        for f, right_side in zip(with_k[1:], chosen, strict=True):
-            sides[right_side].append(f)
-        left, right = product(sides[0]), product(sides[1])
-        found = None if left is None or right is None else _pair(left, right, rest, axis, dims)
-        if found is not None and left is not None and right is not None:
-            cost = sum(math.prod(min(a.size, gpu.COMPARED_BLOCK) for a in dims(side)) for side in (left, right))
-            if best is None or cost < best[0]:
-                best = cost, found
-    return best[1] if best else None
-
-
-def _pair(left: Node, right: Node, rest: Node | None, k: Axis, dims: Dims) -> Contraction | None:
-    a, b = dims(left), dims(right)
-    if k not in a or k not in b or not a - b or not b - a:
-        return None
-    return Contraction(left, right, rest, (a & b) - {k}, a - b, b - a, k)
 
 
 class Layout:

@@ -14,9 +14,10 @@ import torch
 
 from flashlight.base.constants import gpu
 from flashlight.codegen.tile import TileProgram, tile_program
+from flashlight.codegen.tile.contractions import split
 from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.layout import Layout, split
+from flashlight.codegen.triton.layout import Layout
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Load, Map, Node, Reduce, postorder

@@ -14,9 +14,9 @@ import math
 import torch
 
 from flashlight.base.constants.gpu import LARGEST_TILE
+from flashlight.codegen.tile.contractions import Contraction
 from flashlight.codegen.triton.addressing import inside, raw_load
 from flashlight.codegen.triton.expressions import integer, number, render, triton_dtype
-from flashlight.codegen.triton.layout import Contraction
 from flashlight.codegen.triton.state import Scope, State, Value, spread, strip
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import MONOIDS

@@ -17,7 +17,8 @@ import torch
 
 from flashlight.analysis.spans import INT32, Spans, exceeds
 from flashlight.codegen.tile import TileProgram
-from flashlight.codegen.triton.layout import Contraction, Layout, split
+from flashlight.codegen.tile.contractions import Contraction, split
+from flashlight.codegen.triton.layout import Layout
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, postorder
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 
 from flashlight.base.constants import gpu
+from flashlight.codegen.tile.contractions import split
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.layout import power_of_two, split
+from flashlight.codegen.triton.layout import power_of_two
 from flashlight.codegen.triton.needs import Machine, Need, estimate, fits, machine, without_instructions
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel

@@ -92,5 +92,8 @@ MASK_BODY_NODES, MASK_BODY_DEPTH = 400, 60
 PRODUCT_FACTORS = 6
 """Products of more factors are not split into two sides."""
 
+LANE_FACTORS = 16
+"""Factors that a product is flattened to where those with vector lanes are told from the others."""
+
 LOOP_ROWS = 2
 """Rows from which a sum of products is a contraction in C++."""
