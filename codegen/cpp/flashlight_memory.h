@@ -114,6 +114,23 @@ template <class T, class L, class N> FL_INLINE void scatter(T* p, N at, L x, lon
   to_array(t, x);
   for (long i = 0; i < (n < W ? n : W); i++) p[k[i]] = lower<T, L>(t[i]);
 }
+// Adding to what other tasks may add to.
+template <class T> FL_INLINE void add_to(T* p, T x) {
+#pragma omp atomic
+  *p += x;
+}
+template <class T, class L> FL_INLINE void add_strided(T* p, long stride, L x, long n) {
+  alignas(64) typename L::scalar t[W];
+  to_array(t, x);
+  for (long i = 0; i < (n < W ? n : W); i++) add_to(p + i * stride, lower<T, L>(t[i]));
+}
+template <class T, class L, class N> FL_INLINE void scatter_add(T* p, N at, L x, long n) {
+  alignas(64) typename N::scalar k[W];
+  alignas(64) typename L::scalar t[W];
+  to_array(k, at);
+  to_array(t, x);
+  for (long i = 0; i < (n < W ? n : W); i++) add_to(p + k[i], lower<T, L>(t[i]));
+}
 template <class L> FL_INLINE typename L::scalar lane0(L x) { return x.a[0]; }
 
 // ---------------------------------------------------------------- transposed tiles

@@ -24,7 +24,8 @@ exp_rough at_least floordiv floor_div floor_mod truncdiv relu Nothing Tensors Ti
 PANELS setup prologue epilogue run_task memory own omp_get_thread_num aligned_alloc free load16
 first16 end visit every_lane any_of any_equal kind kind_of found FULL exact visited test
 rows_first rows_last panels touch Tasks take next me TileState state
-asin acos atan atanh erfc erfinv signbit uniform with_sign polynomial small_asin HALF_PI HALF_PI_REST
+asin acos atan atanh erfc erfinv signbit with_sign polynomial small_asin HALF_PI HALF_PI_REST
+uniform add_to add_strided scatter_add
 """
 
 

@@ -115,7 +115,7 @@ class Planner:
     def _unpack_axis(self, s: Store, axes: Sequence[Axis]) -> Axis | None:
         """The loop axis along which the output is contiguous, when the lanes are not."""
         lane = self.facts.lane
-        if lane is None or self.facts.lane not in s.axes:
+        if lane is None or lane not in s.axes or s.add:
             return None
         offset = sum((e * k for e, k in zip(s.index, self.facts.tensors[s.tensor].strides, strict=True)), start=ZERO)
         step = affine(offset, lane)

@@ -14,7 +14,7 @@ from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.codegen.tile import Loop
 from flashlight.ir.index import Axis, Expr
-from flashlight.ir.program import Load, Node
+from flashlight.ir.program import Load, Node, Store
 
 
 class StagePrinter(CarryPrinter):
@@ -308,19 +308,23 @@ class StagePrinter(CarryPrinter):
         t = self.facts.tensors[store.tensor]
         value = em.as_kind(em.value(store.value), t.kind)
         at = em.address(store.index, t.shape, t.strides)
-        name, lane = self.tensors[t.name], self.facts.lane
-        if lane is None or lane not in store.axes:
-            text = f"lane0({value.text})" if value.lanes else value.text
-            guard = f"if ({self.places[lane]} == 0) " if lane is not None else ""
-            kind = {"float": "real", "int": "long", "bool": "bool"}[t.kind]
-            em.line(f"{guard}{name}[{at.base}] = narrow<{C_TYPES[t.dtype]}>({kind}({text}));" if t.kind == "float"
-                    else f"{guard}{name}[{at.base}] = {kind}({text});")  # fmt: skip
+        place, lane = f"{self.tensors[t.name]} + {at.base}", self.facts.lane
+        if lane is None or (lane not in store.axes and not (store.add and value.lanes)):
+            self._store_one(em, store, f"lane0({value.text})" if value.lanes else value.text, place)
             return
-        to = {"float": "F", "bool": "B"}.get(t.kind) or (value.type if value.lanes else "J")
-        text = em.lift(value, to)
+        text = em.lift(value, {"float": "F", "bool": "B"}.get(t.kind) or (value.type if value.lanes else "J"))
         if at.vector is not None:
-            em.line(f"scatter({name} + {at.base}, {at.vector}, {text}, live);")
-        elif at.step == 1:
-            em.line(f"store({name} + {at.base} + {self.places[lane]}, {text}, live);")
+            em.line(f"{'scatter_add' if store.add else 'scatter'}({place}, {at.vector}, {text}, live);")
+        elif at.step == 1 and not store.add:
+            em.line(f"store({place} + {self.places[lane]}, {text}, live);")
         else:
-            em.line(f"store_strided({name} + {at.base} + {self.places[lane]} * {at.step}, {at.step}, {text}, live);")
+            function = "add_strided" if store.add else "store_strided"
+            em.line(f"{function}({place} + {self.places[lane]} * {at.step}, {at.step}, {text}, live);")
+
+    def _store_one(self, em: Emitter, store: Store, text: str, place: str) -> None:
+        """What does not differ between lanes, by the first panel."""
+        t, lane = self.facts.tensors[store.tensor], self.facts.lane
+        guard = f"if ({self.places[lane]} == 0) " if lane is not None else ""
+        text = f"{ {'float': 'real', 'int': 'long', 'bool': 'bool'}[t.kind] }({text})"
+        text = f"narrow<{C_TYPES[t.dtype]}>({text})" if t.kind == "float" else text
+        em.line(f"{guard}add_to({place}, {text});" if store.add else f"{guard}*({place}) = {text};")

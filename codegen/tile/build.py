@@ -16,7 +16,7 @@ from flashlight.codegen.tile.folds import Folder
 from flashlight.codegen.tile.form import Blocks, Loop, Phase, TileProgram
 from flashlight.codegen.tile.nan import nan_shows
 from flashlight.ir.kernel import Kernel, Sweep
-from flashlight.ir.program import Const, Node, Reduce, Store, postorder, rebuild
+from flashlight.ir.program import Const, Node, Reduce, postorder, rebuild
 
 
 def tile_program(kernel: Kernel, origins: Mapping[Node, str] | None = None) -> TileProgram:
@@ -55,7 +55,7 @@ def _phase(kernel: Kernel, sweep: Sweep, folder: Folder, blocks: Blocks, origins
         step = values[c.step]
         assert isinstance(step, Reduce)
         folds.append(folder.fold(whole[c.node], step, nan_shows(whole[c.node], kernel)))
-    stores = tuple(Store(s.tensor, s.index, values[s.value]) for s in sweep.stores)
+    stores = tuple(replace(s, value=values[s.value]) for s in sweep.stores)
     return Phase(blocks, tuple(folds), stores)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flashlight.codegen.tile.form import Fold, Loop, Phase, TileProgram
-from flashlight.ir.program import Store
-from flashlight.ir.text import Printer
+from flashlight.ir.text import Printer, store_text
 
 _COMBINE = {"SUM": "{0} + {1}", "PROD": "{0} * {1}", "MAX": "max({0}, {1})", "MIN": "min({0}, {1})", "ANY": "{0} | {1}"}
 
@@ -20,7 +19,7 @@ def tile_text(tiled: TileProgram) -> str:
         lines += [f"  {line}" for line in _loop(loop, tiled)]
     printer = Printer([s.value for s in tiled.stores], tiled.origins, tiled.names)
     for s in tiled.stores:
-        lines += [*printer.define([s.value], "  "), f"  {_store(s, printer)}"]
+        lines += [*printer.define([s.value], "  "), f"  {store_text(s, printer)}"]
     return "\n".join(lines)
 
 
@@ -42,12 +41,8 @@ def _phase(phase: Phase, printer: Printer) -> Iterator[str]:
         yield _fold(f, printer)
     for s in phase.stores:
         yield from printer.define([s.value], "")
-        yield _store(s, printer)
+        yield store_text(s, printer)
 
 
 def _fold(f: Fold, printer: Printer) -> str:
     return f"{f.next.name} = {_COMBINE[f.op].format(printer.show(f.moved), printer.show(f.step))}"
-
-
-def _store(s: Store, printer: Printer) -> str:
-    return f"{s.tensor}[{', '.join(map(str, s.index))}] = {printer.show(s.value)}"

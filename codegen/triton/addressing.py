@@ -236,14 +236,15 @@ def load(state: State, node: Load) -> Value:
 
 
 def store(state: State, s: Store, text: str, axes: frozenset[Axis]) -> None:
-    """outputs[tensor][index] = text, within the axes."""
+    """outputs[tensor][index] = text, or += text, within the axes."""
     t = state.kernel.tensor(s.tensor)
     dims = state.dims_of(axes)
     at = pointer(state, t, s.index, dims)
     mask = all_inside(state, axes, dims)
     tail = f", mask={' & '.join(mask)}" if mask else ""
     state.comment(s.value)
-    state.line(broken("", f"tl.store({at}, {strip(text)}{tail})"))
+    function = "tl.atomic_add" if s.add else "tl.store"
+    state.line(broken("", f"{function}({at}, {strip(text)}{tail})"))
 
 
 def starts(state: State) -> int:

@@ -51,6 +51,8 @@ def check_kernel(k: Kernel) -> None:
             ready.add(c.node)
         for s in sweep.stores:
             _check_store(k, s, ready, {*owned, sweep.axis})
+        if sweep.ordered and sweep.visit is not None:
+            _fail(f"the ordered sweep of {sweep.axis} skips blocks", k)
         if sweep.visit is not None:
             _check_visit(k, sweep, sweep.visit, ready)
     for s in k.stores:
@@ -76,6 +78,8 @@ def _check_visit(k: Kernel, sweep: Sweep, visit: Visit, ready: set[Node]) -> Non
 def _check_store(k: Kernel, s: Store, ready: set[Node], axes: set[Axis]) -> None:
     if s.tensor not in {t.name for t in k.outputs}:
         _fail(f"store to {s.tensor}, which is not an output", k)
+    if s.add and (k.tensor(s.tensor).dtype.itemsize < 4 or k.tensor(s.tensor).kind == "bool"):
+        _fail(f"{s.tensor} is too narrow to be added to by several programs at once", k)
     _check_value(k, s.value, ready, axes)
 
 

@@ -292,7 +292,7 @@ def combine(op: str, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def write(store: Store, value: Value, out: torch.Tensor, ev: Evaluator) -> None:
-    """out[store.index] = value over the evaluator's spans."""
+    """out[store.index] = value, or += value, over the evaluator's spans."""
     axes, _v = value
     all_axes = tuple(sorted({*store.axes, *axes}, key=axis_order))
     sizes = [ev.span(a)[1] - ev.span(a)[0] for a in all_axes]
@@ -303,11 +303,11 @@ def write(store: Store, value: Value, out: torch.Tensor, ev: Evaluator) -> None:
         st > 0 or n == 1 for n, st in zip(target[1].shape, target[1].stride(), strict=True)
     )
     if target is not None and plain and target[0] == all_axes:
-        target[1].copy_(full)
+        target[1].copy_(target[1] + full if store.add else full)
         return
     positions = [ev.expr(e) for e in store.index]
     index = [align([p, (all_axes, torch.empty(sizes, device="meta"))])[1][0].expand(sizes) for p in positions]
-    out[tuple(index)] = full.to(out.dtype)
+    out.index_put_(tuple(index), full.to(out.dtype), accumulate=store.add)
 
 
 def new_output(t: Tensor, device: torch.device) -> torch.Tensor:

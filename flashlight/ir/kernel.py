@@ -130,6 +130,7 @@ class Sweep:
 
     visit: None where every block is computed.
     too_costly: where finding out which blocks matter costs too much: the estimated cost, as a part of the work
+    ordered: whether blocks must come one after another, none of them skipped or put off, as in a scan
     """
 
     axis: Axis
@@ -137,6 +138,7 @@ class Sweep:
     stores: tuple[Store, ...] = ()
     visit: Visit | None = None
     too_costly: float = 0.0
+    ordered: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -98,11 +98,15 @@ def dense_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class Store:
-    """outputs[tensor][index] = value, for all positions of the axes in index."""
+    """outputs[tensor][index] = value, for all positions of the axes in index.
+
+    add: the value is added to what the output holds, one of zeros; positions may meet at one element
+    """
 
     tensor: str
     index: tuple[Expr, ...]
     value: Node
+    add: bool = False
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -137,7 +141,7 @@ class Program:
 
     def with_values(self, values: Sequence[Node]) -> Program:
         """The same stores with new values.  Source lines stay with values of the same structure (see `rewrite`)."""
-        return self.with_stores(Store(s.tensor, s.index, v) for s, v in zip(self.stores, values, strict=True))
+        return self.with_stores(replace(s, value=v) for s, v in zip(self.stores, values, strict=True))
 
     def with_stores(self, stores: Iterable[Store], temporaries: Sequence[Tensor] = ()) -> Program:
         """Other stores, and further temporaries."""

@@ -123,8 +123,8 @@ def axes_text(axes: Iterable[Axis]) -> str:
     return ", ".join(f"{a.name} < {a.size}" for a in axes)
 
 
-def _store_text(s: Store, p: Printer) -> str:
-    return f"{s.tensor}[{', '.join(map(str, s.index))}] = {p.show(s.value)}"
+def store_text(s: Store, p: Printer) -> str:
+    return f"{s.tensor}[{', '.join(map(str, s.index))}] {'+=' if s.add else '='} {p.show(s.value)}"
 
 
 def program_text(program: Program) -> str:
@@ -134,7 +134,7 @@ def program_text(program: Program) -> str:
     lines += [f"tmp {_tensor_text(t)}" for t in program.temporaries]
     for s in program.stores:
         lines += p.define([s.value], "")
-        lines.append(f"{_store_text(s, p)}    for {axes_text(s.axes)}")
+        lines.append(f"{store_text(s, p)}    for {axes_text(s.axes)}")
     return "\n".join(lines)
 
 
@@ -168,10 +168,10 @@ def loops_text(
             lines.append(f"    {_carry_text(c, p)}")
         for t in s.stores:
             lines += p.define([t.value], "    ")
-            lines.append(f"    {_store_text(t, p)}")
+            lines.append(f"    {store_text(t, p)}")
     for t in stores:
         lines += p.define([t.value], "  ")
-        lines.append(f"  {_store_text(t, p)}")
+        lines.append(f"  {store_text(t, p)}")
     return lines
 
 

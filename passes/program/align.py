@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from flashlight.ir.index import Axis, Expr, of, rewrite
 from flashlight.ir.program import Index, Load, Node, Program, Reduce, Store, postorder, substitute
@@ -103,7 +104,7 @@ def rename(store: Store, axes: dict[Axis, Axis]) -> Store:
     to = {old: of(new) for old, new in axes.items() if old != new}
     if not to:
         return store
-    return Store(store.tensor, tuple(rewrite(e, to) for e in store.index), substitute(store.value, to))
+    return replace(store, index=tuple(rewrite(e, to) for e in store.index), value=substitute(store.value, to))
 
 
 def align(program: Program) -> Program:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeGuard
 
 from flashlight.analysis.product import Factors, factors
@@ -68,5 +69,5 @@ def reassociate(program: Program) -> Program:
     for store in program.stores:
         known = len(keep.stores)
         (value,) = transform([store.value], rule)
-        stores += [*keep.stores[known:], Store(store.tensor, store.index, value)]
+        stores += [*keep.stores[known:], replace(store, value=value)]
     return program.with_stores(stores, keep.tensors)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, of, rewrite
-from flashlight.ir.program import Index, Load, Node, Program, Reduce, Store, postorder, rebuild, substitute
+from flashlight.ir.program import Index, Load, Node, Program, Reduce, postorder, rebuild, substitute
 
 
 def _exprs(nodes: Iterable[Node]) -> Iterable[Expr]:
@@ -96,7 +97,7 @@ def _apply(program: Program, splits: Mapping[Axis, int]) -> Program:
             done = body
         new[node] = done
     stores = tuple(
-        Store(s.tensor, tuple(rewrite(e, joined) for e in s.index), substitute(new[s.value], joined))
+        replace(s, index=tuple(rewrite(e, joined) for e in s.index), value=substitute(new[s.value], joined))
         for s in program.stores
     )
     return program.with_stores(stores)

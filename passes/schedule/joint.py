@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Map, Node, Reduce, Store, transform
+from flashlight.ir.program import Map, Node, Reduce, transform
 from flashlight.passes.schedule.stages import Group, Groups
 
 _EXTREMA = {"MAXIMUM": "MAX", "MINIMUM": "MIN"}
@@ -26,7 +26,7 @@ def joint(groups: Groups) -> Groups:
 def _joined(g: Group) -> Group:
     if g.axis is None:
         return g
-    return replace(g, stores=tuple(Store(s.tensor, s.index, joint_extrema(s.value, g.axis)) for s in g.stores))
+    return replace(g, stores=tuple(replace(s, value=joint_extrema(s.value, g.axis)) for s in g.stores))
 
 
 def joint_extrema(value: Node, axis: Axis) -> Node:

@@ -41,4 +41,4 @@ def _with_map_sweeps(g: Group) -> Group:
 
 def _renamed(s: Store, old: Axis, new: Axis) -> Store:
     to = {old: of(new)}
-    return Store(s.tensor, tuple(rewrite(e, to) for e in s.index), substitute(s.value, to))
+    return replace(s, index=tuple(rewrite(e, to) for e in s.index), value=substitute(s.value, to))

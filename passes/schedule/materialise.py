@@ -8,6 +8,8 @@ Which reductions are materialised is decided where the sweep is chosen, see swee
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import networkx as nx
 
 from flashlight.base.errors import InternalError
@@ -36,7 +38,7 @@ def _settled(store: Store, temporaries: Temporaries, sites: Sites) -> Store:
     """A store from which nothing more is materialised."""
     while (swept := sweep(store, temporaries, sites)).materialised:
         (value,) = canonical_nodes([swept.store.value])
-        store = Store(store.tensor, store.index, value)
+        store = replace(store, value=value)
     return store
 
 

@@ -30,7 +30,6 @@ from flashlight.ir.program import (
     Node,
     Program,
     Reduce,
-    Store,
     postorder,
     rebuild,
     transform,
@@ -52,7 +51,7 @@ def _streamed(g: Group, program: Program) -> Group:
     if g.axis is None:
         return g
     streamer = Streamer(g.axis, lambda a: a.key, program)
-    stores = tuple(Store(s.tensor, s.index, _product_form(streamer(s.value))) for s in g.stores)
+    stores = tuple(replace(s, value=_product_form(streamer(s.value))) for s in g.stores)
     return replace(g, stores=stores, sweeps=tuple(streamer.sweeps), origins=streamer.origins(g.origins))
 
 

@@ -14,7 +14,7 @@ A store is never materialised as a whole: what is materialised is always smaller
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flashlight.base.constants import limits
 from flashlight.ir.index import Axis, of
@@ -161,7 +161,7 @@ def sweep(store: Store, materialise: MaterialiseFn, sites: Sites) -> Swept:
     if along is not None:
         return Swept(store, None, frozenset(store.axes) - {along})
     value = walk(store.value)
-    return Swept(Store(store.tensor, store.index, value), walk.axis, walk.rows, walk.materialised > 0)
+    return Swept(replace(store, value=value), walk.axis, walk.rows, walk.materialised > 0)
 
 
 def _chosen(store: Store, outers: list[Reduce], materialise: MaterialiseFn, sites: Sites) -> _Walk:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -376,6 +377,21 @@ def dropout() -> Case:
     return finish(p, [top, total, kept], stores, [seed], make={"seed": lambda: torch.tensor([2**40 + 12345])})
 
 
+def added_up() -> Case:
+    """Rows are added to the element that an index names, and all of them to one number."""
+    p = parts(m=37, n=53)
+    where_to, bins, whole = tensor("where", 37, dtype=torch.int64), tensor("bins", 2, 9), tensor("whole", 1)
+    total = carry("total", "SUM", p.x, p.score)
+    element = Expr([(Gather(at(where_to, p.m), 0, 8), 1)])
+    stores = [
+        put(p.o, total.node, p.b, p.h, p.m, p.e),
+        replace(put(bins, total.node, p.h, element), add=True),
+        replace(put(whole, total.node, const(0)), add=True),
+    ]
+    make = {"where": lambda: torch.randint(0, 9, (37,))}
+    return finish(p, [total], stores, [where_to], [bins, whole], make=make, tolerance=2e-4)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "softmax": softmax,
     "softmax whole blocks": lambda: softmax(m=32, n=48),
@@ -417,5 +433,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "gated": gated,
     "decode": decode,
     "dropout": dropout,
+    "added up": added_up,
 }
 """Every kernel by name; small, because an interpreter runs them."""
