@@ -61,10 +61,9 @@ def pytest_testnodedown(node: object) -> None:
 def short_blocks() -> Iterator[None]:
     """Kernels sweep 16 positions at a time, evaluated and native: small sizes have several blocks and row tiles."""
     from flashlight.base.constants import cpu
-    from flashlight.ir import evaluate
 
     with (
-        unittest.mock.patch.object(evaluate, "BLOCK", 16),
+        unittest.mock.patch.object(cpu, "EVALUATED_BLOCK", 16),
         unittest.mock.patch.object(cpu, "LONGEST_BLOCK", cpu.SHORTEST_BLOCK),
         unittest.mock.patch.object(cpu, "TASK_ROWS", 1),
     ):

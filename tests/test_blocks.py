@@ -19,7 +19,7 @@ from flashlight.analysis.blocks import (
     count,
     launch_maps,
 )
-from flashlight.ir import evaluate
+from flashlight.base.constants import cpu
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.report.observation import Launch, Observation
@@ -308,7 +308,7 @@ def test_a_report_without_runs_has_no_maps():
 
 def test_maps_of_tests_that_are_reduced_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large reductions over rows are evaluated in parts, which know the same blocks."""
-    monkeypatch.setattr(evaluate, "SERIAL_VOLUME", 1 << 9)
+    monkeypatch.setattr(cpu, "SERIAL_VOLUME", 1 << 9)
     m, n = Axis("o1", 256), Axis("n", 64 * 10)
     b = Builder(torch.float32)
     attention(b, "-inf", integers(b, "mask", torch.bool, m, n), m, n)

@@ -90,7 +90,7 @@ def _numbers(path: Path) -> Iterator[str]:
             yield from (n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and n.id.isupper())
 
 
-@pytest.mark.parametrize("folder", ["passes/sparsity", "flashlight/front/regions"])
+@pytest.mark.parametrize("folder", ["passes", "flashlight/front/regions"])
 def test_constants_of_performance_are_in_the_tables(folder: str) -> None:
     for path in _sources(folder):
         assert not list(_numbers(path)), f"{path}: to flashlight/base/constants/"

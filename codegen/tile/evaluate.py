@@ -12,16 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
+from flashlight.base.constants import cpu
 from flashlight.codegen.tile.build import tile_program
 from flashlight.codegen.tile.form import Blocks, Fold, Loop, Phase, TileProgram
-from flashlight.ir.evaluate import SERIAL_VOLUME, Evaluator, Span, Value, align, combine, write
+from flashlight.ir.evaluate import Evaluator, Span, Value, align, combine, write
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Node
-
-BLOCK = 128
-"""Positions of a swept axis in a block."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -52,7 +50,7 @@ def evaluate(
     tiled: TileProgram, tensors: Tensors, outputs: Tensors, block: int | None = None,
     walks: Mapping[int, Walk] | None = None,
 ) -> None:  # fmt: skip
-    """Run into `outputs`, the swept axis in blocks of `block` (or BLOCK).
+    """Run into `outputs`, the swept axis in blocks of `block` (or cpu.EVALUATED_BLOCK).
 
     walks: for loops that skip blocks, by number; any other computes all.
     """
@@ -60,7 +58,7 @@ def evaluate(
     compute = torch.float64 if tiled.kernel.double else torch.float32
     for i, loop in enumerate(tiled.loops):
         outer = Evaluator(tensors, compute, known=dict(final))
-        final |= _Loop(loop, outer, outputs).run(block or BLOCK, (walks or {}).get(i))
+        final |= _Loop(loop, outer, outputs).run(block or cpu.EVALUATED_BLOCK, (walks or {}).get(i))
     ev = Evaluator(tensors, compute, known=final)
     for s in tiled.stores:
         write(s, ev(s.value), outputs[s.tensor], ev)
@@ -87,7 +85,7 @@ class _Loop:
         a needlessly short block costs roundings."""
         size = self.loop.axis.size
         rows = max((math.prod(a.size for a in f.step.free) for f in self.loop.masked.folds), default=1)
-        return max(1, SERIAL_VOLUME // rows) if size <= block and size * rows > SERIAL_VOLUME else block
+        return max(1, cpu.SERIAL_VOLUME // rows) if size <= block and size * rows > cpu.SERIAL_VOLUME else block
 
     def _blocks(self, block: int, walk: Walk | None) -> dict[Node, Value]:
         size = self.loop.axis.size

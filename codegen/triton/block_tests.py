@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashlight.base.constants.gpu import LARGEST_TEST, MOST_KEY_BLOCKS
+from flashlight.base.constants import gpu
 from flashlight.codegen.triton.layout import power_of_two
 from flashlight.codegen.triton.state import State, Value
 from flashlight.ir.index import Axis
@@ -62,7 +62,7 @@ class BlockTests:
         """Key blocks that can be tested at once: fewer if their tests have a tile of rows."""
         nodes = [n for n in postorder([self.visit.some, self.visit.every]) if n.free & self.ends]
         rows = max((self.state.layout.size(n.free) for n in nodes), default=1)
-        return min(MOST_KEY_BLOCKS, LARGEST_TEST // rows)
+        return min(gpu.MOST_KEY_BLOCKS, gpu.LARGEST_TEST // rows)
 
     def emit(self, part: str) -> Blocks:
         """Write the tests in the current scope."""

@@ -12,6 +12,7 @@ from typing import assert_never
 
 import torch
 
+from flashlight.base.constants import cpu
 from flashlight.ir.contraction import contract
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.ir.ops import FNS, MONOIDS
@@ -30,9 +31,6 @@ from flashlight.ir.program import (
     Tensor,
 )
 from flashlight.ir.random import uniform
-
-SERIAL_VOLUME = 1 << 18
-"""Elements above which a reduction that is no contraction is accumulated in parts."""
 
 Value = tuple[tuple[Axis, ...], torch.Tensor]
 Span = tuple[int, int]
@@ -112,8 +110,8 @@ class Evaluator:
         result = whole // max(hi - lo, 1)
         if _is_product(n) and all(n.axis in a.free and a.dtype == "float" for a in n.args[0].args):
             # an operand larger than the result (a gather by the position of the score) would be materialised
-            return SERIAL_VOLUME // 4 < result < max(map(self._volume, n.args[0].args))
-        return whole > SERIAL_VOLUME
+            return cpu.SERIAL_VOLUME // 4 < result < max(map(self._volume, n.args[0].args))
+        return whole > cpu.SERIAL_VOLUME
 
     def _volume(self, n: Node) -> int:
         return math.prod(hi - lo for lo, hi in map(self.span, n.free))
@@ -235,7 +233,7 @@ class Evaluator:
         """In parts, to take less memory; float32 is added up in float64, as in one part."""
         op, axis = n.op, n.axis
         lo, hi = self.span(axis)
-        step = max(1, (hi - lo) * SERIAL_VOLUME // self._volume(n.args[0]))
+        step = max(1, (hi - lo) * cpu.SERIAL_VOLUME // self._volume(n.args[0]))
         total: Value | None = None
         for start in range(lo, hi, step):
             spans = {**self.spans, axis: (start, min(start + step, hi))}

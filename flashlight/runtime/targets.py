@@ -14,6 +14,7 @@ import torch
 
 from flashlight.analysis.blocks import BlockMap, Task, part_map, rows_of
 from flashlight.base.cache import NATIVE, Cache, CacheError
+from flashlight.base.constants import cpu, gpu
 from flashlight.base.errors import Decline
 from flashlight.base.warn import warn
 from flashlight.codegen.tile import evaluate_kernel
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from flashlight.codegen.cpp import Built, Tiling
     from flashlight.codegen.triton import Tiling as TritonTiling
     from flashlight.codegen.triton import Tuned
-
-FEW_ROWS = 8
-"""Rows a tile must have at least for fusion to pay."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -81,7 +79,7 @@ def language_now(target: str, then: str) -> str:
 
 def worthwhile(kernels: Sequence[Kernel]) -> bool:
     """Whether fusing pays: with a few queries (decoding) the scores are no larger than the keys."""
-    return any(math.prod(a.size for a in k.tile) >= FEW_ROWS for k in kernels)
+    return any(math.prod(a.size for a in k.tile) >= cpu.FEW_ROWS for k in kernels)
 
 
 @functools.cache
@@ -279,12 +277,12 @@ def tiling_fact(device: torch.device) -> str:
 
 def tuning_seconds() -> float:
     """How long choosing the tiling of a kernel may take: ``$FLASHLIGHT_TUNE_SECONDS``, else 10; 0 times nothing."""
-    text = os.environ.get("FLASHLIGHT_TUNE_SECONDS", "") or "10"
+    text = os.environ.get("FLASHLIGHT_TUNE_SECONDS", "") or gpu.TUNING_SECONDS
     try:
         return max(0.0, float(text))
     except ValueError:
-        warn(f"FLASHLIGHT_TUNE_SECONDS={text!r} is not a number of seconds; taking 10")
-        return 10.0
+        warn(f"FLASHLIGHT_TUNE_SECONDS={text!r} is not a number of seconds; taking {gpu.TUNING_SECONDS:g}")
+        return gpu.TUNING_SECONDS
 
 
 def _triton_task(kernel: Kernel, tiling: TritonTiling) -> Task:

@@ -21,6 +21,7 @@ from itertools import count
 
 from flashlight.analysis.facts import SumFacts
 from flashlight.analysis.product import ONE, ZERO, Factors, addends, factors, total
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Accumulator, Sweep, before, carry_nodes, reference
 from flashlight.ir.program import (
@@ -38,8 +39,6 @@ from flashlight.ir.program import (
 from flashlight.passes.program.hoist import hoisted, is_sum, scaled
 from flashlight.passes.schedule.separate import TRUE, Exponent, Parts, Separator, collected, difference, replaced
 from flashlight.passes.schedule.stages import Group, Groups
-
-MAX_TERMS = 4
 
 
 def stream(groups: Groups) -> Groups:
@@ -133,7 +132,7 @@ class Streamer:
         if not running or separator.parts(body) is not None:
             return None
         rest, terms = _expand(body)
-        if not 1 < len(terms) <= MAX_TERMS or not all(self._is_weight(t, separator) for t, _ in terms):
+        if not 1 < len(terms) <= limits.CARRY_TERMS or not all(self._is_weight(t, separator) for t, _ in terms):
             return None
         every = [(t if rest.trivial else Map("MUL", t, rest.node()), sign) for t, sign in terms]
         return every if all(separator.parts(self._inside(t)) for t, _ in every) else None

@@ -15,7 +15,6 @@ from functools import reduce
 from math import prod
 
 from flashlight.base.constants import cpu
-from flashlight.base.constants.cpu import SUMMARIES_SHARE as WORTHWHILE
 from flashlight.base.errors import Decline
 from flashlight.ir.kernel import KEY_BLOCK, Accumulator, Kernel, Sweep, Visit
 from flashlight.ir.program import Const, Load, Map, Node, Reduce, Store, Tensor, postorder, value_of
@@ -50,7 +49,7 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
         used = {n.tensor for n in postorder(visit.roots) if isinstance(n, Load)} if visit else set[str]()
         new = [s for s in attempt.stores[temporaries.mark() :] if s.tensor in used]
         share = sum(_cost(s, s.tensor in attempt.conditions) for s in new) / max(_work(sweep, kernel), 1)
-        if visit is None or share <= WORTHWHILE:
+        if visit is None or share <= cpu.SUMMARIES_SHARE:
             temporaries.adopt(attempt, used)
             return replace(sweep, visit=visit and replace(visit, cost=share))
     return replace(sweep, too_costly=share)

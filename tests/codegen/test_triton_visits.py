@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from flashlight.analysis.blocks import FULL, SKIPPED, block_map
+from flashlight.base.constants import cpu, gpu
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, compile_source
 from flashlight.codegen.tile import evaluate_kernel
-from flashlight.codegen.triton import Tiling, block_tests, default_tiling, interpreter, print_kernel, run_interpreted
+from flashlight.codegen.triton import Tiling, default_tiling, interpreter, print_kernel, run_interpreted
 from flashlight.ir.evaluate import new_output
 from flashlight.ir.kernel import Kernel
 from flashlight.passes.pipeline import compile_program
-from flashlight.passes.sparsity import visit
 from tests.harness import compile_only
 from tests.passes.test_visits import with_ids
 
@@ -189,7 +189,7 @@ def attention(
         masked = scores + torch.where(keep, 0.0, fill) if additive else scores.masked_fill(~keep, fill)
         return masked.softmax(-1) @ v
 
-    with patch.object(visit, "WORTHWHILE", INF, create=True):  # of such small sizes, too
+    with patch.object(cpu, "SUMMARIES_SHARE", INF):  # of such small sizes, too
         compiled = compile_only(fn, cache, target="evaluate")
         compiled(q, k, v, *extra)
     plan = compiled.plans[-1]
@@ -250,7 +250,7 @@ def test_ends(size: int, cache: str):
 @pytest.mark.parametrize("name", ["window", "window and sinks", "documents causal", "dense"])
 def test_part_by_part(name: str, cache: str, monkeypatch: pytest.MonkeyPatch):
     """So few key blocks at once that a sweep has several parts."""
-    monkeypatch.setattr(block_tests, "MOST_KEY_BLOCKS", 2)
+    monkeypatch.setattr(gpu, "MOST_KEY_BLOCKS", 2)
     case = attention(name, cache, 333, fill=-1e9)
     assert "_part in range" in print_kernel(case.kernel, case.tiling(64, 64)).source
     case.compare(case.tiling(64, 64), case.tiling(64, 128), case.tiling(64, 32))

@@ -7,13 +7,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from flashlight.analysis.blocks import FULL, SKIPPED, block_map
+from flashlight.base.constants import cpu
 from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.evaluate import Evaluator, new_output
 from flashlight.ir.index import Axis, of
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Program, postorder
 from flashlight.passes.pipeline import compile_program
-from flashlight.passes.sparsity import visit
 from tests.dsl import Builder, largest, mul, total
 from tests.passes.masks import KINDS, D, H, attention, cases, data, ids, integers
 
@@ -259,7 +259,7 @@ def test_sets_that_cost_too_much_leave_the_ranges(monkeypatch: pytest.MonkeyPatc
 
     b, _, inputs = with_ids("same", "documents")
     cost, count = summaries()
-    monkeypatch.setattr(visit, "WORTHWHILE", cost * 0.9)
+    monkeypatch.setattr(cpu, "SUMMARIES_SHARE", cost * 0.9)
     cheaper, fewer = summaries()
     assert (count, fewer) == (3, 2) and cheaper < cost * 0.9
 
