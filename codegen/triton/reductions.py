@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from flashlight.base.constants.gpu import LARGEST_TILE
+from flashlight.base.constants import gpu
 from flashlight.codegen.tile.contractions import Contraction
 from flashlight.codegen.triton.addressing import inside, raw_load
 from flashlight.codegen.triton.expressions import integer, number, render, triton_dtype
@@ -44,7 +44,7 @@ def reduction(state: State, node: Reduce) -> Value:
     found = state.contraction(node)
     if found is not None:
         return Value(state.define("score" if len(dims) > 1 else "dot", dot(state, node, found), node), dims)
-    if axis in state.kernel.tile or state.layout.size({*dims, axis}) <= LARGEST_TILE:
+    if axis in state.kernel.tile or state.layout.size({*dims, axis}) <= gpu.LARGEST_TILE:
         return Value(state.define(HINTS[op], collapsed(state, node), node), dims)
     return _serial(state, node, dims)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Const, Map, Node, order_key, postorder, value_of
 
@@ -82,12 +83,6 @@ def _quotient(above: list[Node], below: list[Node]) -> Node:
     return Map("DIV", top, multiply(sorted(below, key=order_key))) if below else top
 
 
-MOST_TIMES = 64
-"""A factor that occurs more often is not taken apart further."""
-MOST_TERMS = 256
-"""A sum of more terms, written out, is a term of its own."""
-
-
 def factors(node: Node) -> Factors:
     """Flatten MUL, DIV by anything, NEG, RECIP of a float node.  Each node is looked at once, however often it occurs:
     ten squarings are one factor to the power of 1024."""
@@ -97,7 +92,7 @@ def factors(node: Node) -> Factors:
         up, down = times.get(n, (0, 0))
         if not up and not down:
             continue
-        parts = _quotient_parts(n) if max(up, down) <= MOST_TIMES else None
+        parts = _quotient_parts(n) if max(up, down) <= limits.FACTOR_TIMES else None
         v = value_of(n)
         if v is not None and _is_scale(n, v, down):
             out.scale *= _power(float(v), up - down)
@@ -165,7 +160,7 @@ def addends(node: Node) -> list[tuple[Node, int]]:
     stack = [(node, 1)]
     while stack:
         n, sign = stack.pop()
-        if sizes.get(n, 1) > MOST_TERMS or not is_sum_of_terms(n):
+        if sizes.get(n, 1) > limits.SUM_TERMS or not is_sum_of_terms(n):
             out.append((n, sign))
         elif n.fn == "NEG":
             stack.append((n.args[0], -sign))

@@ -13,7 +13,8 @@ subtracts stays added up: where m is -1e9, m + log l is m in floating point, and
 from __future__ import annotations
 
 from flashlight.analysis.facts import SumFacts
-from flashlight.analysis.product import MOST_TERMS, ZERO, addends, is_sum_of_terms, total, written_out
+from flashlight.analysis.product import ZERO, addends, is_sum_of_terms, total, written_out
+from flashlight.base.constants import limits
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Map, Node, Program
 
@@ -52,7 +53,7 @@ class _Exponent:
         if _is_tame_logarithm(node, self.facts):
             self.factors.append((node.args[0], positive))
             return None
-        if not is_sum_of_terms(node) or self.sizes[node] > MOST_TERMS:
+        if not is_sum_of_terms(node) or self.sizes[node] > limits.SUM_TERMS:
             return node
         if node.free < self.whole and any(_is_logarithm(a) for a in node.args):
             return node if positive else self._rounded_before(node)

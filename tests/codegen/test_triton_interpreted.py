@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from flashlight.base.constants import gpu
 from flashlight.codegen.offline import compile_source
 from flashlight.codegen.tile import evaluate_kernel
-from flashlight.codegen.triton import Tiling, addressing, default_tiling, print_kernel, reductions, run_interpreted
+from flashlight.codegen.triton import Tiling, addressing, default_tiling, print_kernel, run_interpreted
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Cast, Const, Map, Program
@@ -58,13 +59,13 @@ def test_functions(fn: str, dtype: torch.dtype):
 @pytest.mark.parametrize("name", ["talking heads", "points", "head mean", "gather bias", "two tiles", "long sum"])
 def test_serial_loops(name: str, monkeypatch: pytest.MonkeyPatch):
     """Every reduction that no matrix product does runs over one position at a time."""
-    monkeypatch.setattr(reductions, "LARGEST_TILE", 0)
+    monkeypatch.setattr(gpu, "LARGEST_TILE", 0)
     check(kernels.CASES[name]())
 
 
 def test_serial_loops_in_parts_compile(monkeypatch: pytest.MonkeyPatch):
     """The last part of 131 terms is shorter than the others."""
-    monkeypatch.setattr(reductions, "LARGEST_TILE", 0)
+    monkeypatch.setattr(gpu, "LARGEST_TILE", 0)
     case = kernels.long_sum()
     tk = print_kernel(case.kernel, Tiling(case.blocks, 4, 2))
     assert "min(" in tk.source

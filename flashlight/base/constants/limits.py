@@ -81,6 +81,12 @@ CARRY_TERMS = 4
 REFERENCE_DEPTH = 100
 """Nested functions of references beyond which none is taken apart."""
 
+FACTOR_TIMES = 64
+"""A factor that occurs more often in a product is not taken apart further."""
+
+SUM_TERMS = 256
+"""A sum of more terms, written out, is a term of its own."""
+
 MASK_SCORES = 4
 """Scores that each number of a tensor must serve to be taken for a mask: a bias for each head is none."""
 
