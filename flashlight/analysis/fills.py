@@ -8,16 +8,15 @@ where(c, s, -inf)**2         inf
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 from flashlight.analysis.facts import FREE
-from flashlight.ir.ops import value_at
-from flashlight.ir.program import Cast, Map, Node, Reduce, is_map, number_of, postorder, value_of
+from flashlight.analysis.walk import Domain
+from flashlight.ir.ops import FNS, value_at
+from flashlight.ir.program import Cast, Map, Node, Reduce, is_map, number_of, value_of
 
 PRODUCTS = frozenset({"WHERE", "MUL", "NEG", "ABS"})
 SUMS_AND_EXTREMA = PRODUCTS | {"ADD", "SUB", "SUM", "DIV", "MAXIMUM", "MINIMUM", "MAX", "MIN"}
-_SHIFTS = frozenset({"ADD", "SUB", "MAXIMUM", "MINIMUM"})
-"""Beside a number, these make another constant of each: 0 + 1e-6 is not 0."""
 
 
 def constants_of(node: Node, through: Collection[str], meaning: Callable[[Node], Node] = lambda n: n) -> list[float]:
@@ -26,31 +25,35 @@ def constants_of(node: Node, through: Collection[str], meaning: Callable[[Node],
 
     meaning: what a carry or a temporary stands for.
     """
-    constants: dict[Node, list[float]] = {}
-
-    def enter(n: Node) -> bool:
-        return isinstance(n, Cast) or _function(n) in through or _of_one(n) is not None
-
-    for n in postorder([node], enter):
-        value, stands_for = value_of(n), meaning(n)
-        if value is not None:
-            constants[n] = [float(value)]
-        elif stands_for is not n:
-            constants[n] = constants_of(stands_for, through, meaning)
-        else:
-            constants[n] = list(dict.fromkeys(_extremes(_constants(n, constants, through))))
-    return constants[node]
+    return _Constants(through, meaning)(node)
 
 
-def _constants(n: Node, of: Mapping[Node, list[float]], through: Collection[str]) -> Iterable[float]:
-    """The constants of a value, by those of its arguments."""
-    one = _of_one(n)
-    if one is not None and _function(n) in _SHIFTS:
-        return [*_values(n, one, of[one]), *(float(number_of(a)) for a in n.args if a is not one)]
-    if isinstance(n, Cast) or _function(n) in through:
-        return [v for a in (n.args[1:] if is_map(n, "WHERE") else n.args) for v in of[a]]
-    # what is neither 0 nor huge may be a factor of the argument only
-    return [] if one is None else _values(n, one, [v for v in of[one] if v == 0 or not abs(v) < 2.0**FREE])
+class _Constants(Domain[list[float]]):
+    def __init__(self, through: Collection[str], meaning: Callable[[Node], Node]):
+        super().__init__()
+        self.through, self.meaning = through, meaning
+
+    def enters(self, n: Node) -> bool:
+        known = isinstance(n, Cast) or _function(n) in self.through or _of_one(n) is not None
+        return known and self.meaning(n) is n
+
+    def alone(self, n: Node) -> list[float]:
+        value, stands_for = value_of(n), self.meaning(n)
+        return [float(value)] if value is not None else [] if stands_for is n else self(stands_for)
+
+    def otherwise(self, n: Node) -> list[float]:
+        return list(dict.fromkeys(_extremes(self._constants(n))))
+
+    def _constants(self, n: Node) -> Iterable[float]:
+        """The constants of a value, by those of its arguments."""
+        one = _of_one(n)
+        if one is not None and isinstance(n, Map) and FNS[n.fn].size in ("ADD", "MAXIMUM"):
+            # beside a number these make another constant of each: 0 + 1e-6 is not 0
+            return [*_values(n, one, self(one)), *(float(number_of(a)) for a in n.args if a is not one)]
+        if isinstance(n, Cast) or _function(n) in self.through:
+            return [v for a in (n.args[1:] if is_map(n, "WHERE") else n.args) for v in self(a)]
+        # what is neither 0 nor huge may be a factor of the argument only
+        return [] if one is None else _values(n, one, [v for v in self(one) if v == 0 or not abs(v) < 2.0**FREE])
 
 
 def _function(n: Node) -> str:

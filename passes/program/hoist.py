@@ -28,7 +28,7 @@ from typing import TypeGuard
 
 import torch
 
-from flashlight.analysis.bounded import LIMIT, bounded
+from flashlight.analysis.bounded import LIMIT, Bounds
 from flashlight.analysis.facts import FREE, SumFacts
 from flashlight.analysis.fills import PRODUCTS, SUMS_AND_EXTREMA, constants_of
 from flashlight.analysis.product import ONE, ZERO, Factors, factors
@@ -182,9 +182,9 @@ def _safe_operand(inside: Factors, axis: Axis, operand: torch.dtype | None, fact
     keeps its rounding."""
     if operand is not torch.float16:
         return operand
-    narrow = all(bounded(n, axis, facts.steps) for n in inside.above)
-    narrow &= all(facts.magnitudes(n)[0] >= -math.log2(LIMIT) for n in inside.below)
-    return operand if narrow else None
+    bounds = Bounds(axis, facts.steps, facts.intervals)
+    digits = sum(times * max(bounds(n), 0.0) for n, times in inside.above.items())
+    return operand if digits <= LIMIT and all(facts.magnitudes(n)[0] >= -LIMIT for n in inside.below) else None
 
 
 def scaled(node: Node, outside: Factors) -> Node:
