@@ -86,7 +86,7 @@ def show(name: str, picture: Picture, folder: str | None) -> None:
     print(f"{name}\n\n{picture_text(picture)}\n")
     if folder is not None and can_write_pictures():
         Path(folder).mkdir(parents=True, exist_ok=True)
-        title = f"{name.replace('_', ' ')}: {picture.found.visited} of {picture.found.total} blocks"
+        title = f"{name.replace('_', ' ')}: {picture.blocks.visited} of {picture.blocks.total} blocks"
         Path(folder, f"{name}.png").write_bytes(picture_png(picture, title))
 
 

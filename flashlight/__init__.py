@@ -28,23 +28,23 @@ def explain(fn: Callable[..., Any], *args: Any, options: Mapping[str, Any] | Non
 
     Raises ``TypeError`` where `fn` is no function, :class:`flashlight.base.options.OptionError` for an illegal option.
     """
-    from flashlight.explanation import explain as run
+    from flashlight import explanation
 
-    return run(fn, args, kwargs, options)
+    return explanation.explain(fn, args, kwargs, options)
 
 
 def reports() -> list[Report]:
     """The reports of everything compiled in this process, oldest first."""
-    from flashlight.report.records import reports as found
+    from flashlight.report import records
 
-    return found()
+    return records.reports()
 
 
 def reset() -> None:
     """Forget the reports of this process."""
-    from flashlight.report.records import reset as run
+    from flashlight.report import records
 
-    run()
+    records.reset()
 
 
 def __getattr__(name: str) -> Any:

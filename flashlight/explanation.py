@@ -26,14 +26,14 @@ def explain(
     from torch._functorch import config
 
     _check(fn, args, kwargs)
-    found = Report()
+    whole = Report()
     options = parse({"warn": False, "fx_graph_cache": False, "fx_graph_remote_cache": False, **(backend_options or {})})
 
     def collect(report: Report) -> None:
-        found.regions += report.regions
-        found.score_sized += report.score_sized
-        found.note = report.note or found.note
-        found.untouched += [note for note in report.untouched if note not in found.untouched]
+        whole.regions += report.regions
+        whole.score_sized += report.score_sized
+        whole.note = report.note or whole.note
+        whole.untouched += [note for note in report.untouched if note not in whole.untouched]
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         return compile_graph(gm, inputs, options, collect)
@@ -42,11 +42,11 @@ def explain(
     with fresh, runtime.observing() as seen:
         compiled: Any = torch.compile(_original(fn), backend=backend, **isolated_recompiles())  # type: ignore[call-overload]
         compiled(*args, **kwargs)
-    for number, region in enumerate(found.regions):
+    for number, region in enumerate(whole.regions):
         region.name = f"attention{number}"
-    seen.complete([found])
-    record(found)
-    return found
+    seen.complete([whole])
+    record(whole)
+    return whole
 
 
 def _check(fn: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -120,7 +120,7 @@ class Cache:
 
     def entries(self) -> list[Entry]:
         """All valid entries, newest first.  Looking is not using: `prune` is not misled."""
-        found = []
+        valid = []
         for path in self._files("*.json"):
             if not _KEY.fullmatch(path.stem):
                 continue
@@ -128,8 +128,8 @@ class Cache:
                 status = path.stat()
                 if (document := self.get(path.stem)) is not None:
                     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-                    found.append(_entry(path.stem, status, document))
-        return sorted(found, key=lambda entry: (-entry.mtime, entry.key))
+                    valid.append(_entry(path.stem, status, document))
+        return sorted(valid, key=lambda entry: (-entry.mtime, entry.key))
 
     def usage(self) -> Usage:
         """What there is on disk."""
@@ -184,8 +184,8 @@ class Cache:
             require_private(self.root)
         except OSError:
             return None
-        before, data = inode(path), read_own(path)
-        document = None if data is None else _decode(data, label)
+        before, content = inode(path), read_own(path)
+        document = None if content is None else _decode(content, label)
         if document is None and before is not None and inode(path) == before:  # no other process put a good one there
             unlink(path)
         return document
@@ -210,10 +210,10 @@ def _encode(label: str, document: dict[str, Any]) -> str:
     return json.dumps({"format": FORMAT, "key": label, "checksum": _checksum(label, plain), "document": plain})
 
 
-def _decode(data: bytes, label: str) -> dict[str, Any] | None:
+def _decode(content: bytes, label: str) -> dict[str, Any] | None:
     """The document in the bytes of a file, or ``None`` unless format, key and checksum are right."""
     try:
-        entry = json.loads(data.decode("utf-8"))
+        entry = json.loads(content.decode("utf-8"))
         if entry["format"] != FORMAT or entry["key"] != label or not isinstance(entry["document"], dict):
             return None
         if entry["checksum"] != _checksum(label, entry["document"]):

@@ -79,13 +79,13 @@ def read_own(path: Path) -> bytes | None:
         return None
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
     """Make `path` hold `data`, never half of it.  Raises ``OSError``."""
     handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.write(content)
         temporary.replace(path)
     except BaseException:
         unlink(temporary)

@@ -160,14 +160,14 @@ def _inductor_types() -> dict[str, Any]:
 
 def _inductor_name(name: str) -> str:
     known = _inductor_types()
-    found = name.replace("-", "_")
-    if found not in known:
+    spelled = name.replace("-", "_")
+    if spelled not in known:
         raise OptionError(
             f"unknown option {name!r}{_hint(name, (*NAMES, *known))}; "
             f"the legal options are {', '.join(map(repr, NAMES))} "
             "and those of Inductor (torch._inductor.list_options())"
         )
-    return found
+    return spelled
 
 
 def _check_inductor(name: str, value: Any) -> Any:

@@ -64,8 +64,8 @@ class _Chain(CustomGraphPass):
 
     def uuid(self) -> Any | None:
         """All of theirs; None, so that nothing is cached, where one has none."""
-        found = [step.uuid() if isinstance(step, CustomGraphPass) else None for step in self.passes]
-        return None if None in found else tuple(found)
+        uuids = [step.uuid() if isinstance(step, CustomGraphPass) else None for step in self.passes]
+        return None if None in uuids else tuple(uuids)
 
 
 def isolated_recompiles() -> dict[str, bool]:

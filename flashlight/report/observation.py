@@ -60,15 +60,15 @@ class Observation:
 
     def distinct(self, reports: Sequence[Report]) -> list[tuple[list[RegionReport], Run]]:
         """The same, with regions together that run under one key and visited the same blocks."""
-        found: list[tuple[list[RegionReport], Run]] = []
+        groups: list[tuple[list[RegionReport], Run]] = []
         for region, run in self.regions(reports):
-            twins = (regions for regions, other in found if regions[0].key == region.key and _same(run, other))
+            twins = (regions for regions, other in groups if regions[0].key == region.key and _same(run, other))
             regions = next(twins, None)
             if regions is None:
-                found.append(([region], run))
+                groups.append(([region], run))
             else:
                 regions.append(region)
-        return found
+        return groups
 
     def complete(self, reports: Sequence[Report]) -> None:
         """Write into the reports how many tiles were computed."""

@@ -27,9 +27,9 @@ class _Plain:
         return encode(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; ``ValueError`` where the data is something else."""
-        return decode(cls, data)
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; ``ValueError`` where the document is something else."""
+        return decode(cls, document)
 
     def to_json(self) -> str:
         """As JSON text."""

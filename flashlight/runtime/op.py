@@ -199,9 +199,9 @@ def _first_run(plan: Plan) -> Run:
     run = _target_run(plan)
 
     def guarded(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        given = _planned(plan, inputs)
+        planned = _planned(plan, inputs)
         try:
-            return run(given)
+            return run(planned)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -244,7 +244,7 @@ def _with_strides(x: torch.Tensor, t: Tensor) -> torch.Tensor:
 def _target_run(plan: Plan) -> Run:
     """How the target of a plan computes it."""
     names = [t.name for t in plan.program.inputs]
-    made = (*plan.program.outputs, *plan.schedule.temporaries)
+    written_tensors = (*plan.program.outputs, *plan.schedule.temporaries)
     temporaries = [t.name for t in plan.schedule.temporaries]
     nothing, reference = not any(t.numel for t in plan.program.outputs), plan.target == "reference" or _has_empty(plan)
     runners: dict[torch.device, list[KernelRun]] = {}
@@ -255,14 +255,14 @@ def _target_run(plan: Plan) -> Run:
         if nothing:
             return [new_output(t, device) for t in plan.program.outputs]
         if reference:
-            found = evaluate_program(plan.program, tensors)
-            return [found[t.name] for t in plan.program.outputs]
-        written = {t.name: on_huge_pages(new_output(t, device)) for t in made}
+            values = evaluate_program(plan.program, tensors)
+            return [values[t.name] for t in plan.program.outputs]
+        written = {t.name: on_huge_pages(new_output(t, device)) for t in written_tensors}
         tensors |= {name: written[name] for name in temporaries}
         if device not in runners:
             with compiling(f"{_place(plan)}: kernels"):
-                found, cache = language(plan.target, device), use_cache(plan.cache_dir)
-                runners[device] = prepare(plan.schedule.kernels, found, device, cache)
+                how, cache = language(plan.target, device), use_cache(plan.cache_dir)
+                runners[device] = prepare(plan.schedule.kernels, how, device, cache)
         for kernel in runners[device]:
             kernel(tensors, written)
         if _observations:
@@ -305,7 +305,9 @@ def _observe(plan: Plan, kernels: Sequence[KernelRun], tensors: dict[str, torch.
         return
     try:
         maps = [launch_maps(kernel.task, tensors) for kernel in kernels]
-        run = tuple(Launch(found, kernel.repeated(found, tensors)) for kernel, found in zip(kernels, maps, strict=True))
+        run = tuple(
+            Launch(launched, kernel.repeated(launched, tensors)) for kernel, launched in zip(kernels, maps, strict=True)
+        )
     except Exception as error:
         debug.failure(_place(plan), error)
         return
@@ -348,8 +350,8 @@ def _evaluated(plan: Plan) -> Run:
     names = [t.name for t in plan.program.inputs]
 
     def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        made = evaluate_program(plan.program, dict(zip(names, inputs, strict=True)))
-        return [made[t.name] for t in plan.program.outputs]
+        values = evaluate_program(plan.program, dict(zip(names, inputs, strict=True)))
+        return [values[t.name] for t in plan.program.outputs]
 
     return run
 

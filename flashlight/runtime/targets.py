@@ -93,38 +93,38 @@ def _native_problem() -> str | None:
     return problem
 
 
-def prepare(kernels: Sequence[Kernel], found: str, device: torch.device, cache: Cache | None) -> list[KernelRun]:
+def prepare(kernels: Sequence[Kernel], language: str, device: torch.device, cache: Cache | None) -> list[KernelRun]:
     """Functions that run the kernels in the given language; native code is compiled here, in parallel.
 
     What is compiled has no lines of the user's, so that it need not be compiled again when they move.
     """
     kernels = [replace(k, origins={}) for k in kernels]
-    if found == "evaluate":
+    if language == "evaluate":
         return [_Evaluated(k) for k in kernels]
-    if found == "cpp":
+    if language == "cpp":
         return _native(kernels, cache)
-    return [_Triton(k, device, found == "triton-interpret", cache) for k in kernels]
+    return [_Triton(k, device, language == "triton-interpret", cache) for k in kernels]
 
 
-def expected_task(kernel: Kernel, found: str) -> Task:
+def expected_task(kernel: Kernel, language: str) -> Task:
     """How a kernel is cut up where nothing was tuned; on a GPU, on sm_90."""
-    if found == "cpp":
+    if language == "cpp":
         return _native_task(kernel, _native_tiling(kernel))
-    if found in ("triton", "triton-interpret"):
+    if language in ("triton", "triton-interpret"):
         from flashlight.codegen.triton import default_tiling
 
         return _triton_task(kernel, default_tiling(kernel, architecture(torch.device("cpu"))))
     return Task(kernel)
 
 
-def expected_blocks(kernel: Kernel, found: str) -> dict[Axis, int]:
+def expected_blocks(kernel: Kernel, language: str) -> dict[Axis, int]:
     """Positions of tile and swept axes in one block where nothing was tuned; axes that are not blocked are left out."""
-    if found == "cpp":
+    if language == "cpp":
         tiling = _native_tiling(kernel)
         rows = _native_task(kernel, tiling).rows
         tile = {a: min(a.size, rows_of(rows, a)) for a in kernel.tile}
         return tile | {s.axis: tiling.extent(s.axis) for s in kernel.sweeps}
-    if found in ("triton", "triton-interpret"):
+    if language in ("triton", "triton-interpret"):
         from flashlight.codegen.triton import default_tiling
 
         return dict(default_tiling(kernel, architecture(torch.device("cpu"))).blocks)
@@ -189,8 +189,8 @@ class _Native:
     def __call__(self, tensors: Tensors, outputs: Tensors) -> None:
         from flashlight.codegen.cpp import launch
 
-        found = [tensors[name] for name in self.reads] + [outputs[name] for name in self.writes]
-        self.visited = launch(self.built, found, torch.get_num_threads())
+        arguments = [tensors[name] for name in self.reads] + [outputs[name] for name in self.writes]
+        self.visited = launch(self.built, arguments, torch.get_num_threads())
 
     def repeated(self, maps: Sequence[BlockMap], tensors: Tensors) -> int | None:
         """What was visited beyond the maps.  Those are found again where steps are parts of a key block."""
@@ -294,6 +294,6 @@ def _triton_task(kernel: Kernel, tiling: TritonTiling) -> Task:
 
 def architecture(device: torch.device) -> str:
     """The architecture that tilings for a device are made for; sm_90 where there is no accelerator."""
-    from flashlight.codegen.triton.device import architecture as found
+    from flashlight.codegen.triton import device as devices
 
-    return found(device)
+    return devices.architecture(device)

@@ -17,10 +17,10 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def size(text: str) -> int:
     """An argparse type: bytes as "500000", "500 kB", "1.5G", "2GiB"."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 500M, 1.5G or 2GiB")
-    number, unit, binary = found.groups()
+    number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))
 
 
@@ -77,10 +77,10 @@ def described(usage: Usage) -> str:
     return ", ".join([*(f"{n} {one if n == 1 else many}" for n, one, many in counts if n), human(usage.size)])
 
 
-def tensors(found: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+def tensors(described: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     """Such as "float32 3x[2, 8, 1024, 64], bool [1024, 1024]"."""
     parts, last = [], ""
-    for (dtype, shape), n in Counter(found).items():
+    for (dtype, shape), n in Counter(described).items():
         times = f"{n}x" if n > 1 else ""
         parts.append(f"{'' if dtype == last else f'{dtype} '}{times}{list(shape)}")
         last = dtype

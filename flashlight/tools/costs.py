@@ -13,13 +13,13 @@ from flashlight.runtime import op as runtime
 
 def scheduled(reports: Iterable[Report]) -> dict[str, Kernel]:
     """The kernels of fused regions by digest; regions whose plan is gone are left out."""
-    found: dict[str, Kernel] = {}
+    by_digest: dict[str, Kernel] = {}
     for key in dict.fromkeys(region.key for report in reports for region in report.regions if region.key):
         try:
-            found |= {kernel.digest: kernel for kernel in runtime.find_plan(key).schedule.kernels}
+            by_digest |= {kernel.digest: kernel for kernel in runtime.find_plan(key).schedule.kernels}
         except FlashlightError:
             continue
-    return found
+    return by_digest
 
 
 def compiled_for(report: KernelReport, arch: str, kernel: Kernel | None) -> tuple[Compiled, list[str]]:

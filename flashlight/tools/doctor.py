@@ -91,8 +91,8 @@ def _package(name: str) -> Finding:
 
 
 def _entry_point() -> Finding:
-    found = importlib.metadata.entry_points(group="torch_dynamo_backends", name="flashlight")
-    if found:
+    registered = importlib.metadata.entry_points(group="torch_dynamo_backends", name="flashlight")
+    if registered:
         return Finding("backend='flashlight'", True, "registered with torch.compile", True)
     return Finding("backend='flashlight'", False, "not registered: pip install flashlight-attention", True)
 

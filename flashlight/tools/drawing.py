@@ -52,7 +52,7 @@ class Picture:
     panels: the different maps, at most MOST_PANELS, of `distinct`."""
 
     title: str
-    found: BlockMap
+    blocks: BlockMap
     rows: Axis | None
     panels: tuple[Panel, ...]
     distinct: int
@@ -60,7 +60,7 @@ class Picture:
     @property
     def summary(self) -> str:
         """Counts over the whole launch."""
-        m = self.found
+        m = self.blocks
         full, partial, skipped = (m.count(state) for state in (FULL, PARTIAL, SKIPPED))
         density = (full + partial) / max(m.total, 1)
         return f"{full} full, {partial} partial, {skipped} skipped of {m.total} blocks: {density:.1%} visited"
@@ -152,7 +152,7 @@ def _visited(panel: Panel) -> str:
 
 def picture_text(picture: Picture) -> str:
     """The maps with one character a block, or several blocks where there are many; the tests and the counts."""
-    visit, x = picture.found.sweep.visit, picture.found.sweep.axis
+    visit, x = picture.blocks.sweep.visit, picture.blocks.sweep.axis
     assert visit is not None
     parts = [f"{picture.title}\n{tests(visit)}"]
     for panel in picture.panels:
@@ -182,7 +182,7 @@ def _shrunk(states: torch.Tensor, step: tuple[int, int]) -> torch.Tensor:
 
 def _block_size(picture: Picture) -> tuple[int, int]:
     """Positions of a block along the rows and along the swept axis."""
-    return (rows_of(picture.found.task.rows, picture.rows) if picture.rows is not None else 1), KEY_BLOCK
+    return (rows_of(picture.blocks.task.rows, picture.rows) if picture.rows is not None else 1), KEY_BLOCK
 
 
 # ---------------------------------------------------------------- as PNG
@@ -212,7 +212,7 @@ def _draw(axes: Any, picture: Picture, panel: Panel) -> None:
     """One map in positions of rows and keys."""
     from matplotlib.colors import ListedColormap
 
-    x, rows = picture.found.sweep.axis, picture.rows
+    x, rows = picture.blocks.sweep.axis, picture.rows
     height, width = _block_size(picture)
     tiles, key_blocks = panel.states.shape
     extent = (0, key_blocks * width, tiles * height, 0)

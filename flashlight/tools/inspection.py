@@ -90,11 +90,11 @@ def _as_json(
     request: Request, reports: Sequence[Report], kernels: Mapping[str, KernelReport], costs: Sequence[Cost]
 ) -> dict[str, Any]:
     """Everything known of the run but machine code.  With --kernel, only regions that have the kernel, and only it."""
-    found = []
+    documents = []
     for report in reports:
         regions = [_region_as_json(region, kernels if request.kernel else None) for region in report.regions]
-        found.append(report.to_dict() | {"regions": [region for region in regions if region is not None]})
-    return {"reports": found, "costs": [cost.to_dict() for cost in costs]}
+        documents.append(report.to_dict() | {"regions": [region for region in regions if region is not None]})
+    return {"reports": documents, "costs": [cost.to_dict() for cost in costs]}
 
 
 def _region_as_json(region: RegionReport, kernels: Mapping[str, KernelReport] | None) -> dict[str, Any] | None:
@@ -124,13 +124,13 @@ def _present_masks(
 
 def _distinct_kernels(reports: list[Report]) -> dict[str, KernelReport]:
     """Every kernel once, however many regions share it; different ones of the same name are told apart by a number."""
-    found: dict[str, KernelReport] = {}
+    labelled: dict[str, KernelReport] = {}
     for region in (region for report in reports for region in report.regions):
         for kernel in region.kernels:
-            twins = [label for label, other in found.items() if other.name == kernel.name]
-            if not any(_same_kernel(kernel, found[label]) for label in twins):
-                found[f"{kernel.name}-{len(twins) + 1}" if twins else kernel.name] = kernel
-    return found
+            twins = [label for label, other in labelled.items() if other.name == kernel.name]
+            if not any(_same_kernel(kernel, labelled[label]) for label in twins):
+                labelled[f"{kernel.name}-{len(twins) + 1}" if twins else kernel.name] = kernel
+    return labelled
 
 
 def _same_kernel(one: KernelReport, other: KernelReport) -> bool:
