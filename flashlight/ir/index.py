@@ -188,6 +188,17 @@ class Expr:
     def __mul__(self, k: int) -> Expr:
         return self if k == 1 else Expr([(a, c * k) for a, c in self.terms], self.const * k)
 
+    @cached_property
+    def structure(self) -> str:
+        """A text that equal expressions have whatever their axes are called: of the sizes of axes."""
+
+        def atom(a: Atom) -> str:
+            if isinstance(a, Axis):
+                return f"axis{a.size}"
+            return a.node.size_order.hex() if isinstance(a, Gather) else f"{type(a).__name__}({a.arg.structure},{a.by})"
+
+        return "+".join(sorted(f"{c}*{atom(a)}" for a, c in self.terms)) + f"+{self.const}"
+
     def text(self, gathered: Callable[[Node], str]) -> str:
         """The expression, with the text of every node that is looked up."""
         named = [(_atom_text(a, gathered), c) for a, c in self.terms]

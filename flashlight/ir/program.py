@@ -23,20 +23,15 @@ from flashlight.ir.nodes import (
     Random,
     Reduce,
     index_expr,
-    inherited_origins,
     is_const,
     is_map,
     number_of,
     order_key,
-    postorder,
-    rebuild,
-    substitute,
-    transform,
-    transform_map,
     value_of,
     written_order,
 )
 from flashlight.ir.ops import Kind
+from flashlight.ir.rewriting import inherited_origins, postorder, rebuild, substitute, transform, transform_map
 
 __all__ = [
     "Carry",

@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from flashlight.base.documents import Codec, DocumentError, Extension, Json, Reader
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod
-from flashlight.ir.nodes import Carry, Cast, Const, Expression, Index, Load, Map, Node, Random, Reduce, postorder
+from flashlight.ir.nodes import Carry, Cast, Const, Expression, Index, Load, Map, Node, Random, Reduce
 from flashlight.ir.ops import Kind
+from flashlight.ir.rewriting import postorder
 
 T = TypeVar("T")
 
