@@ -71,6 +71,21 @@ def test_a_missing_field_has_its_default() -> None:
     assert decode(Whole, {"side": "right", "parts": []}) == Whole("right", [])
 
 
+@dataclass(frozen=True)
+class Bare:
+    flag: bool | int = False
+    scale: float = 0.0
+    sizes: tuple[int, ...] = ()
+
+
+def test_defaults_may_be_left_out() -> None:
+    codec = Codec(defaults=False)
+    assert codec.encode(Bare()) == {"scale": 0.0}
+    zeros = Bare(0, -0.0, (0,))
+    again = codec.decode(Bare, codec.encode(zeros))
+    assert again == zeros and type(again.flag) is int and math.copysign(1, again.scale) == -1
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [

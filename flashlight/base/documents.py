@@ -68,10 +68,13 @@ class Extension:
 
 
 class Codec:
-    """Writes and reads documents; remembers how for each type."""
+    """Writes and reads documents; remembers how for each type.
 
-    def __init__(self, *extensions: Extension):
-        self.extensions = extensions
+    defaults: whether fields are written that have their default
+    """
+
+    def __init__(self, *extensions: Extension, defaults: bool = True):
+        self.extensions, self.defaults = extensions, defaults
         self._writers: dict[type, Writer] = {}
         self._readers: dict[Any, Reader] = {}
 
@@ -103,13 +106,25 @@ class Codec:
         if kind is torch.dtype:
             return lambda value, _: str(value)
         if is_dataclass(kind):
-            names = [f.name for f in _written(kind)]
-            return lambda value, context: {name: self.encode(getattr(value, name), context) for name in names}
+            return self._write_dataclass(kind)
         if issubclass(kind, list | tuple):
             return lambda value, context: [self.encode(item, context) for item in value]
         if issubclass(kind, Mapping):
             return self._write_mapping
         raise TypeError(f"{kind.__name__} has no form in a document")
+
+    def _write_dataclass(self, kind: Any) -> Writer:
+        known = [(f.name, MISSING if self.defaults else f.default) for f in _written(kind)]
+
+        def write(value: Any, context: Any) -> Json:
+            document = {}
+            for name, default in known:
+                part = getattr(value, name)
+                if type(part) is not type(default) or type(part) is float or part != default:
+                    document[name] = self.encode(part, context)
+            return document
+
+        return write
 
     def _write_mapping(self, value: Mapping[Any, Any], context: Any) -> Json:
         if all(type(key) is str for key in value):

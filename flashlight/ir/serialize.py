@@ -104,6 +104,7 @@ _CODEC = Codec(
     Extension(Expression, lambda n, w: w(n), lambda v, r: r(v), known=lambda n, w: n in w.number),
     Extension(Axis, lambda a, _: [a.name, a.size], _read_axis),
     Extension(Expr, _write_expr, _read_expr),
+    defaults=False,
 )
 
 
