@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -49,7 +49,7 @@ def stream(groups: Groups) -> Groups:
 def _streamed(g: Group, program: Program) -> Group:
     if g.axis is None:
         return g
-    streamer = Streamer(g.axis, lambda a: a.key, program)
+    streamer = Streamer(g.axis, program)
     stores = tuple(replace(s, value=_product_form(streamer(s.value))) for s in g.stores)
     return replace(g, stores=stores, sweeps=tuple(streamer.sweeps), origins=streamer.origins(g.origins))
 
@@ -63,8 +63,8 @@ class _Entry:
 class Streamer:
     """Collects the carries of one kernel; give it values one after the other, then read `sweeps`."""
 
-    def __init__(self, axis: Axis, order: Callable[[Axis], str], program: Program):
-        self.axis, self.order = axis, order
+    def __init__(self, axis: Axis, program: Program):
+        self.axis = axis
         self.entries: dict[Node, _Entry] = {}
         self.steps: dict[Node, Reduce] = {}
         self.facts = SumFacts.of_program(axis, program, self.steps)
@@ -156,7 +156,7 @@ class Streamer:
         if running:
             parts = self._separator(running).parts(node.args[0]) if is_sum(node) else None
             sweep += parts is None
-        carry = Carry(f"c{next(self._numbers)}", sorted(node.free, key=self.order), node.dtype)
+        carry = Carry(f"c{next(self._numbers)}", sorted(node.free, key=lambda a: a.key), node.dtype)
         self.entries[carry] = _Entry(Accumulator(carry, node, _rescale(parts or (), running)), sweep)
         self.steps[carry] = node
         self._known[node] = value = self._corrected(carry, parts or ())

@@ -27,10 +27,10 @@ ROWS, KEYS, WIDE = Axis("o1", 512), Axis("n", 512), Axis("d", 64)
 def stages(program: Program) -> dict[str, Stage]:
     """What each pass made, by its name."""
     stage: Any = program
-    made = {}
+    by_pass = {}
     for name, step in PIPELINE:
-        made[name] = stage = step(stage)
-    return made
+        by_pass[name] = stage = step(stage)
+    return by_pass
 
 
 def masked(two_maps: bool = False) -> Program:
@@ -56,25 +56,25 @@ def by_document() -> Program:
 
 @pytest.mark.parametrize("program", [masked, by_document, lambda: masked(True)], ids=["mask", "ids", "weights"])
 def test_every_stage_prints_itself_and_the_last_is_the_schedule(program: Callable[[], Program]) -> None:
-    made = stages(program())
-    assert all(str(stage) for stage in made.values())
-    assert made["share"] == compile_program(program())[0]
+    by_pass = stages(program())
+    assert all(str(stage) for stage in by_pass.values())
+    assert by_pass["share"] == compile_program(program())[0]
 
 
 def test_each_decision_shows_where_it_is_taken() -> None:
-    made = stages(masked(two_maps=True))
-    assert "sweep x < 11, rows o0 < 2, o1 < 6" in str(made["sweeps"])
-    assert str(made["group"]).count("group attention") == 1
-    assert "tile " not in str(made["group"]) and "tile   o1 < 6" in str(made["tile"])
-    assert "sum=" not in str(made["tile"]) and "rescaled by" in str(made["stream"])
-    assert "sweep y" not in str(made["stream"]) and "sweep y" in str(made["maps"])
-    assert "grid   o0 < 2" in str(made["kernels"])
+    by_pass = stages(masked(two_maps=True))
+    assert "sweep x < 11, rows o0 < 2, o1 < 6" in str(by_pass["sweeps"])
+    assert str(by_pass["group"]).count("group attention") == 1
+    assert "tile " not in str(by_pass["group"]) and "tile   o1 < 6" in str(by_pass["tile"])
+    assert "sum=" not in str(by_pass["tile"]) and "rescaled by" in str(by_pass["stream"])
+    assert "sweep y" not in str(by_pass["stream"]) and "sweep y" in str(by_pass["maps"])
+    assert "grid   o0 < 2" in str(by_pass["kernels"])
 
 
 def test_tests_of_blocks_and_their_summaries_come_last() -> None:
-    made = stages(by_document())
-    assert "blocks where" not in str(made["kernels"]) and "blocks where" in str(made["visits"])
-    assert "summaries\n" in str(made["visits"])
+    by_pass = stages(by_document())
+    assert "blocks where" not in str(by_pass["kernels"]) and "blocks where" in str(by_pass["visits"])
+    assert "summaries\n" in str(by_pass["visits"])
     names = [k.name.partition("_")[0] for k in compile_program(by_document())[0].kernels]
     assert names[0] == "summary" and names[-1] == "attention0"
 
