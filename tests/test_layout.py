@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     "base",  # errors, options, files, the disk cache, constants
     "ir",  # Program and Kernel: text, checks, JSON, evaluation
-    "analysis",  # ranges, magnitudes, fills
+    "analysis",  # one walk over nodes and its domains: intervals, magnitudes, directions, fills
     "passes",  # Program -> Program -> Kernels
     "codegen",  # Kernel -> Triton, C++
     "report",  # what users are told

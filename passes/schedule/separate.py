@@ -74,13 +74,10 @@ class Separator:
         self.axis, self.running, self.steps = axis, running, steps
         self.intervals = intervals or Intervals()
         self._depth = 0
-        self._uses = Uses(running)
-        self._directions = _References(self._uses, steps, self.intervals)
+        self.depends = Uses(running)
+        """Whether a node uses a running value."""
+        self._directions = _References(self.depends, steps, self.intervals)
         self._parts: dict[tuple[Node, frozenset[Node]], Parts | None] = {}
-
-    def depends(self, node: Node) -> bool:
-        """Does node use a running value?"""
-        return self._uses(node)
 
     def _moves(self, reference: Node, sign: int) -> bool:
         direction = self._directions(reference)

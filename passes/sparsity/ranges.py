@@ -12,14 +12,15 @@ is reduced over the key block for each row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from flashlight.analysis.interval import Intervals, exceeds
+from flashlight.analysis.positions import Facts, facts_of
 from flashlight.analysis.walk import Domain
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod, const, of
 from flashlight.ir.kernel import first, last
 from flashlight.ir.ops import FNS, range_of
-from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce, index_expr, postorder, value_of
+from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Reduce, postorder, value_of
 from flashlight.passes.sparsity.summaries import LARGEST, Summaries, remainder
 
 Range = tuple[Node, Node]
@@ -41,12 +42,12 @@ class Ranges(Domain[Range | None]):
         tile: tuple[Axis, ...],
         resident: tuple[Axis, ...],
         summaries: Summaries,
-        within: Mapping[Expr, Limits] | None = None,
+        within: Facts = (),
         sets: bool = True,
     ):
         super().__init__()
         self.x, self.tile, self.resident, self.summaries, self.sets = x, tile, resident, summaries, sets
-        self.within = within or {}
+        self.within = within
         self.moving = {x, *tile, *resident}
         self._spans = Intervals(summaries.temporaries.inputs)
 
@@ -120,24 +121,16 @@ class Ranges(Domain[Range | None]):
         inner = self._positions(atom.arg)
         if inner is None:
             return None
-        inner = self._limited(atom.arg, inner)
         by = Const(atom.by)
-        quotients = [Map("FLOORDIV", end, by) for end in inner]
-        if isinstance(atom, FloorDiv):
-            return quotients[0], quotients[1]
-        one_period = Map("EQ", *quotients)
-        lo, hi = (Map("REM", end, by) for end in inner)
-        return Map("WHERE", one_period, lo, Const(0)), Map("WHERE", one_period, hi, Const(atom.by - 1))
+        return apply("FLOORDIV" if isinstance(atom, FloorDiv) else "REM", [self._limited(atom.arg, inner), (by, by)])
 
     def _limited(self, e: Expr, ends: Range) -> Range:
         """The ends, no further than the conditions that hold beside allow."""
-        form, sign = _form(e)
-        least, most = self.within.get(form, (None, None))
-        if sign < 0:
-            least, most = (None if most is None else -most, None if least is None else -least)
         lo, hi = ends
-        lo = lo if least is None else Map("MAXIMUM", lo, Const(least + e.const))
-        return lo, hi if most is None else Map("MINIMUM", hi, Const(most + e.const))
+        least = [e.const + f.const for f in self.within if f.terms == (-e).terms]
+        most = [e.const - f.const for f in self.within if f.terms == e.terms]
+        lo = Map("MAXIMUM", lo, Const(max(least))) if least else lo
+        return lo, Map("MINIMUM", hi, Const(min(most))) if most else hi
 
     # ------------------------------------------------------------ functions
 
@@ -187,49 +180,20 @@ class Ranges(Domain[Range | None]):
         0 <= m - n < 300  and  (m - n) % 100 == 0:  a block with m - n in 250 ... 313 holds no multiple of 100 below 300
         """
         parts = _conjuncts(n)
-        limits = _limits(parts)
-        if limits == self.within or not any(lo is not None or hi is not None for lo, hi in limits.values()):
+        facts = tuple(dict.fromkeys(f for part in parts for f in facts_of(part, True)))
+        if not facts or facts == self.within:
             return some
-        inside = Ranges(self.x, self.tile, self.resident, self.summaries, limits, self.sets)
+        inside = Ranges(self.x, self.tile, self.resident, self.summaries, facts, self.sets)
         out = Const(True)
         for part in parts:
             out = Map("AND", out, inside.truth(part)[1])
         return out
 
 
-Limits = tuple[int | None, int | None]
-
-
-def _form(e: Expr) -> tuple[Expr, int]:
-    """The terms of an expression with a positive first coefficient, and the sign that was taken off."""
-    sign = -1 if e.terms and e.terms[0][1] < 0 else 1
-    return Expr([(a, c * sign) for a, c in e.terms]), sign
-
-
 def _conjuncts(n: Node) -> list[Node]:
     if isinstance(n, Map) and n.fn == "AND":
         return [c for a in n.args for c in _conjuncts(a)]
     return [n]
-
-
-def _limits(conditions: list[Node]) -> dict[Expr, Limits]:
-    """What comparisons of positions say of linear forms: n <= m and m <= n + 9 give 0 <= m - n <= 9."""
-    out: dict[Expr, Limits] = {}
-    for c in conditions:
-        if not isinstance(c, Map) or c.fn != "LE":
-            continue
-        ends = [index_expr(a) for a in c.args]
-        if ends[0] is None or ends[1] is None:
-            continue
-        gap = ends[1] - ends[0]  # at least 0
-        form, sign = _form(gap)
-        least, most = out.get(form, (None, None))
-        if sign > 0:
-            least = -gap.const if least is None else max(least, -gap.const)
-        else:
-            most = gap.const if most is None else min(most, gap.const)
-        out[form] = least, most
-    return out
 
 
 class _Nodes:

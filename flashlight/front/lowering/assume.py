@@ -11,53 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
+from flashlight.analysis.positions import Facts, bounds, compared, facts_of
 from flashlight.base.constants import limits
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, const, divmod_expr
 from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, index_expr, postorder, rebuild, value_of
 
-Facts = tuple[Expr, ...]
-"""Expressions known to be <= 0."""
-
 _Steps = Generator[tuple[Node, Facts], Node, Node]
-
-_AT_MOST_ZERO = {
-    "LT": lambda x, y: [x - y + 1],
-    "LE": lambda x, y: [x - y],
-    "GT": lambda x, y: [y - x + 1],
-    "GE": lambda x, y: [y - x],
-    "EQ": lambda x, y: [x - y, y - x],
-    "NE": lambda x, y: [],
-}
-_OPPOSITE = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "EQ": "NE", "NE": "EQ"}
-
-
-def facts_of(condition: Node, holds: bool) -> list[Expr]:
-    """What follows for positions when a condition is true, or false."""
-    if not isinstance(condition, Map):
-        return []
-    fn = condition.fn
-    if fn == "NOT":
-        return facts_of(condition.args[0], not holds)
-    if fn == ("AND" if holds else "OR"):
-        return facts_of(condition.args[0], holds) + facts_of(condition.args[1], holds)
-    if fn not in _AT_MOST_ZERO:
-        return []
-    x, y = index_expr(condition.args[0]), index_expr(condition.args[1])
-    if x is None or y is None:
-        return []
-    return _AT_MOST_ZERO[fn if holds else _OPPOSITE[fn]](x, y)
-
-
-def bounds(e: Expr, facts: Facts) -> tuple[int, int]:
-    """The range of e where the facts hold; each fact is tried alone."""
-    lo, hi = e.range
-    for fact in facts:
-        for atom, k in fact.terms:
-            c = e.coefficient(atom)
-            if c and c % k == 0:
-                rest = (e - fact * (c // k)).range
-                lo, hi = (lo, min(hi, rest[1])) if c // k > 0 else (max(lo, rest[0]), hi)
-    return lo, hi
 
 
 def narrowed(e: Expr, facts: Facts, gathered: dict[Node, Node]) -> Expr:
@@ -158,10 +117,8 @@ def _decided(node: Node, args: Sequence[Node], facts: Facts) -> Node | None:
     if fn == "ABS":
         lo, hi = bounds(found[0], facts)
         return args[0] if lo >= 0 else Map("NEG", args[0]) if hi <= 0 else None
-    if fn not in _AT_MOST_ZERO:
-        return None
-    for name, verdict in ((fn, True), (_OPPOSITE[fn], False)):
-        needed = _AT_MOST_ZERO[name](*found)
+    for verdict in (True, False):
+        needed = compared(fn, found, verdict)
         if needed and all(bounds(e, facts)[1] <= 0 for e in needed):
             return Const(verdict)
     return None
