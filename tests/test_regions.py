@@ -14,7 +14,7 @@ from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from flashlight.front.lowering import can_lower
-from flashlight.front.regions import Found, find_regions
+from flashlight.front.regions import Findings, find_regions
 from flashlight.front.regions import labels as lab
 from flashlight.front.regions.graph import name_of, shape
 from tests.zoo import ZOO, Size, Variant
@@ -59,7 +59,7 @@ def joint_graph(
     return graph, [n for n in graph.find_nodes(op="placeholder") if n.meta["desc"].idx in parameters]
 
 
-def regions(fn: Callable[..., object], *args: object) -> Found:
+def regions(fn: Callable[..., object], *args: object) -> Findings:
     return find_regions(*joint_graph(fn, args), can_lower)
 
 

@@ -80,10 +80,10 @@ def marked(node: fx.Node) -> bool:
 
 def elements(node: fx.Node) -> int:
     """Elements of the memory that a value takes: of a view with gaps, from its first to its last."""
-    found = g.value(node)
-    if found is None or not g.numel(node):
+    value = g.value(node)
+    if value is None or not g.numel(node):
         return 0
-    return 1 + sum((g.hint(n) - 1) * g.hint(stride) for n, stride in zip(found.shape, found.stride(), strict=True))
+    return 1 + sum((g.hint(n) - 1) * g.hint(stride) for n, stride in zip(value.shape, value.stride(), strict=True))
 
 
 class Allocations(CustomGraphPass):
@@ -136,15 +136,15 @@ def is_fused(node: fx.Node) -> bool:
 
 def _spread(marks: Mapping[fx.Node, Mark], large: set[fx.Node]) -> dict[fx.Node, Mark]:
     """Marks for large nodes that have none, from the nearest one: Inductor's passes replace nodes by others."""
-    found = dict(marks)
+    spread = dict(marks)
     queue = deque(marks)
     while queue:
         node = queue.popleft()
         for other in (*node.users, *node.all_input_nodes):
-            if other in large and other not in found:
-                found[other] = found[node]
+            if other in large and other not in spread:
+                spread[other] = spread[node]
                 queue.append(other)
-    return found
+    return spread
 
 
 def _entry(node: fx.Node, why: Mark) -> ScoreSized:

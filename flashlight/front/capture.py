@@ -27,7 +27,7 @@ from flashlight.front.extract import Extract, extract
 from flashlight.front.insertion import Insertion
 from flashlight.front.lowering import can_lower, lower_with_inputs
 from flashlight.front.regions import (
-    Found,
+    Findings,
     Refusal,
     Region,
     find_regions,
@@ -57,7 +57,7 @@ FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explici
 
 Costly = tuple[Region, TooMuch]
 """A region that is too much, and why."""
-Smaller = Callable[[fx.Graph, Found, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
+Smaller = Callable[[fx.Graph, Findings, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
 """Smaller regions in the place of others, see regions/smaller.py."""
 Planned = tuple[Program, Sequence[fx.Node], Schedule, Trace]
 
@@ -145,19 +145,19 @@ class _GraphCapture:
             self._number([failed])
 
     def _capture(self, attentions: list[Attention]) -> None:
-        found = find_regions(self.graph, self.parameters, _reason)
-        self.outcomes += [(r.seeds[0], self._refused(r)) for r in found.declined]
-        tried = left = self._all(found.regions)
+        findings = find_regions(self.graph, self.parameters, _reason)
+        self.outcomes += [(r.seeds[0], self._refused(r)) for r in findings.declined]
+        tried = left = self._all(findings.regions)
         for smaller in (without_producers, seed_by_seed, without_map_products):
-            left = self._again(smaller, found, left) if left else []
+            left = self._again(smaller, findings, left) if left else []
         for region, why in left:
             self._left(region, why)
         self._note_parts(tried)
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
         self._number([report for _, report in self.outcomes])
-        self._mark(found)
-        self.report.untouched += [note for note in found.untouched if note not in self.report.untouched]
+        self._mark(findings)
+        self.report.untouched += [note for note in findings.untouched if note not in self.report.untouched]
         restore(self.graph, attentions)
 
     def _all(self, regions: Sequence[Region]) -> list[Costly]:
@@ -177,11 +177,11 @@ class _GraphCapture:
                 self.outcomes += [(region.first, report)] if report is not None else []
         return costly
 
-    def _again(self, smaller: Smaller, found: Found, costly: list[Costly]) -> list[Costly]:
+    def _again(self, smaller: Smaller, findings: Findings, costly: list[Costly]) -> list[Costly]:
         """Try regions that are too much in smaller parts; gives those of which no part is fused."""
         self.insertion.retire({n for r in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in costly]))
         self.insertion.sort()
-        parts = smaller(self.graph, found, [region for region, _ in costly], self.parameters, _reason)
+        parts = smaller(self.graph, findings, [region for region, _ in costly], self.parameters, _reason)
         before = len(self.outcomes)
         failed = self._all(parts)
         left = [(region, why) for region, why in costly if not any(_within(part, region) for part in self.fused)]
@@ -215,9 +215,9 @@ class _GraphCapture:
                 self.maps = dict.fromkeys(region.quadratic, rest) | self.maps
                 self.report.untouched.append((region.source, f"fused in smaller parts: for the whole, {why.reason}"))
 
-    def _mark(self, found: Found) -> None:
+    def _mark(self, findings: Findings) -> None:
         """Say on the nodes why values of the scores' size stay in the graph, for `Allocations`."""
-        allocations.mark(found.maps | self.maps, found.least)
+        allocations.mark(findings.maps | self.maps, findings.least)
 
     def _number(self, reports: list[RegionReport]) -> None:
         for report in reports:
@@ -320,13 +320,13 @@ class _GraphCapture:
         program, schedule = shared
         plan = self._run_as(program, schedule, region.source)
         runtime.register(plan, report, summaries=True)
-        given = [inputs[t.name] for t in program.inputs]
-        known = self.summaries.get((plan.key, *given))
+        read = [inputs[t.name] for t in program.inputs]
+        known = self.summaries.get((plan.key, *read))
         if known is None:
             like = region.outputs[0].meta["val"]
             values = [like.new_empty_strided(t.shape, t.strides, dtype=t.dtype) for t in program.outputs]
-            known = self.insertion.call(given, plan, values, [region.first] * len(values))
-            self.summaries[(plan.key, *given)] = known
+            known = self.insertion.call(read, plan, values, [region.first] * len(values))
+            self.summaries[(plan.key, *read)] = known
         return {t.name: node for t, node in zip(program.outputs, known, strict=True)}
 
     def _insert(self, region: Region, copy: Extract, inputs: Sequence[fx.Node], plan: Plan) -> None:

@@ -46,8 +46,8 @@ class Compilation:
 
     def report(self, **facts: Any) -> RegionReport:
         """The report of the region.  facts: fields of it that are known."""
-        made = {"kernels": Later(self.kernels), "passes": Later(self.passes)}
-        return RegionReport(fused=facts.pop("fused", True), **made, **facts, compilation=self)
+        deferred = {"kernels": Later(self.kernels), "passes": Later(self.passes)}
+        return RegionReport(fused=facts.pop("fused", True), **deferred, **facts, compilation=self)
 
     def kernels(self) -> list[KernelReport]:
         """One report a kernel."""

@@ -126,12 +126,12 @@ class _Sizes:
         def convert(node: fx.Node) -> Any:
             if node in new:
                 return new[node]
-            found = node.meta.get("val")
-            if isinstance(found, torch.SymInt):
-                return self.number(found, node)
-            if isinstance(found, int | float | bool):
-                return found
-            if isinstance(found, torch.SymFloat):
+            number = node.meta.get("val")
+            if isinstance(number, torch.SymInt):
+                return self.number(number, node)
+            if isinstance(number, int | float | bool):
+                return number
+            if isinstance(number, torch.SymFloat):
                 raise Decline(
                     "a number that is computed while the program runs enters the scores",
                     fix="make it a tensor, or a constant",

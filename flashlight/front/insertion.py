@@ -144,9 +144,9 @@ def _verify(nodes: Sequence[fx.Node]) -> None:
         for node in nodes:
             args, kwargs = map_arg((node.args, node.kwargs), argument)
             computed[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-            for got, said in zip(_values(computed[node]), _values(node.meta["val"]), strict=True):
-                if _layout(got) != _layout(said):
-                    raise InternalError(f"{node.name} is {_layout(got)}, not {_layout(said)}")
+            for value, traced in zip(_values(computed[node]), _values(node.meta["val"]), strict=True):
+                if _layout(value) != _layout(traced):
+                    raise InternalError(f"{node.name} is {_layout(value)}, not {_layout(traced)}")
             node.meta["val"] = computed[node]
 
 

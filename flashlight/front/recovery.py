@@ -44,12 +44,12 @@ def recovering(compiled: Callable[..., Any], report: Report) -> Callable[..., An
             ran.setdefault(plan.key, (plan, device))
 
         with runtime.noting(see):
-            found = compiled(*args)
+            result = compiled(*args)
         try:
             _add(report, [(plan, device) for plan, device in ran.values() if any(map(flops, plan.schedule.kernels))])
         except Exception as error:  # a report is no reason for a call to fail
             debug.failure("the report", error)
-        return found
+        return result
 
     return run
 

@@ -43,7 +43,7 @@ class Attention:
     plain: fx.Node
 
 
-def decompose(graph: fx.Graph, sdpa: str, target: str, found: list[Attention]) -> None:
+def decompose(graph: fx.Graph, sdpa: str, target: str, attentions: list[Attention]) -> None:
     """Rewrite calls whose output alone is used and that drop nothing out, and add them to `found`.
 
     sdpa, target: the options; the first one decides on the calls without a mask.
@@ -60,7 +60,7 @@ def decompose(graph: fx.Graph, sdpa: str, target: str, found: list[Attention]) -
         with graph.inserting_before(result.next):
             plain = _inline(graph, node, result, mask)
         result.replace_all_uses_with(plain, delete_user_cb=lambda user, p=plain: user is not p)
-        found.append(Attention(node, result, plain))
+        attentions.append(Attention(node, result, plain))
 
 
 def restore(graph: fx.Graph, attentions: Sequence[Attention]) -> None:
@@ -105,17 +105,17 @@ def _inline(graph: fx.Graph, node: fx.Node, result: fx.Node, mask: fx.Node | Non
     """The plain form behind `result`, traced with the fake tensors of the arguments."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    given = [g.argument(node, name) for name in ("query", "key", "value")] + ([mask] if mask is not None else [])
+    arguments = [g.argument(node, name) for name in ("query", "key", "value")] + ([mask] if mask is not None else [])
     causal, scale = g.argument(node, "is_causal"), g.argument(node, "scale")
 
     def plain(*tensors: torch.Tensor) -> torch.Tensor:
         q, k, v, *masks = tensors
         return _attention(q, k, v, masks[0] if masks else None, causal, scale)
 
-    values = [n.meta["val"] for n in given]
+    values = [n.meta["val"] for n in arguments]
     with values[0].fake_mode:
         traced = make_fx(plain, decomposition_table=_decompositions(), tracing_mode="real")(*values)
-    new: dict[fx.Node, Any] = dict(zip(traced.graph.find_nodes(op="placeholder"), given, strict=True))
+    new: dict[fx.Node, Any] = dict(zip(traced.graph.find_nodes(op="placeholder"), arguments, strict=True))
     for inner in traced.graph.nodes:
         if inner.op in ("call_function", "get_attr"):
             new[inner] = graph.node_copy(inner, lambda n: new[n])

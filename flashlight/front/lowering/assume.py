@@ -32,8 +32,8 @@ def _narrowed_atom(atom: Axis | FloorDiv | Mod | Gather, facts: Facts, gathered:
         return Expr(((atom, 1),))
     if isinstance(atom, Gather):
         node = gathered.get(atom.node, atom.node)
-        found = index_expr(node)
-        return Expr(((Gather(node, atom.lo, atom.hi), 1),)) if found is None else found
+        position = index_expr(node)
+        return Expr(((Gather(node, atom.lo, atom.hi), 1),)) if position is None else position
     arg = narrowed(atom.arg, facts, gathered)
     lo, hi = bounds(arg, facts)
     block = lo // atom.by
@@ -56,7 +56,7 @@ class _Assume:
         while stack:
             node, facts, steps = stack[-1]
             try:
-                wanted, given = steps.send(result)  # type: ignore[arg-type]
+                wanted, assumed = steps.send(result)  # type: ignore[arg-type]
             except StopIteration as stop:
                 stack.pop()
                 value: Node = stop.value
@@ -64,7 +64,7 @@ class _Assume:
                 if node in self.origins:
                     self.origins.setdefault(value, self.origins[node])
             else:
-                relevant = tuple(f for f in given if f.axes & wanted.free)
+                relevant = tuple(f for f in assumed if f.axes & wanted.free)
                 result = self.memo.get((wanted, relevant))
                 if result is None:
                     stack.append((wanted, relevant, self._steps(wanted, relevant)))
@@ -108,17 +108,17 @@ def _decided(node: Node, args: Sequence[Node], facts: Facts) -> Node | None:
     es = [index_expr(a) for a in args]
     if any(e is None for e in es):
         return None
-    found = [e for e in es if e is not None]
+    positions = [e for e in es if e is not None]
     fn = node.fn
     if fn in ("MAXIMUM", "MINIMUM"):
-        lo, hi = bounds(found[0] - found[1], facts)
+        lo, hi = bounds(positions[0] - positions[1], facts)
         if lo >= 0 or hi <= 0:
             return args[0] if (lo >= 0) == (fn == "MAXIMUM") else args[1]
     if fn == "ABS":
-        lo, hi = bounds(found[0], facts)
+        lo, hi = bounds(positions[0], facts)
         return args[0] if lo >= 0 else Map("NEG", args[0]) if hi <= 0 else None
     for verdict in (True, False):
-        needed = compared(fn, found, verdict)
+        needed = compared(fn, positions, verdict)
         if needed and all(bounds(e, facts)[1] <= 0 for e in needed):
             return Const(verdict)
     return None

@@ -28,15 +28,15 @@ def held(node: fx.Node) -> list[int] | list[bool] | None:
     """The elements of a constant, row by row; None where it is no small tensor of integers or truth values."""
     if node.op != "get_attr":
         return node.meta.get(HELD)
-    found: Any = node.graph.owning_module
+    tensor: Any = node.graph.owning_module
     for name in str(node.target).split("."):
-        found = getattr(found, name, None)
-    if type(found) is not torch.Tensor or found.dtype not in (*INTS, torch.bool) or found.device.type == "meta":
+        tensor = getattr(tensor, name, None)
+    if type(tensor) is not torch.Tensor or tensor.dtype not in (*INTS, torch.bool) or tensor.device.type == "meta":
         return None
-    if not 0 < found.numel() <= limits.SPACED_ELEMENTS:
+    if not 0 < tensor.numel() <= limits.SPACED_ELEMENTS:
         return None
     with _disable_current_modes():
-        values = found.flatten().tolist()
+        values = tensor.flatten().tolist()
     few = len(values) <= limits.CONSTANT_ELEMENTS or _step(values) is not None
     return values if few and max(map(abs, values)) <= LARGEST else None
 

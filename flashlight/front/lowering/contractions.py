@@ -32,9 +32,9 @@ from flashlight.ir.program import Map, is_const
 
 def factors(node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """The two tensors a matrix product multiplies."""
-    given = list(arguments(node).values())
+    args = list(arguments(node).values())
     first = 1 if node.target in ADDED else 0
-    return given[first], given[first + 1]
+    return args[first], args[first + 1]
 
 
 def _floats_only(node: fx.Node) -> str | None:
@@ -99,15 +99,15 @@ def matmul_any(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 def _added(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """beta * input + alpha * product; input may be broadcast."""
-    given: dict[str, Any] = ctx.arguments(node)
+    args: dict[str, Any] = ctx.arguments(node)
     row = (index[0], index[0]) if node.target in overloads("aten.addmv.default") else index
     value = yield from contract(ctx, node, *factors(node), row)
-    alpha, beta = constant(given["alpha"], "float"), constant(given["beta"], "float")
+    alpha, beta = constant(args["alpha"], "float"), constant(args["beta"], "float")
     if not is_const(alpha, 1):
         value = Map("MUL", value, alpha)
     if is_const(beta, 0):
         return value
-    (addend,) = yield from operands(ctx, [given["self"]], index, "float")
+    (addend,) = yield from operands(ctx, [args["self"]], index, "float")
     return Map("ADD", addend if is_const(beta, 1) else Map("MUL", addend, beta), value)
 
 
@@ -117,10 +117,10 @@ rule(*ADDED, levels=one_level, check=_floats_only)(_added)
 
 
 def _wider_than_one(node: fx.Node) -> Unfit:
-    given = arguments(node)
-    kernel = static_shape(given["weight"])[2:]
-    plain = set(given["stride"]) <= {1} and not any(given["padding"]) and not given["transposed"]
-    if set(kernel) <= {1} and plain and len(static_shape(given["input"])) == len(kernel) + 2:
+    args = arguments(node)
+    kernel = static_shape(args["weight"])[2:]
+    plain = set(args["stride"]) <= {1} and not any(args["padding"]) and not args["transposed"]
+    if set(kernel) <= {1} and plain and len(static_shape(args["input"])) == len(kernel) + 2:
         return None
     return "a convolution over neighbouring positions", "a convolution of size 1 (one that mixes heads) fuses"
 
@@ -128,10 +128,10 @@ def _wider_than_one(node: fx.Node) -> Unfit:
 @rule(*overloads("aten.convolution.default"), levels=one_level, check=_wider_than_one)
 def convolution(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """A product with the weights over the channels of a group, and a bias."""
-    given = ctx.arguments(node)
-    x, weight = given["input"], given["weight"]
+    args = ctx.arguments(node)
+    x, weight = args["input"], args["weight"]
     out, channels = ctx.shape(weight)[:2]
-    group = divmod_expr(index[1], max(out // given["groups"], 1))[0]
+    group = divmod_expr(index[1], max(out // args["groups"], 1))[0]
     dtype = static_dtype(x)
 
     def body(e: Expr) -> Steps:
@@ -140,6 +140,6 @@ def convolution(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
         return Map("MUL", a, b)
 
     value = yield from ctx.reduce("SUM", channels, ctx.base(node) + 1, body, dtype if dtype in HALVES else None)
-    if given["bias"] is None:
+    if args["bias"] is None:
         return value
-    return Map("ADD", value, (yield from ctx.operand(given["bias"], (index[1],), "float")))
+    return Map("ADD", value, (yield from ctx.operand(args["bias"], (index[1],), "float")))

@@ -40,8 +40,8 @@ def _filled(value: Any, ctx: Lowering, node: fx.Node) -> Steps | Node:
     )
 )
 def full(ctx: Lowering, node: fx.Node, index: Position) -> Steps | Node:
-    given = ctx.arguments(node)
-    return _filled(given["fill_value"] if "fill_value" in given else given["value"], ctx, node)
+    args = ctx.arguments(node)
+    return _filled(args["fill_value"] if "fill_value" in args else args["value"], ctx, node)
 
 
 @rule(*overloads("aten.scalar_tensor.default", "prims.scalar_tensor.default"))
@@ -75,9 +75,9 @@ def ones(ctx: Lowering, node: fx.Node, index: Position) -> Node:
 @rule(*overloads("prims.iota.default", "aten.arange.default", "aten.arange.start", "aten.arange.start_step"))
 def arange(ctx: Lowering, node: fx.Node, index: Position) -> Node:
     """start + i * step; for integers an index expression."""
-    given = ctx.arguments(node)
-    start, step = (1 if given.get(key) is None else given[key] for key in ("start", "step"))
-    if given.get("start") is None:
+    args = ctx.arguments(node)
+    start, step = (1 if args.get(key) is None else args[key] for key in ("start", "step"))
+    if args.get("start") is None:
         start = 0
     kind = ctx.kind(node)
     if isinstance(start, int) and isinstance(step, int):
@@ -95,9 +95,9 @@ def _diagonal(index: Position) -> Expr:
 
 @rule(*overloads("aten.tril.default", "aten.triu.default"))
 def triangle(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    keep = Map("LE" if "tril" in str(node.target) else "GE", Index(_diagonal(index)), Const(given["diagonal"]))
-    return Map("WHERE", keep, (yield given["self"], index), constant(0, ctx.kind(node)))
+    args = ctx.arguments(node)
+    keep = Map("LE" if "tril" in str(node.target) else "GE", Index(_diagonal(index)), Const(args["diagonal"]))
+    return Map("WHERE", keep, (yield args["self"], index), constant(0, ctx.kind(node)))
 
 
 @rule(*overloads("aten.eye.default", "aten.eye.m"))
@@ -106,8 +106,8 @@ def eye(ctx: Lowering, node: fx.Node, index: Position) -> Node:
 
 
 def _in_training(node: fx.Node, which: int) -> str | None:
-    given = arguments(node)
-    return "dropout in training draws random numbers" if given["train"] is not False and given["p"] else None
+    args = arguments(node)
+    return "dropout in training draws random numbers" if args["train"] is not False and args["p"] else None
 
 
 @parts(*overloads("aten.native_dropout.default"), check=_in_training)

@@ -103,9 +103,9 @@ class Lowering:
 
     def _enter(self, node: fx.Node, index: Position) -> Node | None:
         """The memoised value, or None with a new frame on the stack."""
-        found = self.memo.get((node, index))
-        if found is not None:
-            value, cuts = found
+        known = self.memo.get((node, index))
+        if known is not None:
+            value, cuts = known
             if cuts and self.frames:
                 self.frames[-1].cuts |= cuts
             return value
@@ -194,23 +194,23 @@ class Lowering:
 
     def _expand(self, node: fx.Node, base: int) -> int:
         """Take PyTorch's own decomposition of an operation without a rule."""
-        found = expand(node)
-        if found is None:
+        expansion = expand(node)
+        if expansion is None:
             raise InternalError(f"{node.target} has no rule and no decomposition")
-        self.expansions[node] = found
-        self.aliases.update(found.aliases)
-        for inner in ancestors([n for n in found.outputs if n is not None], found.aliases):
-            self.depths[inner] = base if inner in found.aliases else self._depth(inner)
-        return max(self.depths[n] for n in found.outputs if n is not None)
+        self.expansions[node] = expansion
+        self.aliases.update(expansion.aliases)
+        for inner in ancestors([n for n in expansion.outputs if n is not None], expansion.aliases):
+            self.depths[inner] = base if inner in expansion.aliases else self._depth(inner)
+        return max(self.depths[n] for n in expansion.outputs if n is not None)
 
     # ------------------------------------------------------------ for the rules
 
     def arguments(self, node: fx.Node) -> dict[str, Any]:
         """The arguments of a call by name, with defaults."""
-        found = self._arguments.get(node)
-        if found is None:
-            found = self._arguments[node] = arguments(node)
-        return found
+        known = self._arguments.get(node)
+        if known is None:
+            known = self._arguments[node] = arguments(node)
+        return known
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         return static_shape(node)
@@ -237,9 +237,9 @@ class Lowering:
 
     def cut(self, e: Expr, bound: int) -> None:
         """Note that the value changes its form where e reaches bound."""
-        found = _solve(e, bound)
-        if found is not None and not found[0].name.startswith("o") and 0 < found[1] < found[0].size:
-            self.frames[-1].cuts.add(found)
+        place = _solve(e, bound)
+        if place is not None and not place[0].name.startswith("o") and 0 < place[1] < place[0].size:
+            self.frames[-1].cuts.add(place)
 
     def reduce(self, op: str, size: int, level: int, body: Body, operand: torch.dtype | None = None) -> Steps:
         """Reduce body(position) over `size` positions, split where concatenation or padding breaks the body.

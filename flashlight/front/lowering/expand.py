@@ -38,8 +38,8 @@ def _table() -> dict[Any, Callable[..., Any]]:
     """PyTorch's decompositions of all that has no rule here."""
     from torch._decomp import global_decomposition_table
 
-    found = global_decomposition_table["post_autograd"]
-    return {op: fn for op, fn in found.items() if op not in RULES and op not in PARTS}
+    theirs = global_decomposition_table["post_autograd"]
+    return {op: fn for op, fn in theirs.items() if op not in RULES and op not in PARTS}
 
 
 def has_decomposition(target: object) -> bool:
@@ -65,9 +65,9 @@ def expand(node: fx.Node) -> Expansion | None:
         return None
 
     def call(*tensors: torch.Tensor) -> Any:
-        given = iter(tensors)
+        remaining = iter(tensors)
         args, kwargs = pytree.tree_unflatten(
-            [next(given) if isinstance(leaf, fx.Node) else leaf for leaf in leaves], spec
+            [next(remaining) if isinstance(leaf, fx.Node) else leaf for leaf in leaves], spec
         )
         return node.target(*args, **kwargs)  # type: ignore[operator]
 

@@ -35,10 +35,10 @@ def _no_masks(node: fx.Node) -> str | None:
 @rule(*overloads("aten.index.Tensor", "aten._unsafe_index.Tensor"), check=_no_masks)
 def index_tensor(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """x[i, :, j]: index tensors broadcast together; apart from each other, their dimensions come first."""
-    given = ctx.arguments(node)
-    x = given["self"]
+    args = ctx.arguments(node)
+    x = args["self"]
     shape = ctx.shape(x)
-    indices = [*given["indices"], *[None] * (len(shape) - len(given["indices"]))]
+    indices = [*args["indices"], *[None] * (len(shape) - len(args["indices"]))]
     places = [d for d, i in enumerate(indices) if i is not None]
     rank = max(len(ctx.shape(indices[d])) for d in places)
     together = places[-1] - places[0] == len(places) - 1
@@ -52,31 +52,31 @@ def index_tensor(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 @rule(*overloads("aten.index_select.default"))
 def index_select(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    shape = ctx.shape(given["self"])
+    args = ctx.arguments(node)
+    shape = ctx.shape(args["self"])
     if not shape:
-        return (yield given["self"], ())
-    dim = dims(given["dim"], len(shape))[0]
-    e = yield from position(ctx, given["index"], (index[dim],), shape[dim], wraps=False)
-    return (yield given["self"], replaced(index, dim, e))
+        return (yield args["self"], ())
+    dim = dims(args["dim"], len(shape))[0]
+    e = yield from position(ctx, args["index"], (index[dim],), shape[dim], wraps=False)
+    return (yield args["self"], replaced(index, dim, e))
 
 
 @rule(*overloads("aten.embedding.default"))
 def embedding(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    e = yield from position(ctx, given["indices"], index[:-1], ctx.shape(given["weight"])[0], wraps=False)
-    return (yield given["weight"], (e, index[-1]))
+    args = ctx.arguments(node)
+    e = yield from position(ctx, args["indices"], index[:-1], ctx.shape(args["weight"])[0], wraps=False)
+    return (yield args["weight"], (e, index[-1]))
 
 
 @rule(*overloads("aten.gather.default"))
 def gather(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    shape = ctx.shape(given["self"])
+    args = ctx.arguments(node)
+    shape = ctx.shape(args["self"])
     if not shape:
-        return (yield given["self"], ())
-    dim = dims(given["dim"], len(shape))[0]
-    e = yield from position(ctx, given["index"], index, shape[dim], wraps=False)
-    return (yield given["self"], replaced(index, dim, e))
+        return (yield args["self"], ())
+    dim = dims(args["dim"], len(shape))[0]
+    e = yield from position(ctx, args["index"], index, shape[dim], wraps=False)
+    return (yield args["self"], replaced(index, dim, e))
 
 
 __all__ = ["embedding", "gather", "index_select", "index_tensor", "position"]

@@ -122,8 +122,8 @@ _UNKNOWN: Range = _INT64
 
 
 def _products(a: Range, b: Range) -> Range:
-    found = [x * y for x in a for y in b]
-    return min(found), max(found)
+    products = [x * y for x in a for y in b]
+    return min(products), max(products)
 
 
 def _magnitude(a: Range) -> Range:

@@ -105,19 +105,19 @@ class _Compared:
 def _compared(
     coordinates: Sequence[Coordinate], element: Position
 ) -> Generator[tuple[fx.Node, Position], Node, list[_Compared]]:
-    found: list[_Compared] = []
+    compared: list[_Compared] = []
     for c in coordinates:
         place = yield from c.place(element)
-        found.append(_Compared(c, place))
-    return found
+        compared.append(_Compared(c, place))
+    return compared
 
 
 def _equalities(places: Sequence[_Compared]) -> dict[Axis, Expr]:
     """What the targets are where an element lands."""
-    found: dict[Axis, Expr] = {}
+    values: dict[Axis, Expr] = {}
     for c in places:
-        found.update(equal_where(c.coordinate.target, as_position(c.place, c.coordinate.size, wraps=False)))
-    return found
+        values.update(equal_where(c.coordinate.target, as_position(c.place, c.coordinate.size, wraps=False)))
+    return values
 
 
 # ---------------------------------------------------------------- inversion

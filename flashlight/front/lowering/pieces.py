@@ -59,11 +59,11 @@ def assemble(ctx: Lowering, index: Position, dim: int, pieces: Sequence[Piece]) 
 
 @rule(*overloads("aten.cat.default", "aten.concat.default", "aten.concatenate.default", "prims.cat.default"))
 def cat(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    dim = dims(given["dim"], len(index))[0]
+    args = ctx.arguments(node)
+    dim = dims(args["dim"], len(index))[0]
     pieces: list[Piece] = []
     start = 0
-    for tensor in given["tensors"]:
+    for tensor in args["tensors"]:
         shape = ctx.shape(tensor)
         if len(shape) == len(index):  # torch.cat ignores empty tensors of shape [0]
             pieces.append(Piece(start, start + shape[dim], functools.partial(_typed, ctx, node, tensor)))
@@ -77,22 +77,22 @@ def _typed(ctx: Lowering, node: fx.Node, tensor: fx.Node, index: Position) -> St
 
 @rule(*overloads("aten.stack.default"))
 def stack(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    dim = dims(given["dim"], len(index))[0]
+    args = ctx.arguments(node)
+    dim = dims(args["dim"], len(index))[0]
 
     def one(tensor: fx.Node, at: Position) -> Steps:
         return ctx.operand(tensor, without(at, dim), ctx.kind(node))
 
-    pieces = [Piece(i, i + 1, functools.partial(one, t)) for i, t in enumerate(given["tensors"])]
+    pieces = [Piece(i, i + 1, functools.partial(one, t)) for i, t in enumerate(args["tensors"])]
     return assemble(ctx, index, dim, pieces)
 
 
 @rule(*overloads("aten.constant_pad_nd.default"))
 def pad(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """Padding, or cropping where it is negative, from the last dimension on."""
-    given = ctx.arguments(node)
-    shape, widths = ctx.shape(source(node)), given["pad"]
-    fill = constant(given["value"], ctx.kind(node))
+    args = ctx.arguments(node)
+    shape, widths = ctx.shape(source(node)), args["pad"]
+    fill = constant(args["value"], ctx.kind(node))
 
     def inner(left: tuple[int, ...], at: Position) -> Steps:
         if not left:

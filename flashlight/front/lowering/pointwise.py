@@ -214,10 +214,10 @@ def add_product(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 def clamp(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """minimum(maximum(x, low), high), with scalar or tensor bounds, either one absent."""
     kind = ctx.kind(node)
-    given = ctx.arguments(node)
-    x = yield from ctx.operand(given["self"], index, kind)
+    args = ctx.arguments(node)
+    x = yield from ctx.operand(args["self"], index, kind)
     for fn, keys in (("MAXIMUM", ("min", "min_val")), ("MINIMUM", ("max", "max_val"))):
-        bound = next((given[k] for k in keys if given.get(k) is not None), None)
+        bound = next((args[k] for k in keys if args.get(k) is not None), None)
         if bound is not None:
             limit = yield from ctx.operand(bound, index, kind)
             x = apply(fn, kind, x, narrowed(limit, bound, static_dtype(node)))
@@ -328,9 +328,9 @@ def power(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     n = value_of(exponent)
     base = convert(kind, base)
     if n is not None:
-        found = constant_power(base, n, kind)
-        if found is not None:
-            return wrap_int(found, static_dtype(node))
+        value = constant_power(base, n, kind)
+        if value is not None:
+            return wrap_int(value, static_dtype(node))
     if kind != "float":
         raise Decline("an integer power with an exponent that is only known at run time", fix="use floats")
     if value_of(base) == 2:
@@ -382,11 +382,11 @@ def silu(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 @rule(*overloads("aten.softplus.default"))
 def softplus(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """log1p(exp(beta x)) / beta, linear above the threshold."""
-    given = ctx.arguments(node)
-    x = yield from ctx.operand(given["self"], index, "float")
-    scaled = Map("MUL", x, Const(float(given["beta"])))
-    soft = Map("DIV", Map("LOG1P", Map("EXP", scaled)), Const(float(given["beta"])))
-    return Map("WHERE", Map("GT", scaled, Const(float(given["threshold"]))), x, soft)
+    args = ctx.arguments(node)
+    x = yield from ctx.operand(args["self"], index, "float")
+    scaled = Map("MUL", x, Const(float(args["beta"])))
+    soft = Map("DIV", Map("LOG1P", Map("EXP", scaled)), Const(float(args["beta"])))
+    return Map("WHERE", Map("GT", scaled, Const(float(args["threshold"]))), x, soft)
 
 
 def _is_exact_in_float32(x: Node) -> bool:

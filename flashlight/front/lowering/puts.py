@@ -44,10 +44,10 @@ from flashlight.ir.program import Const, Index, Map, Node
 def _written(ctx: Lowering, node: fx.Node, index: Position, write: Write, only: Node) -> Steps:
     """Everything that lands here, one over the other, where `only` holds; else what was here before."""
     out = yield ctx.arguments(node)["self"], index
-    found = yield from landings(ctx, write, out)
-    if len(found) > cpu.COPIED_PRODUCTS and any(has_own_products(landing.value, out) for landing in found):
-        raise Decline(f"{len(found)} products are written to positions that are data", CHOOSE)
-    for landing in found:
+    landed = yield from landings(ctx, write, out)
+    if len(landed) > cpu.COPIED_PRODUCTS and any(has_own_products(landing.value, out) for landing in landed):
+        raise Decline(f"{len(landed)} products are written to positions that are data", CHOOSE)
+    for landing in landed:
         new = _sum(out, landing.value, static_dtype(node)) if write.adds else landing.value
         out = Map("WHERE", Map("AND", only, landing.condition), new, out)
     return out
@@ -90,7 +90,7 @@ def _unclear(node: fx.Node) -> Unfit:
 
 def _data(nodes: Sequence[fx.Node]) -> list[fx.Node]:
     """Where the maps, views and index tensors begin that lead to some nodes."""
-    found: list[fx.Node] = []
+    ends: list[fx.Node] = []
     seen, waiting = set(nodes), deque(nodes)
     while waiting:
         node = waiting.popleft()
@@ -99,8 +99,8 @@ def _data(nodes: Sequence[fx.Node]) -> list[fx.Node]:
             seen.update(new)
             waiting += new
         else:
-            found.append(node)
-    return found
+            ends.append(node)
+    return ends
 
 
 def _is_map(node: fx.Node) -> bool:
@@ -187,21 +187,21 @@ def _put(
 @rule(*overloads("aten.index_put.default", "aten._unsafe_index_put.default"), levels=_ranks, check=_unclear)
 def index_put(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """x[i, :, m] = v, or += with accumulate; of several values for one position the last stays."""
-    given = ctx.arguments(node)
+    args = ctx.arguments(node)
     at = _brackets(node)
     if not at.taken:
         raise Decline("index_put without an index tensor", CHOOSE)
-    return (yield from _put(ctx, node, index, at, given["values"], given["accumulate"]))
+    return (yield from _put(ctx, node, index, at, args["values"], args["accumulate"]))
 
 
 def _along(node: fx.Node) -> _Subscript:
     """The subscript of index_fill and its kin: one vector, one dimension."""
-    given = arguments(node)
-    rank = len(static_shape(given["self"]))
+    args = arguments(node)
+    rank = len(static_shape(args["self"]))
     if not rank:
         raise Decline("a single number is indexed")
-    dim = dims(given["dim"], rank)[0]
-    return _Subscript(((dim, given["index"]),), None, (dim,), static_shape(given["index"]) or (1,))
+    dim = dims(args["dim"], rank)[0]
+    return _Subscript(((dim, args["index"]),), None, (dim,), static_shape(args["index"]) or (1,))
 
 
 @rule(*overloads("aten.index_fill.int_Scalar", "aten.index_fill.int_Tensor"), levels=_ranks, check=_unclear)
@@ -216,8 +216,8 @@ def index_copy(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 @rule(*overloads("aten.index_add.default"), levels=_ranks, check=_unclear)
 def index_add(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    return _put(ctx, node, index, _along(node), given["source"], adds=True, scale=given["alpha"])
+    args = ctx.arguments(node)
+    return _put(ctx, node, index, _along(node), args["source"], adds=True, scale=args["alpha"])
 
 
 # ---------------------------------------------------------------- scatter, as_strided_scatter
@@ -226,15 +226,15 @@ def index_add(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 @rule(*overloads("aten.scatter.value", "aten.scatter.src", "aten.scatter_add.default"), levels=_ranks, check=_unclear)
 def scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """Along one dimension where the index tensor says, along the others where its element is."""
-    given = ctx.arguments(node)
-    rows, size = given["index"], ctx.shape(node)
+    args = ctx.arguments(node)
+    rows, size = args["index"], ctx.shape(node)
     if not size:
         raise Decline("scatter into a single number")
-    dim = dims(given["dim"], len(size))[0]
+    dim = dims(args["dim"], len(size))[0]
     places = [functools.partial(_itself, lambda at, d=d: at[d]) for d in range(len(size))]
     places[dim] = functools.partial(_number, ctx, rows, size[dim], False)
     coordinates = tuple(map(Coordinate, places, index, size))
-    values = given["src"] if "src" in given else given["value"]
+    values = args["src"] if "src" in args else args["value"]
 
     def value(element: Position) -> Steps:
         return ctx.operand(values, element, ctx.kind(node))
@@ -251,18 +251,18 @@ def _outside(node: fx.Node) -> Unfit:
 @rule(*overloads("aten.as_strided_scatter.default"), levels=_ranks, check=_outside)
 def as_strided_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """Positions in memory, solved for the element of src that covers them."""
-    given = ctx.arguments(node)
-    shape, order = ctx.shape(node), storage_order(given["self"])
+    args = ctx.arguments(node)
+    shape, order = ctx.shape(node), storage_order(args["self"])
     assert order is not None
     here = linearise([index[d] for d in order], [shape[d] for d in order])
 
     def place(at: Position) -> Expr:
-        steps = (e * step for e, step in zip(at, given["stride"], strict=True))
-        return sum(steps, ZERO) + (given["storage_offset"] or 0)
+        steps = (e * step for e, step in zip(at, args["stride"], strict=True))
+        return sum(steps, ZERO) + (args["storage_offset"] or 0)
 
     def value(element: Position) -> Steps:
-        return ctx.operand(given["src"], element, ctx.kind(node))
+        return ctx.operand(args["src"], element, ctx.kind(node))
 
     coordinate = Coordinate(functools.partial(_itself, place), here, math.prod(shape))
-    write = Write(ctx.shape(given["src"]), (coordinate,), value, False, ctx.base(node) + _ranks(node))
+    write = Write(ctx.shape(args["src"]), (coordinate,), value, False, ctx.base(node) + _ranks(node))
     return _written(ctx, node, index, write, Const(True))

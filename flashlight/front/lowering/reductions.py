@@ -39,8 +39,8 @@ Each = Callable[[Node], Node]
 
 def reduced_dims(node: fx.Node, arguments_: dict[str, Any] | None = None) -> list[int]:
     """The dimensions a reduction removes; none given, or an empty list, means all."""
-    given = arguments_ or arguments(node)
-    dim = given.get("dim", given.get("dims"))
+    args = arguments_ or arguments(node)
+    dim = args.get("dim", args.get("dims"))
     rank = len(static_shape(source(node)))
     return sorted(set(dims(None if dim is None or dim == [] else dim, rank)))
 
@@ -191,8 +191,8 @@ def distance(x: Node, p: float) -> Node:
 @rule(*overloads("aten._cdist_forward.default"), levels=lambda node: 1)
 def cdist(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """The distance of every row of one tensor from every row of another, from the differences of coordinates."""
-    given = ctx.arguments(node)
-    left, right, p = given["x1"], given["x2"], float(given["p"])
+    args = ctx.arguments(node)
+    left, right, p = args["x1"], args["x2"], float(args["p"])
 
     def body(e: Expr) -> Steps:
         x = yield from ctx.operand(left, (*index[:-1], e), "float")
@@ -210,10 +210,10 @@ def cdist(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 # ---------------------------------------------------------------- reductions of reductions
 
 
-def _correction(given: dict[str, Any]) -> float:
-    if given.get("unbiased") is not None:
-        return 1.0 if given["unbiased"] else 0.0
-    return 1.0 if given.get("correction") is None else float(given["correction"])
+def _correction(args: dict[str, Any]) -> float:
+    if args.get("unbiased") is not None:
+        return 1.0 if args["unbiased"] else 0.0
+    return 1.0 if args.get("correction") is None else float(args["correction"])
 
 
 _HUGE = 1e15

@@ -111,12 +111,12 @@ def is_getitem(node: fx.Node) -> bool:
 
 def overload(path: str) -> Op | None:
     """'aten.add.Tensor' -> the overload, or None where this PyTorch lacks it."""
-    found: Any = torch.ops
+    entry: Any = torch.ops
     for name in path.split("."):
-        found = getattr(found, name, None)
-        if found is None:
+        entry = getattr(entry, name, None)
+        if entry is None:
             return None
-    return found
+    return entry
 
 
 def overloads(*paths: str) -> list[Op]:

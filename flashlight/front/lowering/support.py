@@ -116,8 +116,8 @@ _ATTENTION = Reason(
 
 def can_lower(node: fx.Node) -> Decline | None:
     """None if an operation can be lowered, else why not, with the fix and the user's line.  Looks at this node only."""
-    found = reason(node)
-    return None if found is None else Decline(found.text, found.fix, source_line(node) or None)
+    why = reason(node)
+    return None if why is None else Decline(why.text, why.fix, source_line(node) or None)
 
 
 def reason(node: fx.Node) -> Reason | None:
@@ -125,9 +125,9 @@ def reason(node: fx.Node) -> Reason | None:
         return None
     if node.op != "call_function":
         return Reason(f"{node.op} {node.target} is not a plain tensor operation")
-    found = _known(node) or _by_values(node)
-    if found is not None:
-        return found
+    why = _known(node) or _by_values(node)
+    if why is not None:
+        return why
     if is_getitem(node):
         return _by_part(node)
     entry = RULES.get(node.target)

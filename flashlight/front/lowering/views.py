@@ -174,27 +174,27 @@ def unsqueeze(ctx: Lowering, node: fx.Node, index: Position) -> Position:
 @view("aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "prims.squeeze.default")
 def squeeze(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     shape = ctx.shape(source(node))
-    given = dims(node.args[1] if len(node.args) > 1 else None, len(shape))
+    squeezed = dims(node.args[1] if len(node.args) > 1 else None, len(shape))
     left = iter(index)
-    return [ZERO if d in given and n == 1 else next(left) for d, n in enumerate(shape)]
+    return [ZERO if d in squeezed and n == 1 else next(left) for d, n in enumerate(shape)]
 
 
 @view("aten.slice.Tensor", "aten.narrow.default")
 def slice_(ctx: Lowering, node: fx.Node, index: Position) -> Position:
-    given = ctx.arguments(node)
-    dim = dims(given["dim"], len(index))[0]
-    start = clipped(given["start"], ctx.shape(source(node))[dim], 0)
-    return replaced(index, dim, index[dim] * (given.get("step") or 1) + start)
+    args = ctx.arguments(node)
+    dim = dims(args["dim"], len(index))[0]
+    start = clipped(args["start"], ctx.shape(source(node))[dim], 0)
+    return replaced(index, dim, index[dim] * (args.get("step") or 1) + start)
 
 
 @view("aten.select.int")
 def select(ctx: Lowering, node: fx.Node, index: Position) -> Position:
-    given = ctx.arguments(node)
-    if not isinstance(given["index"], int):
+    args = ctx.arguments(node)
+    if not isinstance(args["index"], int):
         raise Decline("a position is only known at run time", fix="index with a tensor")
     shape = ctx.shape(source(node))
-    dim = dims(given["dim"], len(shape))[0]
-    return inserted(index, dim, const(given["index"] % shape[dim]))
+    dim = dims(args["dim"], len(shape))[0]
+    return inserted(index, dim, const(args["index"] % shape[dim]))
 
 
 @view("aten.flip.default", "prims.rev.default")
@@ -207,15 +207,15 @@ def flip(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
 @view("aten.roll.default")
 def roll(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
     """x[(i - shift) % n]: one load, so that a rolled axis remains one sweep."""
-    given, shape = ctx.arguments(node), ctx.shape(node)
-    shifts = [given["shifts"]] if isinstance(given["shifts"], int) else given["shifts"]
+    args, shape = ctx.arguments(node), ctx.shape(node)
+    shifts = [args["shifts"]] if isinstance(args["shifts"], int) else args["shifts"]
     if 0 in shape:
         return list(index)
-    if not given["dims"]:
+    if not args["dims"]:
         flat = view_index(index, shape, (size := node.meta["val"].numel(),))[0]
         return delinearise(divmod_expr(flat - shifts[0], size)[1], shape)
     out = list(index)
-    for d, shift in zip(dims(given["dims"], len(shape)), shifts, strict=True):
+    for d, shift in zip(dims(args["dims"], len(shape)), shifts, strict=True):
         out[d] = divmod_expr(out[d] - shift, shape[d])[1]
     return out
 
@@ -229,31 +229,31 @@ def repeat(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
 
 @view("aten.repeat_interleave.self_int")
 def repeat_interleave(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
-    given, shape = ctx.arguments(node), ctx.shape(source(node))
-    if given["dim"] is None:
-        return delinearise(divmod_expr(index[0], given["repeats"])[0], shape)
-    dim = dims(given["dim"], len(shape))[0]
-    return list(replaced(index, dim, divmod_expr(index[dim], given["repeats"])[0]))
+    args, shape = ctx.arguments(node), ctx.shape(source(node))
+    if args["dim"] is None:
+        return delinearise(divmod_expr(index[0], args["repeats"])[0], shape)
+    dim = dims(args["dim"], len(shape))[0]
+    return list(replaced(index, dim, divmod_expr(index[dim], args["repeats"])[0]))
 
 
 @view("aten.unfold.default")
 def unfold(ctx: Lowering, node: fx.Node, index: Position) -> Position:
     """Windows: x[..., i*step + k]"""
-    given = ctx.arguments(node)
+    args = ctx.arguments(node)
     shape = ctx.shape(source(node))
     if not shape:
         return ()
-    dim = dims(given["dimension"], len(shape))[0]
-    return replaced(index[:-1], dim, index[dim] * given["step"] + index[-1])
+    dim = dims(args["dimension"], len(shape))[0]
+    return replaced(index[:-1], dim, index[dim] * args["step"] + index[-1])
 
 
 @view("aten.diagonal.default")
 def diagonal(ctx: Lowering, node: fx.Node, index: Position) -> list[Expr]:
-    given = ctx.arguments(node)
+    args = ctx.arguments(node)
     rank = len(index) + 1
-    a, b = dims([given["dim1"], given["dim2"]], rank)
+    a, b = dims([args["dim1"], args["dim2"]], rank)
     left = iter(index[:-1])
-    ends = {a: index[-1] + max(-given["offset"], 0), b: index[-1] + max(given["offset"], 0)}
+    ends = {a: index[-1] + max(-args["offset"], 0), b: index[-1] + max(args["offset"], 0)}
     return [ends[d] if d in ends else next(left) for d in range(rank)]
 
 
@@ -274,28 +274,28 @@ def storage_order(node: fx.Node) -> list[int] | None:
 
 
 def strides_fit(node: fx.Node) -> str | None:
-    given = arguments(node)
+    args = arguments(node)
     origin = source(node).meta["val"]
     if origin.storage_offset() or storage_order(source(node)) is None:
         return "as_strided looks at the storage behind a view"
-    numbers = [*given["size"], *given["stride"], given["storage_offset"] or 0]
+    numbers = [*args["size"], *args["stride"], args["storage_offset"] or 0]
     if not all(isinstance(n, int) for n in numbers):
         return "as_strided with strides that are only known at run time"
-    steps = zip(given["size"], given["stride"], strict=True)
-    last = (given["storage_offset"] or 0) + sum((n - 1) * stride for n, stride in steps)
-    return None if last < origin.numel() or 0 in given["size"] else "as_strided reaches outside its tensor"
+    steps = zip(args["size"], args["stride"], strict=True)
+    last = (args["storage_offset"] or 0) + sum((n - 1) * stride for n, stride in steps)
+    return None if last < origin.numel() or 0 in args["size"] else "as_strided reaches outside its tensor"
 
 
 def _as_strided(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    flat = const(given["storage_offset"] or 0)
-    for e, stride in zip(index, given["stride"], strict=True):
+    args = ctx.arguments(node)
+    flat = const(args["storage_offset"] or 0)
+    for e, stride in zip(index, args["stride"], strict=True):
         flat = flat + e * stride
     order = storage_order(source(node))
     assert order is not None
     shape = static_shape(source(node))
-    found = dict(zip(order, delinearise(flat, [shape[d] for d in order]), strict=True))
-    return (yield source(node), tuple(ZERO if shape[d] == 1 else found[d] for d in range(len(shape))))
+    places = dict(zip(order, delinearise(flat, [shape[d] for d in order]), strict=True))
+    return (yield source(node), tuple(ZERO if shape[d] == 1 else places[d] for d in range(len(shape))))
 
 
 rule(*with_copies("aten.as_strided.default"), check=strides_fit)(_as_strided)

@@ -34,13 +34,13 @@ def _choice(
     ctx: Lowering, node: fx.Node, index: Position, inside: Node, there: Position, equal: Equal, ends: Ends = ()
 ) -> Steps:
     """src at `there` where the condition holds, which says what is `equal` and turns at `ends`; self elsewhere."""
-    given = ctx.arguments(node)
+    args = ctx.arguments(node)
     if value_of(inside) is False:
-        return (yield given["self"], index)
-    new = yield from ctx.operand(given["src"], there, ctx.kind(node))
+        return (yield args["self"], index)
+    new = yield from ctx.operand(args["src"], there, ctx.kind(node))
     if value_of(inside) is True:
         return new
-    old = yield given["self"], index
+    old = yield args["self"], index
     new = reused(new, old, equal)
     if has_own_products(new, old):
         for e, bound in ends:
@@ -54,23 +54,23 @@ def _between(e: Expr, start: int, stop: int) -> Node:
 
 @rule(*overloads("aten.slice_scatter.default"))
 def slice_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    dim = dims(given["dim"], len(index))[0]
-    size = ctx.shape(given["self"])[dim]
-    start = clipped(given["start"], size, 0)
-    stop = max(clipped(given["end"], size, size), start)
+    args = ctx.arguments(node)
+    dim = dims(args["dim"], len(index))[0]
+    size = ctx.shape(args["self"])[dim]
+    start = clipped(args["start"], size, 0)
+    stop = max(clipped(args["end"], size, size), start)
     e = index[dim]
-    place, rest = divmod_expr(e - start, given["step"])
+    place, rest = divmod_expr(e - start, args["step"])
     inside = Map("AND", _between(e, start, stop), Map("EQ", Index(rest), Const(0)))
-    equal = equal_where(e, place * given["step"] + start)
+    equal = equal_where(e, place * args["step"] + start)
     return _choice(ctx, node, index, inside, replaced(index, dim, place), equal, [(e, start), (e, stop)])
 
 
 @rule(*overloads("aten.select_scatter.default"))
 def select_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    dim = dims(given["dim"], len(index))[0]
-    place = given["index"] % ctx.shape(given["self"])[dim]
+    args = ctx.arguments(node)
+    dim = dims(args["dim"], len(index))[0]
+    place = args["index"] % ctx.shape(args["self"])[dim]
     e = index[dim]
     inside = Map("EQ", Index(e), Const(place))
     return _choice(
@@ -80,9 +80,9 @@ def select_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 @rule(*overloads("aten.diagonal_scatter.default"))
 def diagonal_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    given = ctx.arguments(node)
-    a, b = dims([given["dim1"], given["dim2"]], len(index))
-    offset = given["offset"]
+    args = ctx.arguments(node)
+    a, b = dims([args["dim1"], args["dim2"]], len(index))
+    offset = args["offset"]
     inside = Map("EQ", Index(index[b] - index[a]), Const(offset))
     rest = tuple(e for d, e in enumerate(index) if d not in (a, b))
     equal = equal_where(index[b], index[a] + offset)

@@ -1,11 +1,11 @@
 """Attention-like regions of a joint graph."""
 
 from flashlight.front.regions.assemble import Refusal, Region, source_of
-from flashlight.front.regions.find import Found, find_regions
+from flashlight.front.regions.find import Findings, find_regions
 from flashlight.front.regions.smaller import seed_by_seed, without_map_products, without_producers
 
 __all__ = [
-    "Found",
+    "Findings",
     "Refusal",
     "Region",
     "find_regions",

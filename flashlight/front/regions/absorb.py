@@ -236,14 +236,14 @@ def statistics(quadratic: set[fx.Node], ends: set[fx.Node]) -> set[fx.Node]:
 
 def _leads_into(candidates: set[fx.Node], goal: set[fx.Node]) -> set[fx.Node]:
     """The candidates from which the goal is reached through candidates."""
-    found: set[fx.Node] = set()
+    leading: set[fx.Node] = set()
     stack = [a for q in goal for a in q.all_input_nodes if a in candidates]
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in leading:
+            leading.add(node)
             stack += [a for a in node.all_input_nodes if a in candidates]
-    return found
+    return leading
 
 
 def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node], reason: Reason) -> set[fx.Node]:

@@ -41,17 +41,17 @@ class Recomputation:
 
     def below(self, node: fx.Node, core: Core | None = None) -> set[fx.Node]:
         """What computes a map of cores other than `core` from operands, row statistics and stored maps."""
-        found: set[fx.Node] = set()
+        below: set[fx.Node] = set()
         stack = [node]
         while stack:
             n = stack.pop()
             owner = self.owners.get(n)
-            if owner is None or owner is core or n in found or (n in self.stored and n is not node):
+            if owner is None or owner is core or n in below or (n in self.stored and n is not node):
                 continue
             if n in owner.trees or owner.is_map(n):
-                found.add(n)
+                below.add(n)
                 stack += g.tensors(n)
-        return found
+        return below
 
     def _feeds(self, core: Core, other: Core) -> bool:
         """Whether something of `other` is computed from `core`."""

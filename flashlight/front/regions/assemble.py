@@ -124,12 +124,12 @@ class Assembly:
         for step in (self._take_in, self._build):
             for core in list(self.cores):
                 try:
-                    made = step(core)
+                    part = step(core)
                 except Decline as decline:
                     self.cores.remove(core)
                     self.refusals.append(Refusal.of(core.whole, decline))
                 else:
-                    parts |= {core: made} if made else {}
+                    parts |= {core: part} if part else {}
         return parts
 
     # inputs
@@ -173,8 +173,8 @@ class Assembly:
 
     def _stored_beside(self, node: fx.Node, core: Core, read: bool) -> int:
         """Elements that are stored when Inductor computes a map that something outside needs.  read: by our op."""
-        made = self.recomputation.below(node)
-        stored = {n for n in made if is_stored(n, core.inside - made)} | ({node} if read else set())
+        below = self.recomputation.below(node)
+        stored = {n for n in below if is_stored(n, core.inside - below)} | ({node} if read else set())
         return sum(map(g.numel, stored))
 
     def _leaves(self, node: fx.Node, core: Core, others: Sequence[Core]) -> bool:
@@ -197,28 +197,28 @@ class Assembly:
         self, core: Core, needed: Mapping[fx.Node, Decline], beside: Collection[fx.Node]
     ) -> dict[fx.Node, Decline]:
         """Values as large as a map that are stored although the region is fused."""
-        found = {n: needed[node] for node in beside for n in self.recomputation.below(node)} | dict(needed)
-        found |= {n: core.whole.barriers[0][1] for n in core.whole.quadratic if n in core.whole.tainted}
+        maps = {n: needed[node] for node in beside for n in self.recomputation.below(node)} | dict(needed)
+        maps |= {n: core.whole.barriers[0][1] for n in core.whole.quadratic if n in core.whole.tainted}
         for node in (n for n in core.inputs if g.numel(n) >= core.least):
-            made = g.through_views(node)
-            if any(made in c.inside for c in self.cores):
-                found[made] = Decline(_LATER, source=source_line(made) or None)
-            elif made in self.growth.dims:
-                fix = _FROM_THE_LEFT if g.name_of(made) in g.CONTRACTIONS else None
-                why = Decline(_IN_PLACE_OF_VALUES, fix, source_line(made) or None)
-                found |= dict.fromkeys(self._quadratic_below(made), why)
-        return found
+            source = g.through_views(node)
+            if any(source in c.inside for c in self.cores):
+                maps[source] = Decline(_LATER, source=source_line(source) or None)
+            elif source in self.growth.dims:
+                fix = _FROM_THE_LEFT if g.name_of(source) in g.CONTRACTIONS else None
+                why = Decline(_IN_PLACE_OF_VALUES, fix, source_line(source) or None)
+                maps |= dict.fromkeys(self._quadratic_below(source), why)
+        return maps
 
     def _quadratic_below(self, node: fx.Node) -> set[fx.Node]:
         """The values of the scores' size that a map is computed from, itself included."""
-        found: set[fx.Node] = set()
+        below: set[fx.Node] = set()
         stack = [node]
         while stack:
             n = stack.pop()
-            if n in self.growth.dims and n not in found:
-                found.add(n)
+            if n in self.growth.dims and n not in below:
+                below.add(n)
                 stack += n.all_input_nodes
-        return found
+        return below
 
     def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
         return sorted(nodes, key=self.order.__getitem__)

@@ -39,7 +39,7 @@ _NO_VALUES = "no product with values follows that can be fused with it"
 
 
 @dataclass
-class Found:
+class Findings:
     regions: list[Region] = field(default_factory=list)
     declined: list[Refusal] = field(default_factory=list)
     untouched: list[Note] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Found:
     growth: Growth | None = None
 
 
-def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reason) -> Found:
+def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reason) -> Findings:
     """All regions of a functional graph.  parameters: placeholders that hold parameters of a module."""
     return _Finder(graph, Sources(set(parameters)), reason).run()
 
@@ -60,42 +60,46 @@ class _Finder:
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self._reasons: dict[fx.Node, Decline | None] = {}
         self._can_lower = reason
-        self.found = Found()
+        self.findings = Findings()
 
     def reason(self, node: fx.Node) -> Decline | None:
         if node not in self._reasons:
             self._reasons[node] = self._can_lower(node)
         return self._reasons[node]
 
-    def run(self) -> Found:
+    def run(self) -> Findings:
         candidates = Candidates(self.graph.nodes, self.order, self.sources, self.reason)
         candidates.judge()
-        self.found.growth, self.rejected = candidates.growth, candidates.rejected
+        self.findings.growth, self.rejected = candidates.growth, candidates.rejected
         assembly = Assembly(self.order, lambda n: candidates.selecting.get(n) or self.reason(n), candidates.growth)
         assembly.run(candidates.cores)
-        self.found.regions = sorted(assembly.regions, key=lambda r: self.order[r.first])
-        self.found.declined = sorted(candidates.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
-        taken = {n for r in self.found.regions for n in r.nodes} | {n for r in self.found.declined for n in r.seeds}
-        busy = bool(self.found.regions or self.found.declined)
+        self.findings.regions = sorted(assembly.regions, key=lambda r: self.order[r.first])
+        self.findings.declined = sorted(candidates.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
+        taken = {n for r in self.findings.regions for n in r.nodes} | {
+            n for r in self.findings.declined for n in r.seeds
+        }
+        busy = bool(self.findings.regions or self.findings.declined)
         pairs = {n: why for n, why in pair_weights(self.graph.nodes, candidates.growth.dims).items() if n not in taken}
-        self.found.maps.update(candidates.selecting)
-        self.found.untouched = notes(self.graph, self.sources, taken, self.rejected, busy, pairs | candidates.selecting)
+        self.findings.maps.update(candidates.selecting)
+        self.findings.untouched = notes(
+            self.graph, self.sources, taken, self.rejected, busy, pairs | candidates.selecting
+        )
         self._name_maps(pairs)
-        return self.found
+        return self.findings
 
     def _name_maps(self, pairs: dict[fx.Node, Decline]) -> None:
         """Fill maps and least, where something is attention-like.  pairs: weights whose scores are no products."""
-        found = self.found
-        parts = [*found.regions, *found.declined]
+        findings = self.findings
+        parts = [*findings.regions, *findings.declined]
         rejected = [(component, text) for component, text in self.rejected if not _suspect(component)]
-        found.least = min([part.least for part in parts] + [g.numel(n) for n in pairs], default=0)
-        found.least = found.least or min((least_map(component.seeds) for component, _ in rejected), default=0)
-        found.maps.update(pairs)
+        findings.least = min([part.least for part in parts] + [g.numel(n) for n in pairs], default=0)
+        findings.least = findings.least or min((least_map(component.seeds) for component, _ in rejected), default=0)
+        findings.maps.update(pairs)
         for component, text in rejected:
             why = Decline(text or _NO_VALUES, source=source_of([s.node for s in component.seeds]) or None)
-            found.maps.update(dict.fromkeys(component.quadratic, why))
+            findings.maps.update(dict.fromkeys(component.quadratic, why))
         for part in parts:
-            found.maps.update(part.maps)
+            findings.maps.update(part.maps)
 
 
 class Candidates:

@@ -133,26 +133,26 @@ def argument(node: fx.Node, name: str, default: Any = None) -> Any:
 
 def value(node: fx.Node) -> torch.Tensor | None:
     """The fake tensor of a node, the first one of several results."""
-    found = node.meta.get("val")
-    if isinstance(found, list | tuple) and found:
-        found = found[0]
-    return found if isinstance(found, torch.Tensor) else None
+    result = node.meta.get("val")
+    if isinstance(result, list | tuple) and result:
+        result = result[0]
+    return result if isinstance(result, torch.Tensor) else None
 
 
 def hint(size: Any) -> int:
     """A size as a number; for a symbolic one the number it has now, without a guard (0: it depends on data)."""
     if isinstance(size, int):
         return size
-    found = getattr(getattr(size, "node", None), "hint", None)
-    return int(found) if found is not None else 0
+    size_now = getattr(getattr(size, "node", None), "hint", None)
+    return int(size_now) if size_now is not None else 0
 
 
 def is_data_dependent(node: fx.Node) -> bool:
     """Whether a size is known only when the program runs."""
-    found = value(node)
-    if found is None:
+    tensor = value(node)
+    if tensor is None:
         return False
-    return any(not isinstance(s, int) and getattr(s.node, "hint", None) is None for s in found.shape)
+    return any(not isinstance(s, int) and getattr(s.node, "hint", None) is None for s in tensor.shape)
 
 
 def is_symbolic(node: fx.Node) -> bool:
@@ -165,8 +165,8 @@ def is_symbolic(node: fx.Node) -> bool:
 
 def shape(node: fx.Node) -> tuple[int, ...]:
     """Sizes, symbolic ones by their hints."""
-    found = value(node)
-    return () if found is None else tuple(map(hint, found.shape))
+    tensor = value(node)
+    return () if tensor is None else tuple(map(hint, tensor.shape))
 
 
 def numel(node: fx.Node) -> int:
@@ -174,8 +174,8 @@ def numel(node: fx.Node) -> int:
 
 
 def dtype(node: fx.Node) -> torch.dtype | None:
-    found = value(node)
-    return None if found is None else found.dtype
+    tensor = value(node)
+    return None if tensor is None else tensor.dtype
 
 
 def tensors(node: fx.Node) -> list[fx.Node]:
@@ -204,21 +204,21 @@ def is_constant(node: fx.Node) -> bool:
 
 def constant_tensor(node: fx.Node) -> torch.Tensor | None:
     """The tensor that a graph holds under a get_attr node; None where it holds something else."""
-    found: Any = node.graph.owning_module
+    entry: Any = node.graph.owning_module
     for name in str(node.target).split("."):
-        found = getattr(found, name, None)
-    return found if isinstance(found, torch.Tensor) else None
+        entry = getattr(entry, name, None)
+    return entry if isinstance(entry, torch.Tensor) else None
 
 
 def literal(node: fx.Node) -> bool | int | float | None:
     """The number that a get_attr node stands for, if it is one: torch.tensor(-1e9), torch.tensor([2])."""
     if node.op != "get_attr" or numel(node) != 1:
         return None
-    found = constant_tensor(node)
-    if type(found) is not torch.Tensor or found.is_complex() or found.device.type == "meta":
+    tensor = constant_tensor(node)
+    if type(tensor) is not torch.Tensor or tensor.is_complex() or tensor.device.type == "meta":
         return None
     with _disable_current_modes():
-        return found.item()
+        return tensor.item()
 
 
 def through_views(node: fx.Node, also: frozenset[str] = frozenset()) -> fx.Node:

@@ -130,18 +130,18 @@ class Growth:
             self._plant(node, seed)
 
     def _inherit(self, args: list[fx.Node]) -> _Taint:
-        found = [self.taint[a] for a in args if a in self.taint]
-        return _Taint(*(reduce(or_, (getattr(t, k) for t in found), 0) for k in ("soft", "hard", "barred")))
+        inherited = [self.taint[a] for a in args if a in self.taint]
+        return _Taint(*(reduce(or_, (getattr(t, k) for t in inherited), 0) for k in ("soft", "hard", "barred")))
 
     def _followed(self, args: list[fx.Node], taint: _Taint) -> list[fx.Node]:
         """The quadratic arguments whose component does not depend on itself here."""
-        found = []
+        followed = []
         for a in args:
             if a in self.dims:
                 own = self._component_bits(lab.quadratic(lab.all_bits(self.dims[a])))
                 if not own & taint.hard:
-                    found.append(a)
-        return found
+                    followed.append(a)
+        return followed
 
     def _quadratic_seeds(self, nodes: list[fx.Node]) -> int:
         return reduce(or_, (lab.quadratic(lab.all_bits(self.dims[a])) for a in nodes), 0)
@@ -243,19 +243,19 @@ class Growth:
 
     def components(self) -> list[Component]:
         """Every component, ordered by its first seed."""
-        found: dict[int, Component] = {}
+        by_root: dict[int, Component] = {}
         for number, seed in enumerate(self.seeds):
-            found.setdefault(self._root(number), Component()).seeds.append(seed)
+            by_root.setdefault(self._root(number), Component()).seeds.append(seed)
         for node, kind, bits in self.kinds:
             for root in sorted({self._root(s) for s in _seeds_of(bits)}):
-                component = found[root]
+                component = by_root[root]
                 if kind == "barrier":
                     component.barriers.append((node, self.reasons[node]))
                 else:
                     (component.quadratic if kind == "quadratic" else component.ends).append(node)
                 if self.taint.get(node, _Taint()).barred & self.members[root]:
                     component.tainted.add(node)
-        return list(found.values())
+        return list(by_root.values())
 
     def removes(self, end: fx.Node, component: Component) -> bool:
         """Whether an end contracts a quadratic value with something else (a row statistic does not)."""
@@ -287,8 +287,8 @@ class Growth:
 
 def obstacle(node: fx.Node) -> Decline | None:
     """Why no score-sized value can be like this one: its shape or its type."""
-    found = _obstacle(node)
-    return None if found is None else Decline(*found, source=source_line(node) or None)
+    why = _obstacle(node)
+    return None if why is None else Decline(*why, source=source_line(node) or None)
 
 
 def _obstacle(node: fx.Node) -> tuple[str, str | None] | None:
@@ -335,9 +335,9 @@ def _widens(factor: fx.Node, product: fx.Node) -> bool:
 
 def _seeds_of(m_bits: int) -> list[int]:
     """Seed numbers of their m bits."""
-    found = []
+    numbers = []
     while m_bits:
         low = m_bits & -m_bits
-        found.append((low.bit_length() - 1) // 2)
+        numbers.append((low.bit_length() - 1) // 2)
         m_bits ^= low
-    return found
+    return numbers

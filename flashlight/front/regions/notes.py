@@ -28,20 +28,20 @@ def notes(
 ) -> list[Note]:
     """One note a line and kind.  busy: the graph has regions, so that norms and the like need no mention.  pairs:
     weights whose scores are no products, and why they are left."""
-    found: dict[Note, None] = {}
+    texts: dict[Note, None] = {}
     for node, why in pairs.items():
-        found[source_line(node), f"{why.reason}; {why.fix}" if why.fix else why.reason] = None
+        texts[source_line(node), f"{why.reason}; {why.fix}" if why.fix else why.reason] = None
     for node in graph.nodes:
         text = _note(node, sources) if node not in taken else None
         if text:
-            found[source_line(node), text] = None
+            texts[source_line(node), text] = None
     for component, text in rejected:
         node = component.seeds[0].node
         if text and node not in taken and not busy:
-            found[source_line(node), text] = None
-    if not found and not busy:
-        found.update(dict.fromkeys(_plain_notes(graph)))
-    return list(found)
+            texts[source_line(node), text] = None
+    if not texts and not busy:
+        texts.update(dict.fromkeys(_plain_notes(graph)))
+    return list(texts)
 
 
 def _note(node: fx.Node, sources: Sources) -> str | None:

@@ -30,13 +30,13 @@ _REASON = "weights from scores that are no products of queries and keys, but {wh
 
 def pair_weights(nodes: Iterable[fx.Node], grown: Container[fx.Node]) -> dict[fx.Node, Decline]:
     """The weights that are contracted with values, and why no region has them.  grown: what comes from products."""
-    found = {}
+    declined = {}
     for node in nodes:
         if g.name_of(node) in _EXPONENTIALS and node not in grown and _is_contracted(node):
             why = _why(node)
             if why is not None:
-                found[node] = Decline(*why, source=source_line(node) or None)
-    return found
+                declined[node] = Decline(*why, source=source_line(node) or None)
+    return declined
 
 
 def _is_contracted(node: fx.Node) -> bool:

@@ -36,10 +36,10 @@ Rule = Callable[[fx.Node, Known], Dims | None]
 def propagate(node: fx.Node, known: Known) -> Dims | None:
     """Labels of the result, or None where it is not known how the operation moves elements."""
     name = g.name_of(node)
-    found = _RULES.get(name)
-    if found is None:
-        found = _pointwise if name in g.POINTWISE else _reduction if name in g.REDUCTIONS else None
-    return found(node, known) if found else _through_expansion(node, known)
+    rule = _RULES.get(name)
+    if rule is None:
+        rule = _pointwise if name in g.POINTWISE else _reduction if name in g.REDUCTIONS else None
+    return rule(node, known) if rule else _through_expansion(node, known)
 
 
 def _through_expansion(node: fx.Node, known: Known) -> Dims | None:
@@ -200,14 +200,14 @@ def _index(node: fx.Node, known: Known) -> Dims | None:
     source = known.of(g.argument(node, "self"))
     indices = list(g.argument(node, "indices"))
     indices += [None] * (len(source) - len(indices))
-    given = [i for i, x in enumerate(indices) if x is not None]
-    if not given:
+    indexed = [i for i, x in enumerate(indices) if x is not None]
+    if not indexed:
         return source
-    bits = reduce(or_, (lab.dim_bits(source[i]) for i in given), 0)
-    rank = len(g.shape(node)) - (len(source) - len(given))
-    adjacent = given == list(range(given[0], given[-1] + 1))
-    at = given[0] if adjacent else 0
-    kept = [d for i, d in enumerate(source) if i not in given]
+    bits = reduce(or_, (lab.dim_bits(source[i]) for i in indexed), 0)
+    rank = len(g.shape(node)) - (len(source) - len(indexed))
+    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
+    at = indexed[0] if adjacent else 0
+    kept = [d for i, d in enumerate(source) if i not in indexed]
     size = g.shape(node)[at : at + rank]
     shapes = [known.of(x) for x in indices if isinstance(x, fx.Node)]
     new = lab.broadcast(shapes, size)
@@ -260,8 +260,8 @@ def _write(node: fx.Node, known: Known) -> Dims:
 
 
 def _written(node: fx.Node) -> fx.Node | None:
-    found = [g.argument(node, key) for key in ("src", "source", "values")]
-    return next((a for a in found if isinstance(a, fx.Node)), None)
+    sources = [g.argument(node, key) for key in ("src", "source", "values")]
+    return next((a for a in sources if isinstance(a, fx.Node)), None)
 
 
 def _spread(node: fx.Node, dims: Dims) -> Dims | None:

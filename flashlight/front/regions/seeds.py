@@ -52,14 +52,14 @@ class Sources:
 
     def is_weight(self, node: fx.Node) -> bool:
         """A parameter behind views, casts and pointwise maps of parameters (dequantised or normalised weights)."""
-        stack, budget, found = [node], limits.TREE_NODES, False
+        stack, budget, has_parameter = [node], limits.TREE_NODES, False
         while stack:
             one = stack.pop()
             name = g.name_of(one)
             if one.op == "placeholder" or one.op == "get_attr":
                 if one not in self.parameters and one.op == "placeholder":
                     return False
-                found = True
+                has_parameter = True
             elif name in g.VIEWS or name in g.POINTWISE or name in g.CREATORS or name == "getitem":
                 stack += g.tensors(one)
             else:
@@ -67,7 +67,7 @@ class Sources:
             budget -= 1
             if budget < 0:
                 return False
-        return found
+        return has_parameter
 
     def is_leaf(self, node: fx.Node) -> bool:
         """An input behind views and casts, times numbers or tensors of one element."""
@@ -133,8 +133,8 @@ def _is_stored_by_feature(node: fx.Node) -> bool:
     """A graph input [features, N] as it lies in memory: weights of a linear layer.  Keys are stored [N, features]."""
     while g.name_of(node) in g.CASTS:
         node = g.tensors(node)[0]
-    found = g.value(node)
-    return node.op == "placeholder" and found is not None and g.hint(found.stride()[-1]) == 1 < g.shape(node)[0]
+    value = g.value(node)
+    return node.op == "placeholder" and value is not None and g.hint(value.stride()[-1]) == 1 < g.shape(node)[0]
 
 
 def _is_merged(node: fx.Node) -> bool:

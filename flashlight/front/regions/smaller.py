@@ -18,32 +18,32 @@ from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.assemble import Assembly, Region
 from flashlight.front.regions.core import Core
-from flashlight.front.regions.find import Candidates, Found
+from flashlight.front.regions.find import Candidates, Findings
 from flashlight.front.regions.propagate import operands
 from flashlight.front.regions.seeds import Sources
 
 
 def without_producers(
-    graph: fx.Graph, found: Found, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
+    graph: fx.Graph, findings: Findings, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
 ) -> list[Region]:
     """The cores of regions alone, where that is less than the regions."""
     cores = [Core(r.core.component, r.core.whole) for r in regions]
-    return _assembled(graph, found, regions, cores, reason)
+    return _assembled(graph, findings, regions, cores, reason)
 
 
 def seed_by_seed(
-    graph: fx.Graph, found: Found, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
+    graph: fx.Graph, findings: Findings, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
 ) -> list[Region]:
     """A region for each contraction that is attention by itself."""
-    return _alone(graph, found, regions, [set(r.core.inside) for r in regions], parameters, reason)
+    return _alone(graph, findings, regions, [set(r.core.inside) for r in regions], parameters, reason)
 
 
 def without_map_products(
-    graph: fx.Graph, found: Found, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
+    graph: fx.Graph, findings: Findings, regions: Sequence[Region], parameters: Collection[fx.Node], reason: Reason
 ) -> list[Region]:
     """The same, where products of two values of the scores' size are left outside; they read a map that is stored."""
     left = [set(r.core.inside) - _map_products(r) for r in regions]
-    return _alone(graph, found, regions, left, parameters, reason)
+    return _alone(graph, findings, regions, left, parameters, reason)
 
 
 def _map_products(region: Region) -> set[fx.Node]:
@@ -59,7 +59,7 @@ def _is_made_of(node: fx.Node, maps: Collection[fx.Node]) -> bool:
 
 def _alone(
     graph: fx.Graph,
-    found: Found,
+    findings: Findings,
     regions: Sequence[Region],
     within: Sequence[set[fx.Node]],
     parameters: Collection[fx.Node],
@@ -78,7 +78,7 @@ def _alone(
                     core.grow((), reason)
                 cores += alone
                 left = left.difference(*[core.inside for core in alone])
-    return _assembled(graph, found, regions, cores, reason)
+    return _assembled(graph, findings, regions, cores, reason)
 
 
 def _contractions(region: Region) -> set[fx.Node]:
@@ -100,12 +100,12 @@ def _computed_from(seed: fx.Node, within: set[fx.Node], order: dict[fx.Node, int
 
 
 def _assembled(
-    graph: fx.Graph, found: Found, regions: Sequence[Region], cores: Sequence[Core], reason: Reason
+    graph: fx.Graph, findings: Findings, regions: Sequence[Region], cores: Sequence[Core], reason: Reason
 ) -> list[Region]:
     """The regions of cores, those aside that are there already."""
     order = {node: i for i, node in enumerate(graph.nodes)}
-    assert found.growth is not None
-    assembly = Assembly(order, reason, found.growth, bare=True)
+    assert findings.growth is not None
+    assembly = Assembly(order, reason, findings.growth, bare=True)
     assembly.run(cores)
     known = {frozenset(r.nodes) for r in regions}
     smaller = [r for r in assembly.regions if frozenset(r.nodes) not in known]

@@ -43,11 +43,11 @@ def waiting(
     nodes: Iterable[fx.Node], parts: Mapping[Core, tuple[Collection[fx.Node], Collection[fx.Node]]]
 ) -> list[list[fx.Node | Core]]:
     """What waits for itself when every core is one call.  parts: the outputs and inputs of each."""
-    made: dict[fx.Node, Core] = {n: core for core, (outputs, _) in parts.items() for n in outputs}
+    computed_by: dict[fx.Node, Core] = {n: core for core, (outputs, _) in parts.items() for n in outputs}
     needs: dict[fx.Node | Core, list[fx.Node | Core]] = {
-        n: [made.get(a, a) for a in n.all_input_nodes] for n in nodes if n not in made
+        n: [computed_by.get(a, a) for a in n.all_input_nodes] for n in nodes if n not in computed_by
     }
-    needs |= {core: [made.get(a, a) for a in inputs] for core, (_, inputs) in parts.items()}
+    needs |= {core: [computed_by.get(a, a) for a in inputs] for core, (_, inputs) in parts.items()}
     return cycles(needs)
 
 
@@ -71,10 +71,10 @@ class Untangler:
     def __call__(self, cores: Sequence[Core], knot: Collection[fx.Node | Core], patient: bool) -> list[Core]:
         """The cores with those of a knot changed.  patient: whether something else is tried before one is refused."""
         tied = [core for core in cores if core in knot]
-        made = {n: core for core in cores for n in core.nodes}
-        loose = sorted((n for n in knot if isinstance(n, fx.Node) and n not in made), key=self.order.__getitem__)
+        computed_by = {n: core for core in cores for n in core.nodes}
+        loose = sorted((n for n in knot if isinstance(n, fx.Node) and n not in computed_by), key=self.order.__getitem__)
         if patient:
-            waited = {core: {n for n in core.inputs if n in knot or made.get(n) in knot} for core in tied}
+            waited = {core: {n for n in core.inputs if n in knot or computed_by.get(n) in knot} for core in tied}
             released = [self._release(core, waited[core], loose, knot) for core in tied]
             if any(released):
                 return list(cores)
