@@ -78,6 +78,9 @@ def _pow(a: Tensor, b: Tensor) -> Tensor:
     return torch.pow(a.double(), b.double()).to(a.dtype) if a.dtype is torch.float32 else torch.pow(a, b)
 
 
+_MAXIMUM = "tl.maximum({0}, {1}, tl.PropagateNan.ALL)"
+_MINIMUM = "tl.minimum({0}, {1}, tl.PropagateNan.ALL)"
+_RELU = "tl.maximum({0}, 0.0, tl.PropagateNan.ALL)"
 FNS: dict[str, Fn] = {
     f.name: f
     for f in (
@@ -91,24 +94,8 @@ FNS: dict[str, Fn] = {
         Fn("FLOORDIV", 2, _floordiv, "_floordiv({0}, {1})", range=rules.floor_quotient),
         Fn("TRUNCDIV", 2, _truncdiv, "({0} // {1})", range=rules.whole_quotient),
         Fn("REM", 2, torch.remainder, "_remainder({0}, {1})", range=rules.remainder),
-        Fn(
-            "MAXIMUM",
-            2,
-            torch.maximum,
-            "tl.maximum({0}, {1}, tl.PropagateNan.ALL)",
-            commutative=True,
-            monotone=(1, 1),
-            size="MAXIMUM",
-        ),
-        Fn(
-            "MINIMUM",
-            2,
-            torch.minimum,
-            "tl.minimum({0}, {1}, tl.PropagateNan.ALL)",
-            commutative=True,
-            monotone=(1, 1),
-            size="MAXIMUM",
-        ),
+        Fn("MAXIMUM", 2, torch.maximum, _MAXIMUM, commutative=True, monotone=(1, 1), size="MAXIMUM"),
+        Fn("MINIMUM", 2, torch.minimum, _MINIMUM, commutative=True, monotone=(1, 1), size="MAXIMUM"),
         # transcendental
         Fn("EXP", 1, torch.exp, "_exp({0})", "float", monotone=(1,), image=_POSITIVE, size="EXP"),
         Fn("EXP2", 1, torch.exp2, "tl.exp2({0})", "float", monotone=(1,), image=_POSITIVE),
@@ -152,15 +139,7 @@ FNS: dict[str, Fn] = {
         Fn("ATANH", 1, torch.atanh, "_atanh({0})", "float", monotone=(1,), domain=_UNIT),
         # shape of the number line
         Fn("ABS", 1, torch.abs, "tl.abs({0})", image=_POSITIVE, range=rules.absolute, powers=(1.0,)),
-        Fn(
-            "RELU",
-            1,
-            torch.relu,
-            "tl.maximum({0}, 0.0, tl.PropagateNan.ALL)",
-            monotone=(1,),
-            image=_POSITIVE,
-            powers=(1.0,),
-        ),
+        Fn("RELU", 1, torch.relu, _RELU, monotone=(1,), image=_POSITIVE, powers=(1.0,)),
         Fn("SIGNBIT", 1, torch.signbit, "_signbit({0})", "bool"),
         Fn("SIGN", 1, torch.sign, "_sign({0})", monotone=(1,), image=_UNIT),
         Fn("FLOOR", 1, torch.floor, "tl.floor({0})", monotone=(1,)),
