@@ -60,6 +60,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """The architectures every kernel must compile for, by name."""
 
+RESEMBLES = {"sm_86": "sm_120", "sm_89": "sm_120", "sm_103": "sm_100", "sm_121": "sm_120"}
+"""The known architecture that another is most like in what tilings depend on: shared memory, matrix instructions."""
+
 
 class Assembly(dict[str, Any]):
     """The stages of one compilation, text or bytes by kind; ``"sass"`` is disassembled when it is first asked for."""

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from flashlight.codegen.offline import ARCHITECTURES
-
-RESEMBLES = {"sm_86": "sm_120", "sm_89": "sm_120", "sm_103": "sm_100", "sm_121": "sm_120"}
-"""The known architecture that another is most like in what tilings depend on: shared memory, matrix instructions."""
+from flashlight.codegen.offline import ARCHITECTURES, RESEMBLES
 
 
 def exact_architecture(device: torch.device) -> str:

@@ -10,10 +10,10 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from flashlight.codegen.offline import ARCHITECTURES
+from flashlight.codegen.offline import ARCHITECTURES, RESEMBLES
 from flashlight.tools import cache_commands
 from flashlight.tools.request import KINDS, Request
 
@@ -65,15 +65,18 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def one_of(noun: str, legal: Sequence[str]) -> Callable[[str], list[str]]:
-    """An argparse type: a list of names separated by commas, each of them legal."""
+def one_of(noun: str, legal: Sequence[str], like: Mapping[str, str] | None = None) -> Callable[[str], list[str]]:
+    """An argparse type: a list of names separated by commas, each of them legal.  like: what is nearest to others."""
 
     def parse(text: str) -> list[str]:
         names = [name.strip() for name in text.split(",") if name.strip()]
         unknown = [name for name in names if name not in legal]
         if unknown or not names:
             wrong = ", ".join(map(repr, unknown)) or repr(text)
-            raise argparse.ArgumentTypeError(f"unknown {noun} {wrong} (choose from {', '.join(legal)})")
+            nearest = [f"; {name} is most like {like[name]}" for name in unknown if like and name in like]
+            raise argparse.ArgumentTypeError(
+                f"unknown {noun} {wrong} (choose from {', '.join(legal)}{''.join(nearest)})"
+            )
         return names
 
     return parse
@@ -115,7 +118,7 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--arch",
         action="extend",
         default=[],
-        type=one_of("architecture", tuple(ARCHITECTURES)),
+        type=one_of("architecture", tuple(ARCHITECTURES), RESEMBLES),
         metavar="ARCH[,ARCH...]",
         help=f"compile for it and print registers, spills, shared memory: {', '.join(ARCHITECTURES)}",
     )

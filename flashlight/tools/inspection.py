@@ -66,6 +66,7 @@ def present(request: Request, seen: Observation | None = None) -> bool:
         if MASK in request.kinds and reports:
             _present_masks(seen, reports, kernels, sink)
         _present_costs(request, costs, sink)
+        unshown += _missing(request, kernels) if reports else []
     failures = dict.fromkeys([*unshown, *(error for cost in costs for error in cost.errors)])
     for failure in failures:
         print(f"flashlight: {failure}", file=sys.stderr)
@@ -84,6 +85,13 @@ def _present_texts(request: Request, reports: list[Report], kernels: dict[str, K
                 shown.add(text)
                 sink.put(f"{label}.{TEXT_KINDS[kind]}" if label else TEXT_KINDS[kind], text)
     return unshown
+
+
+def _missing(request: Request, kernels: Mapping[str, KernelReport]) -> list[str]:
+    """What was asked for and takes a kernel, where nothing was fused."""
+    asked = [f"--emit {kind}" for kind in request.kinds if kind not in ("report", MASK)]
+    asked += [f"--arch {arch}" for arch in request.archs if not asked]
+    return [] if kernels else [f"{what}: nothing was fused in this run; the report says why" for what in asked]
 
 
 def _as_json(

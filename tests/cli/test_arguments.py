@@ -29,6 +29,7 @@ from flashlight.tools import cli, request
             ["inspect", "SCRIPT", "--emit", "ptx", "--arch", "gfx942"],
             "--emit ptx needs one of --arch sm_80, sm_90, sm_100, sm_120",
         ),
+        (["inspect", "SCRIPT", "--arch", "sm_89"], "sm_120, gfx942, gfx950; sm_89 is most like sm_120)"),
         (["inspect", "SCRIPT", "-o", "SCRIPT"], "is not a directory"),
         (["inspect", "SCRIPT", "-o", "SCRIPT/below"], "is not a directory"),
         (["inspect", "SCRIPT", "-o", "/proc/below"], "-o /proc/below: cannot write to /proc: "),

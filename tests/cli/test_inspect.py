@@ -12,7 +12,7 @@ import torch
 from flashlight.report import records as registry
 from flashlight.report.records import KernelReport, RegionReport, Report
 from flashlight.tools import cli, inspection, request
-from tests.cli.recorded import ATTENTION, SOURCE, TRITON
+from tests.cli.recorded import ATTENTION, DECLINED, SOURCE, TRITON
 
 
 def test_report_is_the_default(script: str, capsys: pytest.CaptureFixture[str]):
@@ -64,6 +64,16 @@ def test_script_that_exits(script: str, code: str, expected: int, capsys: pytest
 def test_a_script_that_succeeds_fails_where_something_cannot_be_shown(script: str):
     assert cli.main(["inspect", script, "--kernel", "nothing"]) == 1
     assert cli.main(["inspect", script, "--kernel", "nothing", "--exit", "7"]) == 7
+
+
+@pytest.mark.parametrize("kind", ["program", "passes", "kernel", "triton", "cpp", "ttir"])
+def test_what_takes_a_kernel_fails_where_nothing_was_fused(kind: str, capsys: pytest.CaptureFixture[str]):
+    registry.record(Report([DECLINED]))
+    assert not inspection.present(request.Request.of([kind], [], None, None))
+    assert f"--emit {kind}: nothing was fused in this run; the report says why" in capsys.readouterr().err
+    assert inspection.present(request.Request.of(["report", "mask"], [], None, None))
+    assert not inspection.present(request.Request.of([], ["sm_90"], None, None))
+    assert "--arch sm_90: nothing was fused" in capsys.readouterr().err
 
 
 def test_interrupted_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -217,7 +227,7 @@ def test_versions_without_a_default_backend(script: str, monkeypatch, capsys: py
 def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
     twins = [KernelReport("attn0", kernel=text) for text in ("A", "B", "A", "C")]
     registry.record(Report([RegionReport(True, kernels=twins)]))
-    assert inspection.present(inspection.Request.of(["kernel"], [], None, None))
+    assert inspection.present(inspection.request.Request.of(["kernel"], [], None, None))
     titles = ("attn0.kernel.txt", "attn0-2.kernel.txt", "attn0-3.kernel.txt")
     pieces = [f"== {title} ==\n{text}\n\n" for title, text in zip(titles, "ABC", strict=True)]
     assert capsys.readouterr().out == "".join(pieces)
@@ -226,7 +236,7 @@ def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
 def test_kernel_that_does_not_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     broken = TRITON | {"source": SOURCE.replace("* 2", "* nothing")}
     registry.record(Report([RegionReport(True, kernels=[KernelReport("double0", triton=broken)])]))
-    assert not inspection.present(inspection.Request.of(["ptx"], [], None, None))
+    assert not inspection.present(inspection.request.Request.of(["ptx"], [], None, None))
     captured = capsys.readouterr()
     assert "does not compile, see below" in captured.out
     assert "double0 does not compile for sm_90" in captured.err
