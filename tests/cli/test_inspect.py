@@ -227,7 +227,7 @@ def test_versions_without_a_default_backend(script: str, monkeypatch, capsys: py
 def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
     twins = [KernelReport("attn0", kernel=text) for text in ("A", "B", "A", "C")]
     registry.record(Report([RegionReport(True, kernels=twins)]))
-    assert inspection.present(inspection.request.Request.of(["kernel"], [], None, None))
+    assert inspection.present(inspection.Request.of(["kernel"], [], None, None))
     titles = ("attn0.kernel.txt", "attn0-2.kernel.txt", "attn0-3.kernel.txt")
     pieces = [f"== {title} ==\n{text}\n\n" for title, text in zip(titles, "ABC", strict=True)]
     assert capsys.readouterr().out == "".join(pieces)
@@ -236,7 +236,7 @@ def test_different_kernels_of_one_name(capsys: pytest.CaptureFixture[str]):
 def test_kernel_that_does_not_compile(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     broken = TRITON | {"source": SOURCE.replace("* 2", "* nothing")}
     registry.record(Report([RegionReport(True, kernels=[KernelReport("double0", triton=broken)])]))
-    assert not inspection.present(inspection.request.Request.of(["ptx"], [], None, None))
+    assert not inspection.present(inspection.Request.of(["ptx"], [], None, None))
     captured = capsys.readouterr()
     assert "does not compile, see below" in captured.out
     assert "double0 does not compile for sm_90" in captured.err
