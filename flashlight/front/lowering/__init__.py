@@ -7,6 +7,7 @@ from flashlight.front.lowering import (
     logic,
     pieces,
     pointwise,
+    powers,
     puts,
     reductions,
     special,
@@ -18,5 +19,7 @@ from flashlight.front.lowering.source import source_line
 from flashlight.front.lowering.support import can_lower
 
 __all__ = ["can_lower", "lower", "lower_with_inputs", "source_line"]
-RULE_FILES = (contractions, creation, indexing, logic, pieces, pointwise, puts, reductions, special, views, writes)
+RULE_FILES = (
+    contractions, creation, indexing, logic, pieces, pointwise, powers, puts, reductions, special, views, writes,
+)  # fmt: skip
 """The families of rules; importing them fills the registry."""

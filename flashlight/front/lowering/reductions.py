@@ -18,7 +18,7 @@ from flashlight.analysis.fills import SUMS_AND_EXTREMA, constants_of
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
 from flashlight.front.lowering.kinds import convert, wrap_int
-from flashlight.front.lowering.pointwise import power_of
+from flashlight.front.lowering.powers import power_of
 from flashlight.front.lowering.registry import (
     Position,
     Steps,
