@@ -18,7 +18,8 @@ from flashlight.analysis.spans import power_of_two
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.functions import COMPARISONS, IDENTITY, LOGIC, WRAPPING, call, combine
 from flashlight.codegen.cpp.names import Names, int_literal, real_literal
-from flashlight.codegen.cpp.positions import Positions, Value, bare
+from flashlight.codegen.cpp.positions import Positions, Value
+from flashlight.codegen.text import Wrapped, bare
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, Random, Reduce, value_of
@@ -121,7 +122,7 @@ class Emitter(Positions):
         if value is None:
             value = self._reduce(node, depth) if isinstance(node, Reduce) else self._inner(node)
         if node in self.full:
-            value = Value(f"(FULL ? {'all<B>(1)' if value.lanes else 'true'} : {value.text})", value.type)
+            value = Value(Wrapped(f"FULL ? {'all<B>(1)' if value.lanes else 'true'} : {value.text}"), value.type)
         if not value.text.isidentifier() and not isinstance(node, Const):
             name = self.new.temporary()
             origin = f"  // {self.origins[node]}" if node in self.origins else ""
@@ -198,7 +199,7 @@ class Emitter(Positions):
             if v.type == "bool":
                 return Value(f"long({v.text})", "long")
             return Value(f"to_int({v.text})", "J" if v.lanes else "long")
-        return Value(f"({v.text} != {self.zero(v)})", "B" if v.lanes else "bool")
+        return Value(Wrapped(f"{v.text} != {self.zero(v)}"), "B" if v.lanes else "bool")
 
     def zero(self, v: Value) -> str:
         return f"all<{v.type}>(0)" if v.lanes else "0"
@@ -247,7 +248,7 @@ class Emitter(Positions):
     def _where(self, n: Node, args: list[Value]) -> Value:
         cond, x, y = self.as_kind(args[0], "bool"), self.as_kind(args[1], n.dtype), self.as_kind(args[2], n.dtype)
         if not any(a.lanes for a in (cond, x, y)):
-            return Value(f"({cond.text} ? {x.text} : {y.text})", SCALARS[n.dtype])
+            return Value(Wrapped(f"{cond.text} ? {x.text} : {y.text}"), SCALARS[n.dtype])
         to = LANES.get(n.dtype) or ("J" if self.facts.wide(n) or "J" in (x.type, y.type) else "I")
         return Value(f"where({cond.text}, {self.lift(x, to)}, {self.lift(y, to)})", to)
 
@@ -261,24 +262,25 @@ class Emitter(Positions):
             return self._times(args[0], Value(by, "real"))
         if fn == "POW" and isinstance(last, int | float) and args[0].type in ("F", "real"):
             x = args[0].text
-            text = {2.0: f"({x} * {x})", 1.0: x, 0.5: f"sqrt({x})", -1.0: f"recip({x})", 3.0: f"({x} * {x} * {x})",
-                    -0.5: f"rsqrt({x})", 4.0: f"(({x} * {x}) * ({x} * {x}))"}.get(float(last))  # fmt: skip
+            text = {2.0: Wrapped(f"{x} * {x}"), 1.0: x, 0.5: f"sqrt({x})", -1.0: f"recip({x})",
+                    3.0: Wrapped(f"{x} * {x} * {x}"), -0.5: f"rsqrt({x})",
+                    4.0: Wrapped(f"({x} * {x}) * ({x} * {x})")}.get(float(last))  # fmt: skip
             return Value(text, args[0].type) if text else None
         if fn == "REM" and n.dtype == "int" and (by := power_of_two(n.args[1])):
             to = next((a.type for a in args if a.lanes), "long")
             to = "J" if to == "I" and by > 2**31 else to
             x = self.lift(args[0], to)
-            return Value(f"({x} & {f'all<{to}>({by - 1}L)' if args[0].lanes else f'{by - 1}L'})", to)
+            return Value(Wrapped(f"{x} & {f'all<{to}>({by - 1}L)' if args[0].lanes else f'{by - 1}L'}"), to)
         if fn in COMPARISONS and all(a.type in ("B", "bool") for a in args) and fn in ("EQ", "NE"):
             to = "B" if any(a.lanes for a in args) else "bool"
             x, y = (self.lift(a, to) for a in args)
-            return Value(f"({x} ^ {y})" if fn == "NE" else f"(!({x} ^ {y}))", to)
+            return Value(Wrapped(f"{x} ^ {y}" if fn == "NE" else f"!({x} ^ {y})"), to)
         return None
 
     def _times(self, x: Value, y: Value) -> Value:
         if not x.lanes and not y.lanes:
-            return Value(f"({x.text} * {y.text})", "real")
-        return Value(f"({self.lift(x, 'F')} * {self.lift(y, 'F')})", "F")
+            return Value(Wrapped(f"{x.text} * {y.text}"), "real")
+        return Value(Wrapped(f"{self.lift(x, 'F')} * {self.lift(y, 'F')}"), "F")
 
     # ------------------------------------------------------------ loads
 

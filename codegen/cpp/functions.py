@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flashlight.codegen.text import Wrapped
 from flashlight.ir.ops import FNS
 
 INFIX = {"ADD": "+", "SUB": "-", "MUL": "*", "DIV": "/", "LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==",
@@ -23,9 +24,9 @@ IDENTITY = {
 def call(fn: str, args: list[str]) -> str:
     """The C++ expression for fn(args)."""
     if fn in INFIX:
-        return f"({args[0]} {INFIX[fn]} {args[1]})"
+        return Wrapped(f"{args[0]} {INFIX[fn]} {args[1]}")
     if fn in PREFIX:
-        return f"({PREFIX[fn]}{args[0]})"
+        return Wrapped(f"{PREFIX[fn]}{args[0]}")
     if fn not in FNS:
         raise KeyError(fn)
     return f"{fn.lower()}({', '.join(args)})"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.text import Wrapped
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather
 from flashlight.ir.program import Node
 
@@ -82,7 +83,7 @@ class Positions:
                 parts.append(text if c == 1 else f"({text} * all<{to}>({c}))")
         if fixed.terms or fixed.const:
             parts.append(f"all<{to}>({self.scalar_expr(fixed)})")
-        return Value(parts[0] if len(parts) == 1 else f"({' + '.join(parts)})", to)
+        return Value(parts[0] if len(parts) == 1 else Wrapped(" + ".join(parts)), to)
 
     def scalar_expr(self, e: Expr) -> str:
         parts = []
@@ -91,7 +92,8 @@ class Positions:
             parts.append(text if c == 1 else f"{text} * {c}")
         if e.const or not parts:
             parts.append(str(e.const))
-        return parts[0] if len(parts) == 1 and len(e.terms) == 1 and e.terms[0][1] == 1 else f"({' + '.join(parts)})"
+        is_atom = len(parts) == 1 and len(e.terms) == 1 and e.terms[0][1] == 1
+        return parts[0] if is_atom else Wrapped(" + ".join(parts))
 
     def _atom(self, atom: Atom) -> Value:
         if isinstance(atom, Axis):
@@ -109,7 +111,7 @@ class Positions:
         arg = self.expr(atom.arg)
         by, name = atom.by, "floor_div" if isinstance(atom, FloorDiv) else "floor_mod"
         if not arg.lanes and atom.arg.range[0] >= 0:
-            return Value(f"({arg.text} {'/' if name == 'floor_div' else '%'} {by})", "long")
+            return Value(Wrapped(f"{arg.text} {'/' if name == 'floor_div' else '%'} {by}"), "long")
         return Value(f"{name}({arg.text}, {by})", arg.type)
 
     def address(self, index: tuple[Expr, ...], shape: tuple[int, ...], strides: tuple[int, ...]) -> Address:
@@ -131,7 +133,7 @@ class Positions:
                 base = base + (e - Expr([(self.lane, c)])) * step
             else:
                 vectors.append((e, size, step, inside))
-        text = " + ".join([self.scalar_expr(base), *clamped])
+        text = " + ".join([self.scalar_expr(base), *clamped]) if clamped else self.scalar_expr(base)
         if not vectors:
             return Address(text, lanes_step, None)
         return Address(text, lanes_step, self._vector_offset(vectors, lanes_step))
@@ -147,15 +149,3 @@ class Positions:
         reach = sum(abs(step) * size for _, step, size in values)
         to = "I" if reach < 2**31 and all(v.type == "I" for v, _, _ in values) else "J"
         return " + ".join(f"{self.lift(v, to)} * all<{to}>({step})" for v, step, _ in values)
-
-
-def bare(text: str) -> str:
-    """Without parentheses around the whole."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    level = 0
-    for i, ch in enumerate(text):
-        level += (ch == "(") - (ch == ")")
-        if level == 0 and i < len(text) - 1:
-            return text
-    return text[1:-1]

@@ -17,7 +17,7 @@ from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.emit import Emitter, Value
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.names import Names
-from flashlight.codegen.cpp.positions import bare
+from flashlight.codegen.text import bare
 from flashlight.codegen.tile import Loop
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import KEY_BLOCK, Visit, first, last

@@ -12,7 +12,8 @@ import re
 
 import torch
 
-from flashlight.codegen.triton.state import State, Value, block_name, broken, spread, strip
+from flashlight.codegen.text import Call, Wrapped, bare, broken
+from flashlight.codegen.triton.state import State, Value, block_name, spread
 from flashlight.ir.index import ZERO, Atom, Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.ir.kernel import first, last
 from flashlight.ir.program import Load, Node, Store, Tensor, postorder
@@ -92,7 +93,8 @@ def expression(state: State, e: Expr, dims: tuple[Axis, ...], wide: bool | None 
         text += sign + term
     if e.const or not text:
         text = f"{text} {'-' if e.const < 0 else '+'} {abs(e.const)}" if text else str(e.const)
-    return text if len(e.terms) + bool(e.const) <= 1 and not text.startswith("-") and "*" not in text else f"({text})"
+    is_atom = len(e.terms) + bool(e.const) <= 1 and all(c == 1 for _, c in e.terms) and e.const >= 0
+    return text if is_atom else Wrapped(text)
 
 
 def _atom(state: State, atom: Atom, dims: tuple[Axis, ...], wide: bool) -> str:
@@ -100,7 +102,7 @@ def _atom(state: State, atom: Atom, dims: tuple[Axis, ...], wide: bool) -> str:
     text = spread(value, dims)
     if not wide:
         return text
-    return f"{text}.to(tl.int64)" if value.dims else f"tl.cast({text}, tl.int64)"
+    return f"{text}.to(tl.int64)" if value.dims else Call("tl.cast", text, "tl.int64")
 
 
 def atom_value(state: State, atom: Atom) -> Value:
@@ -173,7 +175,7 @@ def pointer(state: State, t: Tensor, index: tuple[Expr, ...], dims: tuple[Axis, 
     text = _base(state, t, scalar, wide)
     if tile.terms:
         reach = max(map(abs, tile.range))
-        text = f"{text} + {strip(expression(state, tile, dims, wide and reach >= LARGE))}"
+        text = f"{text} + {bare(expression(state, tile, dims, wide and reach >= LARGE))}"
     covered = {d for a, _ in tile.terms for d in atom_value(state, a).dims}
     same = tuple(d for d in dims if d not in covered)
     if not same:
@@ -185,18 +187,18 @@ def _base(state: State, t: Tensor, scalar: Expr, wide: bool) -> str:
     start = pointer_name(t.name)
     if not scalar.terms and not scalar.const:
         return start
-    text = f"{start} + {strip(expression(state, scalar, (), wide))}"
+    text = f"{start} + {bare(expression(state, scalar, (), wide))}"
     return state.remember((t.name, scalar), scalar.axes, lambda: Value(state.define(f"{t.name}_base", text))).text
 
 
 def bounds(state: State, t: Tensor, index: tuple[Expr, ...], dims: tuple[Axis, ...]) -> list[str]:
     """Conditions under which an index that may leave the tensor is within it."""
-    found: list[str] = []
+    conditions: list[str] = []
     for e, size in zip(index, t.shape, strict=True):
         lo, hi = e.range
         text = expression(state, e, dims) if lo < 0 or hi >= size else ""
-        found += [f"({strip(text)} >= 0)"] * (lo < 0) + [f"({strip(text)} < {size})"] * (hi >= size)
-    return found
+        conditions += [Wrapped(f"{bare(text)} >= 0")] * (lo < 0) + [Wrapped(f"{bare(text)} < {size}")] * (hi >= size)
+    return conditions
 
 
 # ---------------------------------------------------------------- loads and stores
@@ -219,7 +221,8 @@ def _load(state: State, node: Load) -> Value:
     at = pointer(state, t, index, dims)
     mask = all_inside(state, node.free, dims) + bounds(state, t, index, dims)
     other = {"float": "0.0", "int": "0", "bool": "0"}[t.kind]
-    text = f"tl.load({at}, mask={' & '.join(mask)}, other={other})" if mask else f"tl.load({at})"
+    guard = [f"mask={' & '.join(mask)}", f"other={other}"] if mask else []
+    text = Call("tl.load", at, *guard)
     return Value(state.define(name, text, node), dims)
 
 
@@ -241,10 +244,9 @@ def store(state: State, s: Store, text: str, axes: frozenset[Axis]) -> None:
     dims = state.dims_of(axes)
     at = pointer(state, t, s.index, dims)
     mask = all_inside(state, axes, dims)
-    tail = f", mask={' & '.join(mask)}" if mask else ""
+    guard = [f"mask={' & '.join(mask)}"] if mask else []
     state.comment(s.value)
-    function = "tl.atomic_add" if s.add else "tl.store"
-    state.line(broken("", f"{function}({at}, {strip(text)}{tail})"))
+    state.line(broken("", Call("tl.atomic_add" if s.add else "tl.store", at, text, *guard)))
 
 
 def starts(state: State) -> int:

@@ -10,8 +10,9 @@ import torch
 
 from flashlight.analysis.spans import power_of_two
 from flashlight.base.constants import gpu
+from flashlight.codegen.text import Call, Wrapped, filled_in
 from flashlight.codegen.triton.addressing import TYPES, expression
-from flashlight.codegen.triton.state import INLINE, WIDENING, Scope, State, Value, spread, strip
+from flashlight.codegen.triton.state import INLINE, WIDENING, Scope, State, Value, spread
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Cast, Const, Index, Map, Node, Random, value_of, written_order
@@ -94,7 +95,7 @@ def pointwise(state: State, node: Map | Cast, dims: tuple[Axis, ...]) -> str:
         if unrolled:
             return unrolled
     if fn == "REM" and node.dtype == "int" and (by := power_of_two(node.args[1])):
-        return f"({render(state, node.args[0], dims)} & {integer(by - 1)})"
+        return Wrapped(f"{render(state, node.args[0], dims)} & {integer(by - 1)}")
     template = FNS[fn].triton
     if fn == "RELU" and node.dtype == "int":
         template = "tl.maximum({0}, 0)"
@@ -104,12 +105,9 @@ def pointwise(state: State, node: Map | Cast, dims: tuple[Axis, ...]) -> str:
     state.helpers.update(re.findall(r"\b_\w+(?=\()", template))
     args = [render(state, a, dims) for a in written_order(node)]
     if fn in WIDENING and node.dtype == "int" and state.widens(node):
-        args[0] = f"tl.cast({strip(args[0])}, tl.int64)"
-    infix = template.startswith("(")
-    if not infix:
-        args = [strip(a) for a in args]
-    text = template.format(*_typed_constants(state, node, args, infix))
-    return f"tl.cast({text}, {state.compute})" if "_pow(" in template else text
+        args[0] = Call("tl.cast", args[0], "tl.int64")
+    text = filled_in(template, *_typed_constants(state, node, args, template.startswith("(")))
+    return Call("tl.cast", text, state.compute) if fn == "POW" else text
 
 
 def _typed_constants(state: State, node: Map, args: list[str], infix: bool) -> list[str]:
@@ -146,7 +144,7 @@ def _power(state: State, node: Node, dims: tuple[Axis, ...]) -> str | None:
     if exponent is None or not 1 <= exponent <= gpu.UNROLLED_POWERS or exponent != int(exponent):
         return None
     base = spread(state.value(node.args[0]), dims)
-    return f"({' * '.join([base] * int(exponent))})"
+    return Wrapped(" * ".join([base] * int(exponent)))
 
 
 def _cast(state: State, node: Cast, dims: tuple[Axis, ...]) -> str:
@@ -163,15 +161,14 @@ def _cast(state: State, node: Cast, dims: tuple[Axis, ...]) -> str:
 
 def _to(arg: str, dtype: str, dims: tuple[Axis, ...]) -> str:
     """A conversion; numbers that may be plain Python integers have no method for it."""
-    return f"{arg}.to({dtype})" if dims else f"tl.cast({strip(arg)}, {dtype})"
+    return f"{arg}.to({dtype})" if dims else Call("tl.cast", arg, dtype)
 
 
 def random(state: State, node: Random) -> Value:
     """Philox by seed and position, as flashlight/ir/random.py."""
     dims = state.dims(node)
-    seed, at = render(state, node.seed, ()), strip(expression(state, node.index, dims))
-    position = f"tl.cast({at}, tl.int32)"
-    return Value(state.define("random", f"tl.rand({strip(seed)}, {position})", node), dims)
+    position = Call("tl.cast", expression(state, node.index, dims), "tl.int32")
+    return Value(state.define("random", Call("tl.rand", render(state, node.seed, ()), position), node), dims)
 
 
 def triton_dtype(dtype: torch.dtype) -> str:

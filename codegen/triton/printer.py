@@ -9,12 +9,13 @@ from typing import assert_never
 
 import torch
 
+from flashlight.codegen.text import INDENT, Call
 from flashlight.codegen.tile import tile_program
 from flashlight.codegen.triton import addressing, expressions, reductions
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.helpers import helper_text
 from flashlight.codegen.triton.layout import Layout
-from flashlight.codegen.triton.state import INDENT, State, Value, block_name
+from flashlight.codegen.triton.state import State, Value, block_name
 from flashlight.codegen.triton.sweep import LoopPrinter
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
@@ -92,7 +93,7 @@ def _carry(state: State, node: Carry) -> Value:
             continue
         lanes = expressions.spread(_lanes(state, axis), value.dims)
         at = addressing.position(state, axis).text
-        text = f"tl.sum(tl.where({lanes} == {at}, {value.text}, 0.0), {value.dims.index(axis)})"
+        text = Call("tl.sum", f"tl.where({lanes} == {at}, {value.text}, 0.0)", str(value.dims.index(axis)))
         value = Value(state.define(f"{node.name}_at", text), tuple(a for a in value.dims if a != axis))
     return value
 

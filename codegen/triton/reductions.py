@@ -10,14 +10,16 @@ What lies beyond the end of a ragged axis counts as the identity of the reductio
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
 from flashlight.base.constants import gpu
+from flashlight.codegen.text import Call, Wrapped, filled_in, receiver
 from flashlight.codegen.tile.contractions import Contraction
 from flashlight.codegen.triton.addressing import inside, raw_load
 from flashlight.codegen.triton.expressions import integer, number, render, triton_dtype
-from flashlight.codegen.triton.state import Scope, State, Value, spread, strip
+from flashlight.codegen.triton.state import Scope, State, Value, spread
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Reduce
@@ -33,6 +35,14 @@ EXTREMA = {"MAX": "_maximum", "MIN": "_minimum"}
 
 SHORT_SUM = 8
 """Terms that are added one after the other."""
+
+
+def combined(op: str, total: str, step: str, exact: bool = False) -> str:
+    """One step of a reduction.  exact: extrema of a NaN are NaN."""
+    template = COMBINE[op]
+    if not template.startswith("tl."):
+        return template.format(total, step)
+    return filled_in(template.replace("{1}", "{1}, tl.PropagateNan.ALL") if exact else template, total, step)
 
 
 def reduction(state: State, node: Reduce) -> Value:
@@ -57,7 +67,7 @@ def repeated(state: State, node: Reduce, count: int | str) -> str:
         return f"{body} * {count}"
     if op == "PROD":
         state.helpers.add("_pow")
-        return f"tl.cast(_pow({body}, {count}), {state.compute})"
+        return Call("tl.cast", f"_pow({body}, {count})", state.compute)
     return body
 
 
@@ -67,8 +77,8 @@ def masked(state: State, text: str, axis: Axis, dims: tuple[Axis, ...], op: str,
     if mask is None:
         return text
     if kind == "bool":
-        return f"({spread(mask, dims)} & {text})"
-    guarded = f"tl.where({spread(mask, dims)}, {strip(text)}, {identity(op, kind)})"
+        return Wrapped(f"{spread(mask, dims)} & {text}")
+    guarded = Call("tl.where", spread(mask, dims), text, identity(op, kind))
     if not text.isidentifier():
         return guarded
     key = ("masked", text, axis, op)
@@ -93,22 +103,17 @@ def collapsed(state: State, node: Reduce, exact: bool = True) -> str:
     dims = state.dims(body)
     text = render(state, body, dims)
     if op in ("SUM", "PROD") and body.dtype == "int" and state.widens(node):
-        text = f"tl.cast({strip(text)}, tl.int64)"
+        text = Call("tl.cast", text, "tl.int64")
     text = masked(state, text, axis, dims, op, body.dtype)
-    if exact and op in EXTREMA and body.dtype == "float":
-        state.helpers.add(EXTREMA[op])
-        return f"tl.reduce({strip(text)}, {dims.index(axis)}, {EXTREMA[op]})"
-    if op == "ANY" and body.dtype == "int":
-        state.helpers.add("_union")
-        return f"tl.reduce({strip(text)}, {dims.index(axis)}, _union)"
+    if op == "ANY" and body.dtype != "int":
+        return Wrapped(f"tl.max({receiver(text)}.to(tl.int32), {dims.index(axis)}) > 0")
+    combine = "_union" if op == "ANY" else EXTREMA.get(op) if exact and body.dtype == "float" else None
+    if combine is not None:
+        state.helpers.add(combine)
+        return Call("tl.reduce", text, str(dims.index(axis)), combine)
     if op == "PROD":
         state.helpers.add("_multiply")
-    if op != "ANY":
-        text = strip(text)
-    elif not text.startswith("("):
-        text = f"({text})"
-    text = MONOIDS[op].triton.format(text, dims.index(axis))
-    return f"({text})" if op == "ANY" else text
+    return filled_in(MONOIDS[op].triton, text, str(dims.index(axis)))
 
 
 def _serial(state: State, node: Reduce, dims: tuple[Axis, ...]) -> Value:
@@ -127,7 +132,7 @@ def _serial(state: State, node: Reduce, dims: tuple[Axis, ...]) -> Value:
     with state.nested(f"for {start} in range(0, {axis.size}, {length}):", Scope(state.scope)):
         state.line(f"{part} = {filled(state, op, node.dtype, dims)}")
         _accumulate(state, node, dims, part, f"{start}, {stop}")
-        state.line(f"{name} = {COMBINE[op].format(name, part)}")
+        state.line(f"{name} = {combined(op, name, part)}")
     return Value(name, dims)
 
 
@@ -137,8 +142,8 @@ def _accumulate(state: State, node: Reduce, dims: tuple[Axis, ...], name: str, b
     index = state.names(axis.name)
     loop = Scope(state.scope, frozenset({axis}), frozenset({axis}), values={("position", axis): Value(index)})
     with state.nested(f"for {index} in range({bounds}):", loop):
-        step = strip(render(state, node.args[0], dims))
-        state.line(f"{name} = {COMBINE[op].format(name, step)}")
+        step = render(state, node.body, dims)
+        state.line(f"{name} = {combined(op, name, step)}")
 
 
 def partial_length(size: int) -> int:
@@ -171,21 +176,24 @@ def dot(state: State, node: Reduce, c: Contraction, start: str | None = None) ->
     right = _matrix(state, c.right, c.k, dtype, (batch, (c.k,), n))
     natural = batch + m + n
     direct = natural == sort(natural) and max(len(batch), len(m), len(n)) == 1 and c.rest is None
-    extra = f", acc={start}" if start and direct else ""
-    if dtype is None:
-        extra += f', input_precision="{state.precision}"' if not state.kernel.double else ""
+    options = [f"acc={start}"] if start and direct else []
     if state.kernel.double:
-        extra += ", out_dtype=tl.float64"
-    text = f"tl.dot({left}, {right}{extra})"
+        options.append("out_dtype=tl.float64")
+    elif dtype is None:
+        options.append(f'input_precision="{state.precision}"')
+    text = Call("tl.dot", left, right, *options)
     if direct:
         return text
-    shape = ", ".join(state.width(a) for a in natural)
-    text = f"tl.reshape({text}, ({shape}))"
+    text = Call("tl.reshape", text, _tuple(state.width(a) for a in natural))
     if natural != sort(natural):
-        text = f"tl.permute({text}, ({', '.join(str(natural.index(a)) for a in sort(natural))}))"
+        text = Call("tl.permute", text, _tuple(str(natural.index(a)) for a in sort(natural)))
     if c.rest is not None:
-        text = f"({render(state, c.rest, sort(natural))} * {text})"
+        text = Wrapped(f"{render(state, c.rest, sort(natural))} * {text}")
     return f"{start} + {text}" if start else text
+
+
+def _tuple(parts: Iterable[str]) -> str:
+    return f"({', '.join(parts)})"
 
 
 def _first(state: State, axes: frozenset[Axis]) -> tuple[int, int, str]:
@@ -219,14 +227,13 @@ def _matrix(state: State, node: Node, k: Axis, dtype: torch.dtype | None, groups
     wanted = [a for group in groups for a in group]
     order = [dims.index(a) for a in wanted]
     if order == [1, 0]:
-        text = f"tl.trans({strip(text)})"
+        text = Call("tl.trans", text)
     elif order != sorted(order):
-        text = f"tl.permute({strip(text)}, ({', '.join(map(str, order))}))"
+        text = Call("tl.permute", text, _tuple(map(str, order)))
     kept = [g for g in groups if g]
     if any(len(g) > 1 for g in kept):
-        shape = ", ".join(" * ".join(state.width(a) for a in g) for g in kept)
-        text = f"tl.reshape({strip(text)}, ({shape}))"
-    return strip(text)
+        text = Call("tl.reshape", text, _tuple(" * ".join(state.width(a) for a in g) for g in kept))
+    return text
 
 
 def zero_outside(node: Node, axis: Axis) -> bool:

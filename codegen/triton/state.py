@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.analysis.spans import INT32, Spans, exceeds
+from flashlight.codegen.text import INDENT, broken
 from flashlight.codegen.tile import TileProgram
 from flashlight.codegen.tile.contractions import Contraction, split
 from flashlight.codegen.triton.layout import Layout
@@ -24,8 +25,6 @@ from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, po
 
 INLINE = 72
 """Expressions longer than this get a variable."""
-
-INDENT = "    "
 
 WIDENING = frozenset({"ADD", "SUB", "MUL", "NEG", "ABS"})
 """Arithmetic of integers whose result may need 64 bits where its arguments have 32."""
@@ -204,7 +203,7 @@ class State:
         """A new variable; the user's lines that it and what is inlined in it come from stand above it."""
         name = self.names(hint)
         self.comment(node)
-        self.line(assignment(name, strip(text)))
+        self.line(broken(f"{name} = ", text))
         return name
 
     def comment(self, node: Node | None = None) -> None:
@@ -256,55 +255,3 @@ def spread(value: Value, dims: tuple[Axis, ...]) -> str:
     if not value.dims or value.dims == dims:
         return value.text
     return f"{value.text}[{', '.join(':' if a in value.dims else 'None' for a in dims)}]"
-
-
-def strip(text: str) -> str:
-    """Without parentheses around the whole."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for i, c in enumerate(text):
-        depth += (c == "(") - (c == ")")
-        if depth == 0 and i < len(text) - 1:
-            return text
-    inner = text[1:-1]
-    return text if has_top_comma(inner) else inner
-
-
-def has_top_comma(text: str) -> bool:
-    depth = 0
-    for c in text:
-        depth += (c in "([") - (c in ")]")
-        if c == "," and depth == 0:
-            return True
-    return False
-
-
-def arguments(text: str) -> tuple[str, list[str]] | None:
-    """('tl.load', [...]) for a text that is one call."""
-    found = re.match(r"^([\w.]+)\((.*)\)$", text)
-    if not found:
-        return None
-    parts, depth, start, body = [], 0, 0, found[2]
-    for i, c in enumerate(body):
-        depth += (c in "([") - (c in ")]")
-        if depth < 0:
-            return None
-        if c == "," and depth == 0:
-            parts.append(body[start:i].strip())
-            start = i + 1
-    return found[1], [*parts, body[start:].strip()]
-
-
-def assignment(name: str, text: str, width: int = 100) -> str:
-    """`name = text`, a long call with one argument a line."""
-    return broken(f"{name} = ", text, width)
-
-
-def broken(head: str, text: str, width: int = 100) -> str:
-    """head + text; a call that is too long gets one argument a line."""
-    call = arguments(text)
-    if len(head) + len(text) <= width or call is None:
-        return head + text
-    inner = "".join(f"{INDENT}{a},\n" for a in call[1])
-    return f"{head}{call[0]}(\n{inner})"

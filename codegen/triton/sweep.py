@@ -15,12 +15,13 @@ Whole blocks come first, without masks; a partial block at the end follows once,
 
 from __future__ import annotations
 
+from flashlight.codegen.text import bare, broken
 from flashlight.codegen.tile import Fold, Loop
 from flashlight.codegen.triton.addressing import all_inside, store
 from flashlight.codegen.triton.expressions import render
-from flashlight.codegen.triton.reductions import COMBINE, EXTREMA, collapsed, dot, filled, repeated
+from flashlight.codegen.triton.reductions import EXTREMA, collapsed, combined, dot, filled, repeated
 from flashlight.codegen.triton.runs import Run, runs
-from flashlight.codegen.triton.state import Scope, State, Value, block_name, broken, strip
+from flashlight.codegen.triton.state import Scope, State, Value, block_name
 from flashlight.codegen.triton.visits import Visits, visits_blocks
 from flashlight.ir.program import Node, Store
 
@@ -119,30 +120,28 @@ class LoopPrinter:
         """Accumulate one block into a carry; the assignment to make at the end of the block, if any."""
         state, name = self.state, self.names[f.carry]
         dims = state.dims_of(f.axes)
-        text = self._step(f, strip(render(state, f.moved, dims)), run)
+        text = self._step(f, bare(render(state, f.moved, dims)), run)
         state.comment(f.step)
         later = f.carry in self.referenced
         target = state.names(f.next.name) if later else name
-        state.line(broken(f"{target} = ", strip(text)))
+        state.line(broken(f"{target} = ", text))
         self._bind(f.next, Value(target, dims))
         return f"{name} = {target}" if later else ""
 
     def _step(self, f: Fold, total: str, run: Run) -> str:
         state, step, axis = self.state, f.step, self.loop.axis
         if state.is_scalar(axis):
-            return COMBINE[f.op].format(total, strip(render(state, step.body, state.dims(step))))
+            return combined(f.op, total, render(state, step.body, state.dims(step)))
         if axis not in step.body.free:
             block = block_name(axis)
             count = block if not run.ragged else f"tl.minimum({block}, {axis.size} - {self.start})"
-            return COMBINE[f.op].format(total, repeated(state, step, count))
+            return combined(f.op, total, repeated(state, step, count))
         contraction = state.contraction(step)
         if contraction is not None:
             return dot(state, step, contraction, total)
         exact = not f.shows_nan
-        combine = COMBINE[f.op]
-        if exact and f.op in EXTREMA and step.dtype == "float":
-            combine = combine.replace("{1}", "{1}, tl.PropagateNan.ALL")
-        return combine.format(total, collapsed(state, step, exact))
+        nan = exact and f.op in EXTREMA and step.dtype == "float"
+        return combined(f.op, total, collapsed(state, step, exact), nan)
 
     def _bind(self, node: Node, value: Value) -> None:
         """From here on the carry has this value in the current scope."""

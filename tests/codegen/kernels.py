@@ -209,6 +209,16 @@ def any_and_product() -> Case:
     return finish(p, [seen, grow, count, ones], [put(p.o, value, p.b, p.h, p.m, p.e)])
 
 
+def feature_products() -> Case:
+    """The score of a row and a key is a product over features of sums."""
+
+    def score(p: Parts) -> Node:
+        terms = Map("ADD", mul(mul(at(p.q, p.b, p.h, p.m, p.d), at(p.k, p.b, p.h, p.x, p.d)), Const(0.1)), Const(1.0))
+        return Reduce("PROD", p.d, terms)
+
+    return softmax(score)
+
+
 def returned_weights() -> Case:
     """Two sweeps: statistics, then the weights themselves are written, and their sum with v."""
     p = parts(m=19, n=37)
@@ -421,6 +431,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "far sinks": lambda: sink((-200.0, 200.0)),
     "shifted extremum": from_below,
     "any and product": any_and_product,
+    "feature products": feature_products,
     "returned weights": returned_weights,
     "talking heads": talking_heads,
     "points": points,

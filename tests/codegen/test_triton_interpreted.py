@@ -56,7 +56,9 @@ def test_functions(fn: str, dtype: torch.dtype):
     check(kernels.functions(fn, dtype))
 
 
-@pytest.mark.parametrize("name", ["talking heads", "points", "head mean", "gather bias", "two tiles", "long sum"])
+@pytest.mark.parametrize(
+    "name", ["talking heads", "points", "head mean", "gather bias", "two tiles", "long sum", "feature products"]
+)
 def test_serial_loops(name: str, monkeypatch: pytest.MonkeyPatch):
     """Every reduction that no matrix product does runs over one position at a time."""
     monkeypatch.setattr(gpu, "LARGEST_TILE", 0)

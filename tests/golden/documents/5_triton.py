@@ -76,10 +76,7 @@ def attention0(
     in3_base = in3_ptr + o1 * 32768
     while block_lo < 8:
         block_hi = tl.min(tl.where(visited | (x_block < block_lo), 8, x_block), 0)
-        full_lo = tl.min(
-            tl.where(full_1 & (x_block >= block_lo) & (x_block < block_hi), x_block, block_hi),
-            0,
-        )
+        full_lo = tl.min(tl.where(full_1 & (x_block >= block_lo) & (x_block < block_hi), x_block, block_hi), 0)
         full_hi = tl.min(tl.where(full_1 | (x_block < full_lo), block_hi, x_block), 0)
         full_length = (full_hi - full_lo) * BLOCK_X
         # Full blocks of x: nothing is masked.
