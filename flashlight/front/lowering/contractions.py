@@ -45,6 +45,7 @@ def _floats_only(node: fx.Node) -> str | None:
 
 
 def one_level(node: fx.Node) -> int:
+    """A contraction nests one reduction."""
     return 1
 
 

@@ -213,9 +213,11 @@ class Lowering:
         return known
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The sizes of a tensor node.  Raises Decline where one is symbolic."""
         return static_shape(node)
 
     def kind(self, node: fx.Node) -> Kind:
+        """Whether its elements are floats, integers or truth values.  Raises Decline for any other type."""
         return kind_of(static_dtype(node))
 
     def base(self, node: fx.Node) -> int:
@@ -330,6 +332,7 @@ def _tensor(name: str, node: fx.Node) -> Tensor:
 
 
 def free_index(node: fx.Node) -> Position:
+    """The positions (o0, o1, ...) of a result, an axis for each dimension.  Raises Decline as `static_shape`."""
     shape = static_shape(node)
     return tuple(ix.of(Axis(f"o{i}", size)) for i, size in enumerate(shape))
 

@@ -48,6 +48,7 @@ def dtype_reason(dtype: torch.dtype) -> str | None:
 
 
 def kind_of(dtype: torch.dtype) -> Kind:
+    """What the elements of a dtype are to us.  Raises Decline where they are neither numbers nor truth values."""
     reason = dtype_reason(dtype)
     if reason is not None:
         raise Decline(reason)

@@ -34,10 +34,12 @@ class Piece:
 
 
 def fetch(node: fx.Node, index: Position) -> Steps:
+    """A piece that is an element of a node."""
     return (yield node, index)
 
 
 def give(value: Node, index: Position) -> Steps:
+    """A piece that is the same value everywhere."""
     yield from ()
     return value
 

@@ -46,10 +46,12 @@ def reduced_dims(node: fx.Node, arguments_: dict[str, Any] | None = None) -> lis
 
 
 def once(node: fx.Node) -> int:
+    """Nested reductions of one pass over the dimensions that go."""
     return len(reduced_dims(node))
 
 
 def twice(node: fx.Node) -> int:
+    """The same of two passes, as for a variance."""
     return 2 * len(reduced_dims(node))
 
 
@@ -89,11 +91,13 @@ def along(ctx: Lowering, op: str, node: fx.Node, index: Position, level: int, ea
 
 
 def count(node: fx.Node) -> int:
+    """How many elements of the argument make one of the result."""
     shape = static_shape(source(node))
     return math.prod(shape[d] for d in reduced_dims(node))
 
 
 def to(kind: Kind) -> Each:
+    """What casts each element to a kind."""
     return lambda x: convert(kind, x)
 
 
@@ -251,6 +255,7 @@ def moments(ctx: Lowering, node: fx.Node, index: Position) -> Any:
 
 
 def average(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
+    """The mean over the dimensions that go; of none it is 0 / 0, as in PyTorch."""
     value = yield from along(ctx, "SUM", node, index, ctx.base(node) + once(node), to("float"))
     return Map("DIV", value, Const(float(count(node))))
 

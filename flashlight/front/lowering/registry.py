@@ -120,6 +120,7 @@ def overload(path: str) -> Op | None:
 
 
 def overloads(*paths: str) -> list[Op]:
+    """Those of 'aten.add.Tensor', ... that this PyTorch has."""
     return [op for op in map(overload, paths) if op is not None]
 
 
@@ -146,6 +147,7 @@ def target_name(target: object) -> str:
 
 
 def dynamic_text(shape: Sequence[Any]) -> str:
+    """Why a shape with symbolic sizes is declined."""
     return f"dynamic shape [{', '.join(map(str, shape))}]: sizes must be known when compiling"
 
 

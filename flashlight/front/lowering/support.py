@@ -121,6 +121,7 @@ def can_lower(node: fx.Node) -> Decline | None:
 
 
 def reason(node: fx.Node) -> Reason | None:
+    """The same as text and fix."""
     if node.op in ("placeholder", "get_attr", "output"):
         return None
     if node.op != "call_function":

@@ -64,14 +64,17 @@ def dims(value: Any, rank: int) -> list[int]:
 
 
 def replaced(index: Position, dim: int, e: Expr) -> Position:
+    """An index with another position along a dimension."""
     return (*index[:dim], e, *index[dim + 1 :])
 
 
 def without(index: Position, dim: int) -> Position:
+    """An index of a tensor that lacks a dimension."""
     return (*index[:dim], *index[dim + 1 :])
 
 
 def inserted(index: Position, dim: int, e: Expr) -> Position:
+    """An index of a tensor that has one dimension more."""
     return (*index[:dim], e, *index[dim:])
 
 
@@ -274,6 +277,7 @@ def storage_order(node: fx.Node) -> list[int] | None:
 
 
 def strides_fit(node: fx.Node) -> str | None:
+    """Why an as_strided is no function of positions; None where it is."""
     args = arguments(node)
     origin = source(node).meta["val"]
     if origin.storage_offset() or storage_order(source(node)) is None:

@@ -59,10 +59,12 @@ class Region:
 
     @property
     def first(self) -> fx.Node:
+        """Its first score-like contraction in graph order."""
         return self.seeds[0]
 
     @property
     def source(self) -> str:
+        """The user's line, such as "model.py:12"."""
         return source_of(self.seeds)
 
 

@@ -40,6 +40,11 @@ _NO_VALUES = "no product with values follows that can be fused with it"
 
 @dataclass
 class Findings:
+    """What there is in a graph: regions, what looks like one and is none, and notes on the rest.
+
+    maps: values of the scores' size that are stored, and why.  growth: labels of all values, for smaller regions.
+    """
+
     regions: list[Region] = field(default_factory=list)
     declined: list[Refusal] = field(default_factory=list)
     untouched: list[Note] = field(default_factory=list)

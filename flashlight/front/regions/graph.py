@@ -170,10 +170,12 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def numel(node: fx.Node) -> int:
+    """Elements of the result, symbolic sizes by their hints; 1 where it is no tensor."""
     return math.prod(shape(node))
 
 
 def dtype(node: fx.Node) -> torch.dtype | None:
+    """Of the result; None where it is no tensor."""
     tensor = value(node)
     return None if tensor is None else tensor.dtype
 
@@ -184,6 +186,7 @@ def tensors(node: fx.Node) -> list[fx.Node]:
 
 
 def is_call(node: fx.Node) -> bool:
+    """Whether a node calls an operator."""
     return node.op == "call_function"
 
 

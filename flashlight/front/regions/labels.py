@@ -48,6 +48,7 @@ def touched(bits: int) -> int:
 
 
 def both_bits(m_bits: int) -> int:
+    """The m and n bits of the seeds with these m bits."""
     return m_bits | (m_bits << 1)
 
 
@@ -57,10 +58,12 @@ def plain(shape: Iterable[int]) -> Dims:
 
 
 def dim_bits(dim: Dim) -> int:
+    """Labels of any factor of a dimension."""
     return reduce(or_, (bits for _, bits in dim), 0)
 
 
 def all_bits(dims: Dims) -> int:
+    """Labels of any dimension."""
     return reduce(or_, map(dim_bits, dims), 0)
 
 
@@ -70,6 +73,7 @@ def keep(dims: Dims, mask: int) -> Dims:
 
 
 def dim_size(dim: Dim) -> int:
+    """Positions of a dimension."""
     return math.prod(size for size, _ in dim)
 
 

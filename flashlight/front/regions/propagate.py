@@ -337,4 +337,5 @@ def contracted(node: fx.Node, known: Known) -> tuple[int, ...]:
 
 
 def union_bits(parts: Sequence[Dims]) -> int:
+    """Labels of any of several values."""
     return reduce(or_, map(lab.all_bits, parts), 0)
