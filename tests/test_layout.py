@@ -104,3 +104,5 @@ def test_every_constant_is_explained(name: str) -> None:
         if isinstance(node, ast.Assign) and not isinstance(body[i + 1], ast.Assign):
             text = body[i + 1]
             assert isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant), ast.unparse(node)
+            said = str(text.value.value).lower()
+            assert name == "limits" or "measured" in said or "calibrated" in said, ast.unparse(node)

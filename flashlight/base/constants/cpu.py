@@ -72,7 +72,8 @@ CONSTANT_POWER_COST = 4
 """A power to a constant exponent.  Not measured: a few products or a square root."""
 
 DIVISION_COST = 4
-"""Functions of this cost take one instruction where their last argument is a constant: a product with its inverse."""
+"""Functions of this cost take one instruction where their last argument is a constant: a product
+with its inverse.  Not measured: it is that of a division."""
 
 RANDOM_COST = 200
 """A random number by counter.  Not measured: ten rounds of two wide products."""

@@ -20,7 +20,7 @@ FMA_SHAPES = (
     (32, 32, 8), (32, 32, 4), (32, 64, 8), (64, 32, 8), (64, 16, 8), (32, 16, 4), (16, 64, 8), (16, 32, 4), (16, 16, 4),
     (16, 16, 8),
 )  # fmt: skip
-"""The same where products have no matrix instruction."""
+"""The same where products have no matrix instruction.  Not measured either."""
 
 SMALL_WARPS = 4
 """Warps where a kernel is smaller than the shape.  Not measured: a guess."""
@@ -30,7 +30,7 @@ STAGES, FEW_STAGES = (3, 2, 1), (2, 1)
 guess."""
 
 MIN_DOT = 16
-"""Matrix instructions want every dimension at least this large: Triton's own limit."""
+"""Matrix instructions want every dimension at least this large.  Not measured: Triton's own limit."""
 
 LARGEST_TILE = 16384
 """Elements of a tile that is built only to be collapsed.  Not measured: a guess."""
@@ -82,7 +82,7 @@ FLAG_WORDS = 0.25
 """Words of a truth value.  Calibrated."""
 
 NARROW_WORDS = 0.5
-"""Words of an operand that is rounded to 16 bits.  Its size."""
+"""Words of an operand that is rounded to 16 bits.  Not measured: its size."""
 
 WIDE_WORDS = {"POW": 3}
 """Words an element that a function computing in float64 needs besides its arguments and its result.  Calibrated."""
