@@ -19,7 +19,7 @@ from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, VECTOR_BITS, Isa, cache
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.tile import tile_program
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.program import Load, Reduce, postorder
 
@@ -72,7 +72,7 @@ def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
         stages = [s for nest in plan.block for s in nest if s.node not in left_out]
         held = {s.out for s in stages if s.out is not None and s.out.lanes and s.out.home is None}
         axis = plan.loop.axis
-        yield axis, sum(math.prod(a.size for a in b.axes if a != axis) for b in held if axis in b.axes)
+        yield axis, sum(volume(a for a in b.axes if a != axis) for b in held if axis in b.axes)
 
 
 def _folded(kernel: Kernel) -> tuple[Axis, ...]:
@@ -140,8 +140,8 @@ def _panels(kernel: Kernel, tiling: Tiling) -> int:
         return 1
     lanes = tiling.lanes(kernel.double)
     panels = math.ceil(kernel.tile[0].size / lanes)
-    tasks = math.prod(a.size for a in kernel.grid) * panels
-    features = sum(math.prod(a.size for a in c.axes if a in kernel.resident) for c in kernel.carries)
+    tasks = volume(kernel.grid) * panels
+    features = sum(volume(a for a in c.axes if a in kernel.resident) for c in kernel.carries)
     state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
     wanted = max(1, cpu.TASK_ROWS // lanes)
     return max(1, min(wanted, int(caches().l2 * cpu.STATE_OF_L2) // state, tasks // cpu.TASKS_TO_KEEP or 1, panels))

@@ -26,7 +26,7 @@ from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.cpp.toolchain import CppKernel
 from flashlight.codegen.cpp.visits import TestPrinter, coarse, step
 from flashlight.codegen.tile import Loop, tile_program
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Node
 from flashlight.ir.text import kernel_text
@@ -118,7 +118,7 @@ class _Printer:
             if m in used or f"{m}_lanes" in used:
                 head.append(f"const long {m} = p.first;")
             if f"{m}_lanes" in used:
-                head.append(f"const I {m}_lanes = positions({m}, {self.lane.size - 1});")
+                head.append(f"const I {m}_lanes = positions({m}, {self.lane.last});")
         if "live" in used:
             head.append("const long live = p.live;")
         panel = "Panel& p, " if "p" in kinds else ""
@@ -258,11 +258,7 @@ class _Printer:
         rows = self.lane.size if self.lane else 1
         tiles = math.ceil(rows / (lanes * panels))
         second = k.tile[1] if len(k.tile) > 1 else None
-        sizes = (
-            [a.size for a in k.grid]
-            + [tiles]
-            + ([math.ceil(second.size / self.tiling.extent(second))] if second else [])
-        )
+        sizes = [a.size for a in k.grid] + [tiles] + ([second.blocks(self.tiling.extent(second))] if second else [])
         casts = []
         for i, t in enumerate(k.inputs + k.outputs):
             const = "const " if t in k.inputs else ""
@@ -301,7 +297,7 @@ class _Printer:
 
     def _large(self) -> bool:
         """Whether there is more to do than starting threads costs."""
-        return sum(math.prod(a.size for a in c.step.args[0].free) for c in self.kernel.carries) > cpu.ONE_THREAD
+        return sum(volume(c.step.args[0].free) for c in self.kernel.carries) > cpu.ONE_THREAD
 
     def _decode(self, tiles: int, second: Axis | None) -> list[str]:
         """Task number to grid position, tile and block of a second tile axis; tiles of one position are neighbours."""
@@ -309,7 +305,7 @@ class _Printer:
         if second is not None:
             block = self.tiling.extent(second)
             first, count = self.starts[second], self.counts[second]
-            blocks = math.ceil(second.size / block)
+            blocks = second.blocks(block)
             lines.append(f"g.{first} = rest % {blocks} * {block}, rest /= {blocks};")
             lines.append(f"g.{count} = {second.size} - g.{first} < {block} ? {second.size} - g.{first} : {block};")
         lines.append(f"const long tile = rest % {tiles};")

@@ -8,7 +8,6 @@ Either side may be any expression; what is not in memory in the right layout get
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ import torch
 from flashlight.base.constants import limits
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.tile.contractions import factors, product
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.program import Load, Map, Node, Reduce
 
 INF = float("inf")
@@ -59,7 +58,7 @@ class Product:
             return (
                 t.dtype is torch.bfloat16
                 and steps[-1] == 1
-                and self.inner.size % 2 == 0
+                and self.inner.is_even(2)
                 and self.inner in facts.kernel.resident
             )
         return t.dtype is (torch.float64 if facts.kernel.double else torch.float32)
@@ -127,4 +126,4 @@ def _factors(n: Node) -> list[Node]:
 
 def work(product: Product) -> int:
     """Multiplications for one lane."""
-    return product.row.size * math.prod(a.size for a in (*product.sums, *product.batch))
+    return product.row.size * volume((*product.sums, *product.batch))

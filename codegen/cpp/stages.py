@@ -128,7 +128,7 @@ class StagePrinter(CarryPrinter):
         em.open(lane, self.loop_head(lane, "W"))
         end = count if start == "0" else f"{start} + {count}"
         em.line(f"const long {em.live} = {end} - {a};")
-        em.line(f"const I {a}_lanes = positions({a}, {lane.size - 1});")
+        em.line(f"const I {a}_lanes = positions({a}, {lane.last});")
         value = em.value(s.node)
         kind = {"real": "F", "bool": "B"}.get(s.out.kind, "J")
         em.line(f"store({self.memory.pointer(s.out)}, {em.lift(self._fit(em, value, kind), kind)}, {em.live});")

@@ -48,7 +48,7 @@ class _TestEmitter(Emitter):
             return super()._reduce(n, depth)
         if self.facts.stride(load, axis) != 1:
             return super()._reduce(n, depth)
-        lo, hi = self.rows.get(axis, ("0", str(axis.size - 1)))
+        lo, hi = self.rows.get(axis, ("0", str(axis.last)))
         kept, self.places = self.places, {**self.places, axis: lo}
         t = self.facts.tensors[load.tensor]
         at = self.address(load.index, t.shape, t.strides)

@@ -16,7 +16,7 @@ from flashlight.base.constants import cpu
 from flashlight.codegen.tile.build import tile_program
 from flashlight.codegen.tile.form import Blocks, Fold, Loop, Phase, TileProgram
 from flashlight.ir.evaluate import Evaluator, Span, Value, align, combine, write
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Node
@@ -84,7 +84,7 @@ class _Loop:
         """A shorter block where the terms of the largest carry would be many.  It goes by that carry, not by all axes:
         a needlessly short block costs roundings."""
         size = self.loop.axis.size
-        rows = max((math.prod(a.size for a in f.step.free) for f in self.loop.masked.folds), default=1)
+        rows = max((volume(f.step.free) for f in self.loop.masked.folds), default=1)
         return max(1, cpu.SERIAL_VOLUME // rows) if size <= block and size * rows > cpu.SERIAL_VOLUME else block
 
     def _blocks(self, block: int, walk: Walk | None) -> dict[Node, Value]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flashlight.codegen.tile.form import Fold
-from flashlight.ir.kernel import Accumulator, Sweep, before, carry_nodes, reference
+from flashlight.ir.kernel import Accumulator, Sweep, before, carry_nodes
 from flashlight.ir.program import Carry, Cast, Const, Map, Node, Reduce, is_map, transform_map
 
 ZERO = Const(0.0)
@@ -25,15 +25,12 @@ class Folder:
     def __init__(self, sweep: Sweep):
         self.sweep = sweep
         self.next: dict[Node, Carry] = {c.node: after(c.node) for c in sweep.carries}
-        self.seen: dict[Node, Node] = {c.node: self._seen(c, self.next[c.node]) for c in sweep.carries}
+        self.seen: dict[Node, Node] = {c.node: c.seen(self.next[c.node]) for c in sweep.carries}
         """What the others use in a block for each carry."""
         self.names: dict[Node, str] = {}
         for c in sweep.carries:
             if self.seen[c.node] is not self.next[c.node]:
                 self.names[self.seen[c.node]] = f"{c.name}_ref"
-
-    def _seen(self, c: Accumulator, value: Node) -> Node:
-        return reference(value, c.op) if c.op in ("MAX", "MIN") and value.dtype == "float" else value
 
     def values(self, nodes: Sequence[Node]) -> dict[Node, Node]:
         """What values of the sweep are in a block: of what the carries are after it."""
@@ -49,7 +46,7 @@ class Folder:
         cheap = starts_at_zero(c, self.sweep)
         old: dict[Node, Node] = {}
         for k in self.sweep.carries:
-            old[before(k.node)] = value = k.node if cheap else self._seen(k, k.node)
+            old[before(k.node)] = value = k.node if cheap else k.seen(k.node)
             if value is not k.node:
                 self.names[value] = f"{k.name}_old"
         scale = transform_map([c.rescale], lambda n: old.get(n) or self.seen.get(n, n))[c.rescale]

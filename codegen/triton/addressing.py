@@ -255,7 +255,7 @@ def starts(state: State) -> int:
     Where blocks of a sweep are skipped, the last rows come first: they often have most to do.
     """
     counts = [(a, a.size) for a in state.kernel.grid]
-    counts += [(a, -(-a.size // state.layout.blocks[a])) for a in state.kernel.tile]
+    counts += [(a, a.blocks(state.layout.blocks[a])) for a in state.kernel.tile]
     active = [a for a, n in counts if n > 1]
     program = state.names("program")
     if active:
@@ -294,7 +294,7 @@ def _block(state: State, axis: Axis, number: str) -> None:
 def _block_with_ends(state: State, axis: Axis, number: str) -> None:
     """The rows of this program, and the first and the last of them as numbers."""
     name, block, ends = state.names(axis.name), block_name(axis), (first(axis), last(axis))
-    texts = "0", str(axis.size - 1)
+    texts = "0", str(axis.last)
     if number != "0":
         texts = state.names(ends[0].name), state.names(ends[1].name)
         state.line(f"{texts[0]} = {_product(number, block)}")

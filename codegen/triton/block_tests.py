@@ -42,9 +42,9 @@ class BlockTests:
         self.block = state.layout.blocks[x]
         self.unit = min(self.block, KEY_BLOCK)
         self.each = self.block // self.unit
-        self.key_blocks = Axis(f"{x.name}_key_block", -(-x.size // self.unit))
+        self.key_blocks = Axis(f"{x.name}_key_block", x.blocks(self.unit))
         self.width = min(power_of_two(self.key_blocks.size), max(self.each, self._most()))
-        self.count = -(-x.size // self.block)
+        self.count = x.blocks(self.block)
         state.layout.blocks[self.key_blocks] = self.width
         state.ends.update(dict.fromkeys(self.ends, self.key_blocks))
 
@@ -77,10 +77,12 @@ class BlockTests:
         end = state.define("block_end", f"tl.minimum({start}{count}, {self.count})") if part else str(self.count)
         numbers = state.define(f"{name}_block", f"{start}tl.arange(0, {count})")
         with state.printing([visit.some, visit.every]):
-            visited = self._test(visit.some, "visited", "max", self.key_blocks.size % self.width > 0)
+            visited = self._test(visit.some, "visited", "max", not self.key_blocks.is_even(self.width))
             full = "" if value_of(visit.every) is False else self._test(visit.every, "full", "min", False)
         if full:
-            whole = f" & ({numbers} < {self.x.size // self.block})" if self.x.size % self.block else ""
+            whole = (
+                f" & ({numbers} < {self.x.whole(self.block) // self.block})" if not self.x.is_even(self.block) else ""
+            )
             full = state.define("full", f"{full} & {visited}{whole}")
         return Blocks(visited, full, numbers, begin, end)
 
@@ -91,7 +93,7 @@ class BlockTests:
         key_block = state.define(self.key_blocks.name, f"{start}tl.arange(0, {self.width})")
         low = state.define(first(x).name, f"{key_block} * {self.unit}")
         high = f"{low} + {self.unit - 1}"
-        high = state.define(last(x).name, f"tl.minimum({high}, {x.size - 1})" if x.size % self.unit else high)
+        high = state.define(last(x).name, f"tl.minimum({high}, {x.last})" if not x.is_even(self.unit) else high)
         for axis, text in ((self.key_blocks, key_block), (first(x), low), (last(x), high)):
             state.scope.values["position", axis] = Value(text, (self.key_blocks,))
 

@@ -84,7 +84,7 @@ class Layout:
 
     def ragged(self, axis: Axis) -> bool:
         """Whether the last block of the axis goes beyond its end."""
-        return axis.size % self.blocks[axis] != 0 or axis.size == 0
+        return not axis.is_even(self.blocks[axis]) or axis.size == 0
 
 
 def axes_of(node: Node) -> frozenset[Axis]:

@@ -128,7 +128,7 @@ def _serial(state: State, node: Reduce, dims: tuple[Axis, ...]) -> Value:
         return Value(name, dims)
     start, part = state.names(f"{axis.name}_start"), state.names("part")
     stop = f"{start} + {length}"
-    stop = stop if axis.size % length == 0 else f"min({stop}, {axis.size})"
+    stop = stop if axis.is_even(length) else f"min({stop}, {axis.size})"
     with state.nested(f"for {start} in range(0, {axis.size}, {length}):", Scope(state.scope)):
         state.line(f"{part} = {filled(state, op, node.dtype, dims)}")
         _accumulate(state, node, dims, part, f"{start}, {stop}")

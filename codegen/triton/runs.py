@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flashlight.codegen.tile import Phase
+from flashlight.ir.index import Axis
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Run:
     comment: str = ""
 
 
-def runs(phase: Phase, size: int, block: int, peel: bool, rare: bool = False) -> list[Run]:
+def runs(phase: Phase, axis: Axis, block: int, peel: bool, rare: bool = False) -> list[Run]:
     """The whole blocks, then the partial one; without peeling one loop with masks for all."""
-    whole = size // block * block
+    size, whole = axis.size, axis.whole(block)
     if not peel and whole < size:
         return [Run(phase, "0", str(size), size > block, True, rare=rare)]
     out = [Run(phase, "0", str(whole), whole > block, False, rare=rare)] if whole else []

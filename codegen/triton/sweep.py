@@ -45,7 +45,7 @@ class LoopPrinter:
             if loop.exact is not None:
                 self._redo(loop.exact)
         else:
-            for run in runs(loop.masked, loop.axis.size, state.layout.blocks[loop.axis], state.peel):
+            for run in runs(loop.masked, loop.axis, state.layout.blocks[loop.axis], state.peel):
                 self._run(run)
         for f in loop.masked.folds:
             self._bind(f.carry, self._value(f))
@@ -73,7 +73,7 @@ class LoopPrinter:
         assert loop.again is not None
         with state.nested(f"if {redo}:", Scope(state.scope)):
             self._reset()
-            for run in runs(loop.again, loop.axis.size, state.layout.blocks[loop.axis], False, rare=True):
+            for run in runs(loop.again, loop.axis, state.layout.blocks[loop.axis], False, rare=True):
                 self._run(run)
 
     # ------------------------------------------------------------ one block

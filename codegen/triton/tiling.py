@@ -13,7 +13,7 @@ from flashlight.codegen.tile.contractions import split
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.layout import power_of_two
 from flashlight.codegen.triton.needs import Machine, Need, estimate, fits, machine, without_instructions
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import Kernel
 
 
@@ -23,7 +23,7 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
     swept = list(dict.fromkeys(s.axis for s in kernel.sweeps))
     beside, alone = _roles(kernel)
     single = [a for a in kernel.tile if a in alone]
-    rows_needed = power_of_two(math.prod(a.size for a in kernel.tile if a not in beside | alone))
+    rows_needed = power_of_two(volume(a for a in kernel.tile if a not in beside | alone))
     dots = not (kernel.double and target.amd)
     precision = "bf16x3" if arch == "gfx950" and torch.get_float32_matmul_precision() != "highest" else None
     seen = set()

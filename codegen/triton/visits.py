@@ -67,7 +67,7 @@ class Visits:
     def _run(self, b: Blocks, low: str, high: str) -> None:
         """The visited blocks from low to high: the first neighbours among the full ones, then all others."""
         state, x, block = self.state, self.loop.axis, block_name(self.loop.axis)
-        ragged = bool(x.size % self.tests.block)
+        ragged = not x.is_even(self.tests.block)
         if not b.full:
             comment = f"Blocks of {x.name} that are visited."
             self.run(Run(self.loop.masked, f"{low} * {block}", f"{high} * {block}", True, ragged, comment=comment))

@@ -67,8 +67,8 @@ def rows_of(rows: Rows, axis: Axis) -> int:
 
 def block_shape(task: Task, sweep: Sweep, key_block: int = KEY_BLOCK) -> list[int]:
     """How many blocks a sweep has: along each grid axis, each tile axis, and the swept axis."""
-    tiles = [-(-a.size // rows_of(task.rows, a)) for a in task.kernel.tile]
-    return [*(a.size for a in task.kernel.grid), *tiles, -(-sweep.axis.size // key_block)]
+    tiles = [a.blocks(rows_of(task.rows, a)) for a in task.kernel.tile]
+    return [*(a.size for a in task.kernel.grid), *tiles, sweep.axis.blocks(key_block)]
 
 
 def block_count(task: Task) -> int:
@@ -140,12 +140,12 @@ def _tile_map(
     key_block: int,
 ) -> torch.Tensor:
     """int8 [grid axes (1 where they change nothing)..., key blocks] for the rows of one tile."""
-    x, blocks = sweep.axis, -(-sweep.axis.size // key_block)
+    x, blocks = sweep.axis, sweep.axis.blocks(key_block)
     steps = Axis("key_block", blocks)
     ev = _BlockEvaluator(tensors, _compute(kernel), {**spans, steps: (0, blocks)})
     begin = torch.arange(blocks, device=ev.device) * key_block
     ev.places[first(x)] = (steps,), begin
-    ev.places[last(x)] = (steps,), (begin + key_block - 1).clamp(max=x.size - 1)
+    ev.places[last(x)] = (steps,), (begin + key_block - 1).clamp(max=x.last)
     for axis, (lo, hi) in spans.items():
         ev.places[first(axis)] = (), torch.tensor(lo, device=ev.device)
         ev.places[last(axis)] = (), torch.tensor(hi - 1, device=ev.device)
@@ -177,7 +177,7 @@ class _BlockEvaluator(Evaluator):
 def _tiles(kernel: Kernel, rows: Rows) -> Iterator[tuple[tuple[int, ...], dict[Axis, Span]]]:
     """Every tile: its number along each tile axis, and the positions it has."""
     sizes = [rows_of(rows, a) for a in kernel.tile]
-    counts = [-(-a.size // n) for a, n in zip(kernel.tile, sizes, strict=True)]
+    counts = [a.blocks(n) for a, n in zip(kernel.tile, sizes, strict=True)]
     for index in product(*map(range, counts)):
         spans = [(i * n, min((i + 1) * n, a.size)) for a, i, n in zip(kernel.tile, index, sizes, strict=True)]
         yield index, dict(zip(kernel.tile, spans, strict=True))

@@ -235,7 +235,7 @@ class _Details:
     @cached_property
     def grid(self) -> tuple[int, ...]:
         kernel = self.kernel
-        return (*(a.size for a in kernel.grid), *(-(-a.size // self.blocks[a]) for a in kernel.tile))
+        return (*(a.size for a in kernel.grid), *(a.blocks(self.blocks[a]) for a in kernel.tile))
 
     @cached_property
     def total(self) -> int:
@@ -251,7 +251,7 @@ class _Details:
                 return block_count(expected_task(self.kernel, self.language))
             except Exception:  # a report must not fail because a target does; running it says why
                 return block_count(Task(self.kernel))
-        return math.prod(self.grid) * sum(-(-s.axis.size // self.blocks[s.axis]) for s in self.kernel.sweeps)
+        return math.prod(self.grid) * sum(s.axis.blocks(self.blocks[s.axis]) for s in self.kernel.sweeps)
 
 
 def _finding(sweep: Sweep) -> str:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from flashlight.base.constants import cpu
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Map, Node, Reduce, postorder
 
@@ -25,7 +25,7 @@ def flops(kernel: Kernel, blocks: Mapping[Axis, int] | None = None) -> int:
     blocks: positions of the tile and swept axes in a block, :data:`cpu.COUNTED_BLOCK` where it does not say.
     """
     products = [n for part in phases(kernel) for n in postorder(part) if adds_products(n)]
-    return sum(2 * volume(n) * repeats(n, kernel, blocks) for n in products)
+    return sum(2 * positions(n) * repeats(n, kernel, blocks) for n in products)
 
 
 def phases(kernel: Kernel) -> Iterator[Sequence[Node]]:
@@ -43,20 +43,20 @@ def adds_products(node: Node) -> bool:
     return isinstance(body, Map) and body.fn == "MUL"
 
 
-def volume(node: Node) -> int:
+def positions(node: Node) -> int:
     """Positions that a node is computed at: of its axes, and of the one that it reduces."""
     reduced = {*node.args[0].free, node.axis} if isinstance(node, Reduce) else node.free
-    return math.prod(a.size for a in reduced)
+    return volume(reduced)
 
 
 def repeats(node: Node, kernel: Kernel, blocks: Mapping[Axis, int] | None = None) -> int:
     """How often a value of a node is computed: once a position of each grid axis that it lacks, and once a block of
     each such tile axis."""
     blocks = blocks or {}
-    tiles = (-(-a.size // blocks.get(a, cpu.COUNTED_BLOCK)) for a in kernel.tile if a not in node.free)
+    tiles = (a.blocks(blocks.get(a, cpu.COUNTED_BLOCK)) for a in kernel.tile if a not in node.free)
     return instances(node, kernel) * math.prod(tiles)
 
 
 def instances(node: Node, kernel: Kernel) -> int:
     """Grid instances that compute the same value of a node."""
-    return math.prod(a.size for a in kernel.grid if a not in node.free)
+    return volume(a for a in kernel.grid if a not in node.free)

@@ -15,7 +15,7 @@ from torch import fx
 
 from flashlight.base.budget import TooMuch
 from flashlight.base.constants import cpu, limits
-from flashlight.front.counts import adds_products, instances, repeats, volume
+from flashlight.front.counts import adds_products, instances, positions, repeats
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.propagate import operands
 from flashlight.ir.kernel import Kernel
@@ -67,12 +67,12 @@ def _done(kernel: Kernel) -> int:
     """Operations of products in a kernel.  What several sweeps compute counts once: fused scores are computed again for
     each statistic that needs another."""
     blocks = dict.fromkeys(kernel.tile, cpu.ROWS_OF_GATHERED)
-    return sum(2 * volume(n) * repeats(n, kernel, blocks) for n in kernel.nodes if adds_products(n))
+    return sum(2 * positions(n) * repeats(n, kernel, blocks) for n in kernel.nodes if adds_products(n))
 
 
 def _distinct(kernel: Kernel) -> int:
     """The same if no grid instance and no tile did what another does."""
-    return sum(2 * volume(n) for n in kernel.nodes if adds_products(n))
+    return sum(2 * positions(n) for n in kernel.nodes if adds_products(n))
 
 
 def _shared(kernels: Sequence[Kernel]) -> tuple[int, int]:
@@ -84,8 +84,8 @@ def _shared(kernels: Sequence[Kernel]) -> tuple[int, int]:
 def _work(node: Node) -> int:
     """For all its positions; a sum of products counts as its products."""
     if isinstance(node, Reduce):
-        return 0 if adds_products(node) else cpu.OTHER_WORK * volume(node)
-    return _operation(node) * volume(node) if isinstance(node, Map) else 0
+        return 0 if adds_products(node) else cpu.OTHER_WORK * positions(node)
+    return _operation(node) * positions(node) if isinstance(node, Map) else 0
 
 
 def _operation(node: Map) -> int:

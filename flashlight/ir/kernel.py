@@ -67,6 +67,10 @@ class Accumulator:
     def axes(self) -> tuple[Axis, ...]:
         return self.node.axes
 
+    def seen(self, value: Node) -> Node:
+        """What others use while the sweep runs in place of a value of this carry."""
+        return reference(value, self.op) if self.op in ("MAX", "MIN") and value.dtype == "float" else value
+
 
 def before(carry: Carry) -> Carry:
     """Stands for the reference of a carry before this block."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flashlight.ir.kernel import Accumulator, Sweep, before, reference
+from flashlight.ir.kernel import Accumulator, Sweep, before
 from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Carry, Const, Map, Node, transform
 
@@ -35,12 +35,7 @@ def _moved(c: Accumulator, sweep: Sweep, part: Values, whole: Values) -> Node:
     references: dict[Node, Node] = {}
     for k in sweep.carries:
         if k.node in whole:
-            references[before(k.node)] = _reference(k, part[k.node])
-            references[k.node] = _reference(k, whole[k.node])
+            references[before(k.node)] = k.seen(part[k.node])
+            references[k.node] = k.seen(whole[k.node])
     (factor,) = transform([c.rescale], lambda n: references.get(n, n))
     return Map("WHERE", Map("EQ", value, Const(0.0)), value, Map("MUL", value, factor))
-
-
-def _reference(c: Accumulator, value: Node) -> Node:
-    """What other carries use in the place of this one's value."""
-    return reference(value, c.op) if c.op in ("MAX", "MIN") and value.dtype == "float" else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import threading
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from flashlight.base.constants import cpu, gpu
 from flashlight.base.errors import Decline
 from flashlight.base.warn import warn
 from flashlight.codegen.tile import evaluate_kernel
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def language_now(target: str, then: str) -> str:
 
 def worthwhile(kernels: Sequence[Kernel]) -> bool:
     """Whether fusing pays: with a few queries (decoding) the scores are no larger than the keys."""
-    return any(math.prod(a.size for a in k.tile) >= cpu.FEW_ROWS for k in kernels)
+    return any(volume(k.tile) >= cpu.FEW_ROWS for k in kernels)
 
 
 @functools.cache

@@ -12,20 +12,19 @@ normaliser between the contractions).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeGuard
 
 from flashlight.analysis.product import Factors, factors
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.program import Load, Map, Node, Program, Reduce, Store, postorder, transform
 from flashlight.passes.program.hoist import may_be_huge, scaled
 from flashlight.passes.program.temporaries import Temporaries
 
 
 def _size(axes: Iterable[Axis]) -> int:
-    return math.prod(a.size for a in axes)
+    return volume(axes)
 
 
 def _is_sum(node: Node) -> TypeGuard[Reduce]:

@@ -78,12 +78,12 @@ def _divisors(nodes: Iterable[Node]) -> dict[Axis, int]:
     return {
         axis: min(by)
         for axis, by in uses.items()
-        if axis not in bare and axis.size % min(by) == 0 and all(c % min(by) == 0 for c in by)
+        if axis not in bare and axis.is_even(min(by)) and all(c % min(by) == 0 for c in by)
     }
 
 
 def _apply(program: Program, splits: Mapping[Axis, int]) -> Program:
-    parts = {a: (Axis(a.name + "h", a.size // c), Axis(a.name + "l", c)) for a, c in splits.items()}
+    parts = {a: (Axis(a.name + "h", a.blocks(c)), Axis(a.name + "l", c)) for a, c in splits.items()}
     joined = {a: of(h) * splits[a] + of(low) for a, (h, low) in parts.items()}
     new: dict[Node, Node] = {}
     for node in postorder(program.roots):

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +22,7 @@ import torch
 from flashlight.analysis.walk import Uses
 from flashlight.base.budget import spend
 from flashlight.base.constants import limits
-from flashlight.ir.index import Axis
+from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import Accumulator
 from flashlight.ir.ops import FNS, MONOIDS, rounded, value_at
 from flashlight.ir.program import (
@@ -111,7 +110,7 @@ def _may_mask(a: Node, x: Axis, s: Summaries) -> bool:
     loads = [n for n in postorder([a]) if isinstance(n, Load) and x in n.free]
     if isinstance(a, Cast) or not (made or loads):
         return False
-    return all(s.scores >= limits.MASK_SCORES * prod(axis.size for axis in n.free) for n in loads)
+    return all(s.scores >= limits.MASK_SCORES * volume(n.free) for n in loads)
 
 
 def _addend(a: Node) -> Candidate:

@@ -111,7 +111,7 @@ class Ranges(Domain[Range | None]):
 
     def _end(self, axis: Axis, low: bool) -> Expr:
         if axis in self.resident:
-            return const(0 if low else axis.size - 1)
+            return const(0 if low else axis.last)
         return of(first(axis) if low else last(axis))
 
     def _atom(self, atom: Atom) -> Range | None:

@@ -40,11 +40,11 @@ class Summaries:
         return self._key_block("ANY", remainder(node), x)
 
     def _key_block(self, op: str, node: Node, x: Axis) -> Node:
-        block = Axis(f"{x.name}_key_block", -(-x.size // KEY_BLOCK))
+        block = Axis(f"{x.name}_key_block", x.blocks(KEY_BLOCK))
         within = Axis("c", KEY_BLOCK)
         position = of(block) * KEY_BLOCK + of(within)
         body = substitute(node, {x: position})
-        if x.size % KEY_BLOCK:
+        if not x.is_even(KEY_BLOCK):
             inside = Map("LT", Index(position), Const(x.size))
             body = Map("WHERE", inside, body, Const(_START[op, node.dtype]))
         value = Reduce(op, within, body)

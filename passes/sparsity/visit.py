@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
-from math import prod
 
 from flashlight.base.constants import cpu
 from flashlight.base.errors import Decline
+from flashlight.ir.index import volume
 from flashlight.ir.kernel import KEY_BLOCK, Accumulator, Kernel, Sweep, Visit
 from flashlight.ir.program import Const, Load, Map, Node, Reduce, Store, Tensor, postorder, value_of
 from flashlight.passes.program.temporaries import Temporaries
@@ -60,18 +60,18 @@ def _cost(summary: Store, condition: bool) -> float:
     reduce = summary.value
     assert isinstance(reduce, Reduce)
     work = cpu.CONDITION_WORK if condition else cpu.MAGNITUDE_WORK
-    return work * prod(a.size for a in {*reduce.args[0].free, reduce.axis})
+    return work * volume({*reduce.args[0].free, reduce.axis})
 
 
 def _work(sweep: Sweep, kernel: Kernel) -> float:
     """Floating-point operations of the products of a sweep, every block visited."""
     sums = [n for n in postorder([c.step for c in sweep.carries]) if isinstance(n, Reduce) and n.op == "SUM"]
     rows = {*kernel.grid, *kernel.tile, sweep.axis}
-    return sum(2 * prod(a.size for a in {*n.args[0].free, n.axis, *rows}) for n in sums)
+    return sum(2 * volume({*n.args[0].free, n.axis, *rows}) for n in sums)
 
 
 def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -> Visit | None:
-    scores = prod(a.size for a in (*kernel.grid, *kernel.tile, sweep.axis))
+    scores = volume((*kernel.grid, *kernel.tile, sweep.axis))
     summaries = Summaries(temporaries, kernel.tile, kernel.resident, scores)
     own: dict[Node, Accumulator] = {c.node: c for c in sweep.carries}
     per_carry = [identity_conditions(c, own, sweep.axis, summaries) for c in sweep.carries]

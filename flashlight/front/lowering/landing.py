@@ -12,7 +12,6 @@ element of a short index after the other, as PyTorch writes them, or, where all 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +23,7 @@ from flashlight.front.lowering.engine import Lowering
 from flashlight.front.lowering.kinds import as_position
 from flashlight.front.lowering.registry import Position, Steps
 from flashlight.front.lowering.sharing import equal_where, reused
-from flashlight.ir.index import Axis, Expr, const, divmod_expr, of, rewrite
+from flashlight.ir.index import Axis, Expr, const, divmod_expr, of, rewrite, volume
 from flashlight.ir.program import Const, Index, Map, Node, index_expr, substitute
 
 CHOOSE = "choose by a condition on positions: torch.where(condition, new, old)"
@@ -155,10 +154,10 @@ class _Solution:
     def _decode(self, terms: list[tuple[Axis, int]], rest: Expr) -> None:
         """The digits of a number of mixed radix; one that counts down is counted from its end."""
         for axis, c in _coarse_first(terms):
-            digit, rest = divmod_expr(rest if c > 0 else rest - c * (axis.size - 1), abs(c))
+            digit, rest = divmod_expr(rest if c > 0 else rest - c * axis.last, abs(c))
             inside = Map("AND", Map("GE", Index(digit), Const(0)), Map("LT", Index(digit), Const(axis.size)))
             self.condition = Map("AND", self.condition, inside)
-            self.at[axis] = digit if c > 0 else -digit + (axis.size - 1)
+            self.at[axis] = digit if c > 0 else -digit + axis.last
         self.condition = Map("AND", self.condition, Map("EQ", Index(rest), Const(0)))
 
 
@@ -172,7 +171,7 @@ def _decodable(terms: list[tuple[Axis, int]]) -> bool:
     for axis, c in reversed(_coarse_first(terms)):
         if abs(c) <= reach:
             return False
-        reach += abs(c) * (axis.size - 1)
+        reach += abs(c) * axis.last
     return True
 
 
@@ -208,7 +207,7 @@ def _equal(compared: Sequence[_Compared]) -> Node:
 
 def _each(axes: Sequence[Axis]) -> list[dict[Axis, Expr]]:
     """Every combination of positions along some axes."""
-    if math.prod(a.size for a in axes) > limits.COMPARED_ELEMENTS:
+    if volume(axes) > limits.COMPARED_ELEMENTS:
         raise Decline("different values are written to positions that are data: which one is last is not known", CHOOSE)
     numbers = itertools.product(*(range(a.size) for a in axes))
     return [dict(zip(axes, map(const, n), strict=True)) for n in numbers]
@@ -216,7 +215,7 @@ def _each(axes: Sequence[Axis]) -> list[dict[Axis, Expr]]:
 
 def _require_short(group: _Group) -> None:
     """Declines a search that costs more than the score where it is made."""
-    length = math.prod(a.size for a in group.axes)
+    length = volume(group.axes)
     alone = len(group.compared) == 1 and group.compared[0].place.free <= set(group.axes)
     if length > (cpu.LONGEST_SEARCH_A_KEY if alone else cpu.LONGEST_SEARCH):
         raise Decline(
@@ -230,7 +229,7 @@ def _anywhere(ctx: Lowering, write: Write, element: Position, group: _Group) -> 
     """Whether some element of a group goes where the targets are."""
     if not group.compared:
         return Const(True)
-    if math.prod(a.size for a in group.axes) <= limits.COMPARED_ELEMENTS:
+    if volume(group.axes) <= limits.COMPARED_ELEMENTS:
         out = Const(False)
         for at in _each(group.axes):
             out = Map("OR", out, substitute(_equal(group.compared), at))
