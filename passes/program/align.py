@@ -48,7 +48,7 @@ def align_stores(stores: Sequence[Store]) -> list[Store]:
     seen: dict[Node, list[Axis]] = {}
     out: list[Store] = []
     for store in stores:
-        moved = rename(store, _choose(store, seen, shapes))
+        moved = rename(store, _choose(store, seen, shapes, {a for s in out for a in s.axes}))
         for n in postorder([moved.value]):
             if (found := shapes(n)) is not None:
                 seen.setdefault(*found)
@@ -71,8 +71,10 @@ class _Shapes:
         return self._memo[node]
 
 
-def _choose(store: Store, seen: Mapping[Node, Sequence[Axis]], shapes: _Shapes) -> dict[Axis, Axis]:
-    """Old axis -> new axis, one to one, no two of one name."""
+def _choose(
+    store: Store, seen: Mapping[Node, Sequence[Axis]], shapes: _Shapes, rows: Collection[Axis]
+) -> dict[Axis, Axis]:
+    """Old axis -> new axis, one to one, no two of one name.  rows: of the stores before."""
     own = list(store.axes)
     chosen: dict[Axis, Axis] = {}
     taken: set[str] = set()
@@ -86,7 +88,7 @@ def _choose(store: Store, seen: Mapping[Node, Sequence[Axis]], shapes: _Shapes) 
             continue
         settled.update(n.args)
         for old, new in zip(found[1], seen[found[0]], strict=True):
-            if old in own and old not in chosen and new.name not in taken and new.name[0] != "b":
+            if old in own and old not in chosen and new.name not in taken and new in rows:
                 chosen[old] = new
                 taken.add(new.name)
     for axis in own:

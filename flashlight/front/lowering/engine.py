@@ -72,6 +72,8 @@ class Lowering:
         self.memo: dict[tuple[fx.Node, Position], tuple[Node, frozenset[Cut]]] = {}
         self.origins: dict[Node, str] = {}
         self.frames: list[_Frame] = []
+        self.rows: set[Axis] = set()
+        """The axes of the results that have been asked for; every other axis is bound by a reduction."""
         self.aliases: dict[fx.Node, Any] = {}
         self.expansions: dict[fx.Node, Expansion] = {}
         self.depths: dict[fx.Node, int] = {}
@@ -81,6 +83,7 @@ class Lowering:
 
     def value(self, node: fx.Node, index: Position) -> Node:
         """The Program node for a graph node at an index."""
+        self.rows |= {axis for e in index for axis in e.axes}
         current = node
         try:
             result = self._enter(node, index)
@@ -240,7 +243,7 @@ class Lowering:
     def cut(self, e: Expr, bound: int) -> None:
         """Note that the value changes its form where e reaches bound."""
         place = _solve(e, bound)
-        if place is not None and not place[0].name.startswith("o") and 0 < place[1] < place[0].size:
+        if place is not None and place[0] not in self.rows and 0 < place[1] < place[0].size:
             self.frames[-1].cuts.add(place)
 
     def reduce(self, op: str, size: int, level: int, body: Body, operand: torch.dtype | None = None) -> Steps:
