@@ -93,7 +93,7 @@ class CarryPrinter:
 
     def bounds(self, axis: Axis) -> tuple[str, str]:
         """First position and how many, inside the current block."""
-        start = self.memory.starts.get(axis)
+        start = self.memory.starts.of(axis)
         return (start, self.counts[axis]) if start else ("0", str(axis.size))
 
     def loop_head(self, axis: Axis, step: str = "") -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
+from flashlight.codegen.cpp.names import Places
 from flashlight.codegen.cpp.positions import Value
 from flashlight.codegen.cpp.structure import Buffer
 from flashlight.codegen.cpp.tiling import Tiling
@@ -20,7 +20,7 @@ PANEL_LEVELS = ("prologue", "start", "panel")
 class Memory:
     """Layout of buffers.  starts: for blocked axes, the C++ name of where the block begins."""
 
-    def __init__(self, tiling: Tiling, places: Mapping[Axis, str], starts: Mapping[Axis, str]):
+    def __init__(self, tiling: Tiling, places: Places[Axis], starts: Places[Axis]):
         self.tiling, self.places, self.starts = tiling, places, starts
 
     def extent(self, b: Buffer, axis: Axis) -> int:
@@ -60,7 +60,7 @@ class Memory:
 
     def local(self, axis: Axis) -> str:
         """Position inside its block."""
-        start = self.starts.get(axis)
+        start = self.starts.of(axis)
         return f"({self.places[axis]} - {start})" if start else self.places[axis]
 
     def pointer(self, b: Buffer, at_start: tuple[Axis, ...] = ()) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from typing import TypeVar
+
+Key = TypeVar("Key")
 
 _KEYWORDS = """
 alignas alignof and asm auto bool break case catch char class const continue default delete do
@@ -55,6 +58,33 @@ class Names:
             name = f"{base}_{i}"
         self.taken.add(name)
         return name
+
+
+class Places(dict[Key, str]):
+    """Names of what a function unpacks; `read` are those that its body has asked for, `lanes` those as a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[Key] = set()
+        self.lanes: set[Key] = set()
+
+    def __getitem__(self, key: Key) -> str:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def of(self, key: Key) -> str | None:
+        """The name, if there is one."""
+        if key in self:
+            self.read.add(key)
+        return self.get(key)
+
+    def positions(self, key: Key) -> str:
+        """The vector of the positions of all lanes."""
+        self.lanes.add(key)
+        return f"{self[key]}_lanes"
+
+    def forget(self) -> None:
+        self.read, self.lanes = set(), set()
 
 
 def real_literal(value: float, double: bool) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flashlight.codegen.cpp.facts import Facts
+from flashlight.codegen.cpp.names import Places
 from flashlight.codegen.text import Wrapped
 from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather
 from flashlight.ir.program import Node
@@ -36,7 +36,7 @@ class Positions:
     """Prints positions; some are the same for all lanes, some differ between them."""
 
     facts: Facts
-    places: Mapping[Axis, str]
+    places: Places[Axis]
     lane: Axis | None
     carries_are_lanes: bool
 
@@ -98,7 +98,7 @@ class Positions:
     def _atom(self, atom: Atom) -> Value:
         if isinstance(atom, Axis):
             if atom == self.lane:
-                return Value(f"{self.places[atom]}_lanes", "I")
+                return Value(self.places.positions(atom), "I")
             return Value(self.places[atom], "long")
         if isinstance(atom, Gather):
             v = self.value(atom.node)
@@ -145,7 +145,7 @@ class Positions:
             text = v.text if inside else f"clamp({v.text}, all<{v.type}>(0), all<{v.type}>({max(size - 1, 0)}))"
             values.append((Value(text, v.type), step, size))
         if lanes_step:
-            values.append((Value(f"{self.places[self.lane]}_lanes", "I"), lanes_step, self.lane.size))  # type: ignore[index,union-attr]
+            values.append((Value(self.places.positions(self.lane), "I"), lanes_step, self.lane.size))  # type: ignore[index,union-attr]
         reach = sum(abs(step) * size for _, step, size in values)
         to = "I" if reach < 2**31 and all(v.type == "I" for v, _, _ in values) else "J"
         return " + ".join(f"{self.lift(v, to)} * all<{to}>({step})" for v, step, _ in values)

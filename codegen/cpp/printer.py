@@ -11,14 +11,14 @@ needed sweepN_exact, once a panel: whether skipping blocks was right (see visits
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.emit import C_TYPES
 from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, Isa
 from flashlight.codegen.cpp.memory import PANEL_LEVELS, Memory
-from flashlight.codegen.cpp.names import Names
+from flashlight.codegen.cpp.names import Names, Places
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.stages import StagePrinter
 from flashlight.codegen.cpp.structure import Buffer, Plan
@@ -41,16 +41,27 @@ def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node
     return CppKernel(printer.entry, printer.text(), isa)
 
 
+@dataclass(frozen=True)
+class _Function:
+    """kinds: p for one of a panel, w of work memory, f a template over FULL, b that gives a truth value."""
+
+    name: str
+    kinds: str
+    doc: str
+    lines: list[str]
+
+
 class _Printer:
     def __init__(self, plan: Plan):
         self.plan, self.kernel, self.tiling = plan, plan.tiled.kernel, plan.tiling
         k = self.kernel
         self.names = Names()
         self.entry = self.names(k.name)
-        self.tensors = {t.name: self.names(t.name) for t in k.inputs + k.outputs}
-        self.places: dict[Axis, str] = {}
-        self.starts: dict[Axis, str] = {}
-        self.counts: dict[Axis, str] = {}
+        self.tensors: Places[str] = Places()
+        self.places: Places[Axis] = Places()
+        self.starts: Places[Axis] = Places()
+        self.counts: Places[Axis] = Places()
+        self.tensors.update((t.name, self.names(t.name)) for t in k.inputs + k.outputs)
         for axis in dict.fromkeys([*k.grid, *k.tile, *k.resident, *[s.axis for s in k.sweeps]]):
             self.places[axis] = self.names(axis.name)
         for axis in [*k.tile[1:], *[s.axis for s in k.sweeps]]:
@@ -72,60 +83,59 @@ class _Printer:
         return "\n\n".join(parts)
 
     def _functions(self) -> tuple[list[str], set[str]]:
+        """The functions that have something to do, and their names."""
+        functions: dict[str, str] = {}
+        for f in self._bodies():
+            if f.lines:
+                functions[f.name] = self._function(f)
+            for places in (self.tensors, self.places, self.starts, self.counts):
+                places.forget()
+        return list(functions.values()), {*functions}
+
+    def _bodies(self) -> Iterator[_Function]:
+        """Every function in order; what a body reads is known when it is asked for."""
         plan, s = self.plan, self.stages
-        bodies: dict[str, tuple[list[str], str, str]] = {
-            "setup": (s.nests(plan.tile, None), "w", "once a task: what neither the lane nor the sweep changes"),
-            "prologue": (s.nests(plan.prologue, None), "pw", "once a panel: what the sweeps do not change"),
-        }
+        yield _Function(
+            "setup", "w", "once a task: what neither the lane nor the sweep changes", s.nests(plan.tile, None)
+        )
+        yield _Function("prologue", "pw", "once a panel: what the sweeps do not change", s.nests(plan.prologue, None))
         for i, sweep in enumerate(plan.sweeps):
             loop = sweep.loop
             assert loop is not None
             name = f"sweep{i}"
-            bodies[f"{name}_shared"] = (s.nests(sweep.shared, loop), "w", "a block, for all panels")
-            bodies[f"{name}_start"] = (
-                [*s.identities(loop), *s.nests(sweep.start, loop)], "pw", "before the first block",
-            )  # fmt: skip
+            yield _Function(f"{name}_shared", "w", "a block, for all panels", s.nests(sweep.shared, loop))
+            start = [*s.identities(loop), *s.nests(sweep.start, loop)]
+            yield _Function(f"{name}_start", "pw", "before the first block", start)
             kinds = "pwf" if loop.visit else "pw"
-            bodies[f"{name}_block"] = (s.block(sweep.block, loop), kinds, "a block for one panel")
+            yield _Function(f"{name}_block", kinds, "a block for one panel", s.block(sweep.block, loop))
             if loop.exact is not None:
                 doc = "whether skipping blocks was exact, for every row"
-                bodies[f"{name}_exact"] = (s.exact(loop.exact), "pwb", doc)
-        bodies["epilogue"] = (
-            [*s.nests(plan.epilogue.shared, None), *s.nests(plan.epilogue.block, None)],
-            "pw",
-            "once a panel",
-        )
-        functions = [self._function(n, *b) for n, b in bodies.items() if b[0]]
-        return functions, {n for n, b in bodies.items() if b[0]}
+                yield _Function(f"{name}_exact", "pwb", doc, s.exact(loop.exact))
+        stores = [*s.nests(plan.epilogue.shared, None), *s.nests(plan.epilogue.block, None)]
+        yield _Function("epilogue", "pw", "once a panel", stores)
 
-    def _function(self, name: str, body: list[str], kinds: str, doc: str) -> str:
-        """A function that unpacks what its body names."""
-        text = "\n".join(body)
-        used = set(re.findall(r"\w+", text))
+    def _function(self, f: _Function) -> str:
+        """A function that unpacks what its body has asked for."""
         head = []
-        for t, c_name in self.tensors.items():
-            if c_name in used:
-                const = "const " if any(t == i.name for i in self.kernel.inputs) else ""
-                head.append(f"{const}{C_TYPES[self.kernel.tensor(t).dtype]}* __restrict {c_name} = t.{c_name};")
-        head += [
-            f"const long {self.places[axis]} = g.{self.places[axis]};"
-            for axis in self.kernel.grid
-            if self.places[axis] in used
-        ]
-        head += [f"const long {n} = g.{n};" for n in [*self.starts.values(), *self.counts.values()] if n in used]
-        if self.lane is not None:
-            m = self.places[self.lane]
-            if m in used or f"{m}_lanes" in used:
-                head.append(f"const long {m} = p.first;")
-            if f"{m}_lanes" in used:
-                head.append(f"const I {m}_lanes = positions({m}, {self.lane.last});")
-        if "live" in used:
+        for t in (t for t in self.tensors if t in self.tensors.read):
+            const = "const " if any(t == i.name for i in self.kernel.inputs) else ""
+            name = self.tensors[t]
+            head.append(f"{const}{C_TYPES[self.kernel.tensor(t).dtype]}* __restrict {name} = t.{name};")
+        grid = [self.places[a] for a in self.kernel.grid if a in self.places.read]
+        ends = [p[a] for p in (self.starts, self.counts) for a in p if a in p.read]
+        head += [f"const long {n} = g.{n};" for n in [*grid, *ends]]
+        if self.lane is not None and "p" in f.kinds:
+            if self.lane in self.places.read:
+                head.append(f"const long {self.places[self.lane]} = p.first;")
+            if self.lane in self.places.lanes:
+                vector = self.places.positions(self.lane)
+                head.append(f"const I {vector} = positions({self.places[self.lane]}, {self.lane.last});")
             head.append("const long live = p.live;")
-        panel = "Panel& p, " if "p" in kinds else ""
-        returned = "bool" if "b" in kinds else "void"
-        lines = [f"// {doc}", *(["template <bool FULL>"] if "f" in kinds else []),
-                 f"static {returned} {name}(const Tensors& t, const Tile& g, {panel}Work& w) {{"]  # fmt: skip
-        return "\n".join([*lines, *[f"  {x}" for x in [*head, *body]], "}"])
+        panel = "Panel& p, " if "p" in f.kinds else ""
+        returned = "bool" if "b" in f.kinds else "void"
+        lines = [f"// {f.doc}", *(["template <bool FULL>"] if "f" in f.kinds else []),
+                 f"static {returned} {f.name}(const Tensors& t, const Tile& g, {panel}Work& w) {{"]  # fmt: skip
+        return "\n".join([*lines, *[f"  {x}" for x in [*head, *f.lines]], "}"])
 
     # ------------------------------------------------------------ data
 
@@ -245,7 +255,7 @@ class _Printer:
         assert loop.visit is not None
         rows = {}
         for i, axis in enumerate(self.kernel.tile):
-            start, count = self.starts.get(axis), self.counts.get(axis)
+            start, count = self.starts.of(axis), self.counts.of(axis)
             rows[axis] = ("rows_first", "rows_last") if i == 0 else (f"g.{start}", f"g.{start} + g.{count} - 1")
         places = {a: f"g.{n}" if a in self.kernel.grid else n for a, n in self.places.items()}
         tensors = {t: f"t.{n}" for t, n in self.tensors.items()}

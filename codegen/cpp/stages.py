@@ -200,7 +200,7 @@ class StagePrinter(CarryPrinter):
         for axis in fixed:
             c = e.coefficient(axis)
             e = e - Expr([(axis, c)])
-            start = self.places[axis] if axis == self.facts.lane else self.memory.starts.get(axis)
+            start = self.places[axis] if axis == self.facts.lane else self.memory.starts.of(axis)
             if start and c:
                 parts.append(start if c == 1 else f"{start} * {c}")
         return " + ".join([self.tensors[node.tensor], em.scalar_expr(e), *parts])
@@ -250,7 +250,7 @@ class StagePrinter(CarryPrinter):
             e = e + i * step
         lane_step = e.coefficient(self.facts.lane)
         e = e - Expr([(self.facts.lane, lane_step), (s.along, e.coefficient(s.along))])
-        first = self.memory.starts.get(s.along)
+        first = self.memory.starts.of(s.along)
         parts = [
             self.tensors[t.name],
             em.scalar_expr(e),

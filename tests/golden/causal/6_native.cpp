@@ -59,6 +59,7 @@ static void prologue(const Tensors& t, const Tile& g, Panel& p, Work& w) {
 
 // before the first block
 static void sweep0_start(const Tensors& t, const Tile& g, Panel& p, Work& w) {
+  const long live = p.live;
   put<F>(p.c0, all<F>(-inf));
   for (long o3 = 0; o3 < 64; ++o3) {
     put<F>(p.c1 + (o3) * W, all<F>(0));
@@ -77,6 +78,7 @@ static void sweep0_block(const Tensors& t, const Tile& g, Panel& p, Work& w) {
   const long x_count = g.x_count;
   const long o2 = p.first;
   const I o2_lanes = positions(o2, 1023);
+  const long live = p.live;
   F top = all<F>(-inf);
   contract<64, 1, 1 * W, 1 * W, false>(in0 + (o0 * 524288 + o1 * 65536) + x_first * 64, p.q0, w.s1, x_count, 64, [&](long first, long end) { for (long x = x_first + first; x < x_first + end; ++x) {
     const F v1 = row<F>(w.s1 + (x - x_first) * W);  // causal.py:7

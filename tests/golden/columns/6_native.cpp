@@ -48,6 +48,7 @@ static void prologue(const Tensors& t, const Tile& g, Panel& p, Work& w) {
 
 // before the first block
 static void sweep0_start(const Tensors& t, const Tile& g, Panel& p, Work& w) {
+  const long live = p.live;
   put<F>(p.c0, all<F>(0));
 }
 
@@ -58,6 +59,7 @@ static void sweep0_block(const Tensors& t, const Tile& g, Panel& p, Work& w) {
   const float* __restrict t1 = t.t1;
   const long x_first = g.x_first;
   const long x_count = g.x_count;
+  const long live = p.live;
   Sum<F> sum;
   contract<32, 1, 1 * W, 1 * W, false>(in0 + (0) + x_first * 32, p.q0, w.s0, x_count, 32, [&](long first, long end) { for (long x = x_first + first; x < x_first + end; ++x) {
     const real v1 = get(t1[x]);
@@ -77,6 +79,7 @@ static void sweep0_block(const Tensors& t, const Tile& g, Panel& p, Work& w) {
 
 // before the first block
 static void sweep1_start(const Tensors& t, const Tile& g, Panel& p, Work& w) {
+  const long live = p.live;
   for (long o3 = 0; o3 < 32; ++o3) {
     put<F>(p.c1 + (o3) * W, all<F>(0));
   }
@@ -90,6 +93,7 @@ static void sweep1_block(const Tensors& t, const Tile& g, Panel& p, Work& w) {
   const float* __restrict t1 = t.t1;
   const long x_first = g.x_first;
   const long x_count = g.x_count;
+  const long live = p.live;
   const F v13 = row<F>(p.c0);
   const F v14 = recip(v13);
   contract<32, 1, 1 * W, 1 * W, false>(in0 + (0) + x_first * 32, p.q0, w.s2, x_count, 32, [&](long first, long end) { for (long x = x_first + first; x < x_first + end; ++x) {

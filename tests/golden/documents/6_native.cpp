@@ -89,6 +89,7 @@ static void sweep0_shared(const Tensors& t, const Tile& g, Work& w) {
 
 // before the first block
 static void sweep0_start(const Tensors& t, const Tile& g, Panel& p, Work& w) {
+  const long live = p.live;
   put<F>(p.c0, all<F>(-inf));
   for (long o3 = 0; o3 < 64; ++o3) {
     put<F>(p.c1 + (o3) * W, all<F>(0));

@@ -50,6 +50,7 @@ static void prologue(const Tensors& t, const Tile& g, Panel& p, Work& w) {
 
 // before the first block
 static void sweep0_start(const Tensors& t, const Tile& g, Panel& p, Work& w) {
+  const long live = p.live;
   for (long o3 = 0; o3 < 32; ++o3) {
     put<F>(p.c0 + (o3) * W, all<F>(0));
   }
@@ -65,6 +66,7 @@ static void sweep0_block(const Tensors& t, const Tile& g, Panel& p, Work& w) {
   const long x_count = g.x_count;
   const long o2 = p.first;
   const I o2_lanes = positions(o2, 255);
+  const long live = p.live;
   contract<32, 1, 1 * W, 1 * W, false>(in0 + (o1 * 8192) + x_first * 32, p.q0, w.s1, x_count, 32, [&](long first, long end) { for (long x = x_first + first; x < x_first + end; ++x) {
     const F v1 = row<F>(w.s1 + (x - x_first) * W);  // linear.py:7
     const I v2 = o2_lanes + all<I>((x * -1));

@@ -57,6 +57,7 @@ static void prologue(const Tensors& t, const Tile& g, Panel& p, Work& w) {
 
 // before the first block
 static void sweep0_start(const Tensors& t, const Tile& g, Panel& p, Work& w) {
+  const long live = p.live;
   put<F>(p.c0, all<F>(-inf));
   for (long o3 = 0; o3 < 32; ++o3) {
     put<F>(p.c1 + (o3) * W, all<F>(0));
@@ -72,6 +73,7 @@ static void sweep0_block(const Tensors& t, const Tile& g, Panel& p, Work& w) {
   const long o1 = g.o1;
   const long x_first = g.x_first;
   const long x_count = g.x_count;
+  const long live = p.live;
   F top = all<F>(-inf);
   contract<32, 1, 1 * W, 1 * W, false>(in1 + (o1 * 6400) + x_first * 32, p.q0, w.s1, x_count, 32, [&](long first, long end) { for (long x = x_first + first; x < x_first + end; ++x) {
     const F v1 = row<F>(w.s1 + (x - x_first) * W);  // sink.py:5
