@@ -154,9 +154,9 @@ def load_function(source: str, name: str) -> Any:
     from triton.runtime import JITFunction
 
     if not isinstance(namespace[name], JITFunction):
-        found = type(namespace[name]).__name__
-        hint = "; unset TRITON_INTERPRET" if found == "InterpretedFunction" else ""
-        raise OfflineError(f"{name} is not a function under @triton.jit but of type {found}{hint}")
+        kind = type(namespace[name]).__name__
+        hint = "; unset TRITON_INTERPRET" if kind == "InterpretedFunction" else ""
+        raise OfflineError(f"{name} is not a function under @triton.jit but of type {kind}{hint}")
     return namespace[name]
 
 
@@ -190,10 +190,10 @@ def _compile(
 def _nvidia_resources(asm: Assembly, target: Architecture, name: str) -> tuple[int, int, int]:
     """Registers, spilled bytes and stack bytes per thread. Without stack there is no spill; with it ptxas tells."""
     usage = _run_on_cubin("cuobjdump", ["--dump-resource-usage"], asm["cubin"])
-    found = re.search(rf"Function {re.escape(name)}:\s*REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
-    if not found:
+    line = re.search(rf"Function {re.escape(name)}:\s*REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
+    if not line:
         raise OfflineError(f"cuobjdump says nothing of {name} on {target.name}: {_shorten(usage)}")
-    registers, stack, local = (int(group) for group in found.groups())
+    registers, stack, local = (int(group) for group in line.groups())
     frame = max(stack, local)
     return registers, _nvidia_spills(asm["ptx"], target) if frame else 0, frame
 
@@ -214,10 +214,10 @@ def _amd_resources(asm: Assembly, target: Architecture, name: str) -> tuple[int,
     """Vector registers (accumulation registers included), spilled bytes and scratch bytes per thread."""
     counts = {}
     for key in ("vgpr_count", "vgpr_spill_count", "private_segment_fixed_size"):
-        found = re.search(rf"^\s+\.{key}:\s+(\d+)", asm["amdgcn"], re.MULTILINE)
-        if not found:
+        line = re.search(rf"^\s+\.{key}:\s+(\d+)", asm["amdgcn"], re.MULTILINE)
+        if not line:
             raise OfflineError(f"the assembly of {name} for {target.name} has no .{key}")
-        counts[key] = int(found.group(1))
+        counts[key] = int(line.group(1))
     return counts["vgpr_count"], 4 * counts["vgpr_spill_count"], counts["private_segment_fixed_size"]
 
 

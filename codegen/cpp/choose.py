@@ -80,20 +80,20 @@ def _folded(kernel: Kernel) -> tuple[Axis, ...]:
     if len(kernel.tile) != 1:
         return ()
     facts = Facts(tile_program(kernel, {}))
-    found = _lacking(kernel, facts) or _going_on(kernel, facts)
-    return (max(found, key=lambda a: (a.size, a.key)),) if found else ()
+    axes = _lacking(kernel, facts) or _going_on(kernel, facts)
+    return (max(axes, key=lambda a: (a.size, a.key)),) if axes else ()
 
 
 def _lacking(kernel: Kernel, facts: Facts) -> set[Axis]:
     """Small grid axes that a tensor over rows, swept axis and features lacks: it would be read once for each."""
     swept = {s.axis for s in kernel.sweeps}
-    found: set[Axis] = set()
+    lacking: set[Axis] = set()
     for n in kernel.nodes:
         if not isinstance(n, Load) or n.args or not facts.inside(n):
             continue
         if kernel.tile[0] in n.free and n.free & swept and n.free & set(kernel.resident):
-            found |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= cpu.LARGEST_FOLDED}
-    return found
+            lacking |= {a for a in kernel.grid if a not in n.free and 1 < a.size <= cpu.LARGEST_FOLDED}
+    return lacking
 
 
 def _going_on(kernel: Kernel, facts: Facts) -> set[Axis]:
@@ -101,15 +101,15 @@ def _going_on(kernel: Kernel, facts: Facts) -> set[Axis]:
     memory is read in order."""
     if kernel.resident or len(kernel.sweeps) != 1:
         return set()
-    x, found = kernel.sweeps[0].axis, set[Axis]()
+    x, going_on = kernel.sweeps[0].axis, set[Axis]()
     for n in kernel.nodes:
         if not isinstance(n, Load) or n.args or facts.lane not in n.free:
             continue
         at = facts.linear(n)
         if affine(at, x) == 1 and affine(at, facts.lane) not in (None, 1):
             room = caches().l2 * cpu.STATE_OF_L2
-            found |= {a for a in kernel.grid if affine(at, a) == x.size and _state(kernel, a) <= room}
-    return found
+            going_on |= {a for a in kernel.grid if affine(at, a) == x.size and _state(kernel, a) <= room}
+    return going_on
 
 
 def _state(kernel: Kernel, folded: Axis) -> int:

@@ -40,14 +40,14 @@ def tiles_problem() -> str | None:
     try:
         parts = [headers_digest(), PROBE.read_text(), str(compiler_version()), processor()]
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        found = _recall(key)
-        if found is None:
-            found = probe(FLAGS["amx"])
+        fault = _recall(key)
+        if fault is None:
+            fault = probe(FLAGS["amx"])
             with contextlib.suppress(CacheError):
-                Cache().remember(key, "tiles", found)
+                Cache().remember(key, "tiles", fault)
     except (CompilerError, OSError) as error:
-        found = str(error)
-    return found or None
+        fault = str(error)
+    return fault or None
 
 
 def _recall(key: str) -> str | None:

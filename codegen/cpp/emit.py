@@ -17,7 +17,7 @@ import torch
 from flashlight.analysis.spans import power_of_two
 from flashlight.codegen.cpp.facts import Facts
 from flashlight.codegen.cpp.functions import COMPARISONS, IDENTITY, LOGIC, WRAPPING, call, combine
-from flashlight.codegen.cpp.names import Names, int_literal, real_literal
+from flashlight.codegen.cpp.names import Names, Places, int_literal, real_literal
 from flashlight.codegen.cpp.positions import Positions, Value
 from flashlight.codegen.text import Wrapped, bare
 from flashlight.ir.index import Axis
@@ -54,7 +54,7 @@ class Emitter(Positions):
     """
 
     def __init__(
-        self, facts: Facts, names: Names, places: Mapping[Axis, str], tensors: Mapping[str, str], lane: Axis | None,
+        self, facts: Facts, names: Names, places: Places[Axis], tensors: Mapping[str, str], lane: Axis | None,
         known: Callable[[Node], Value | None], origins: Mapping[Node, str], live: str = "live",
     ):  # fmt: skip
         self.facts, self.new, self.places, self.tensors, self.lane = facts, names, places, tensors, lane

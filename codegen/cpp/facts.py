@@ -130,10 +130,10 @@ def _half_sum(n: Node) -> bool:
 
 def affine(e: Expr, axis: Axis) -> int | None:
     """The coefficient of axis in e, or None where it is inside a division, a remainder or a gathered value."""
-    found = 0
+    coefficient = 0
     for atom, c in e.terms:
         if atom == axis:
-            found = c
+            coefficient = c
         elif axis in (atom.node.free if isinstance(atom, Gather) else () if isinstance(atom, Axis) else atom.arg.axes):
             return None
-    return found
+    return coefficient

@@ -50,11 +50,11 @@ def _cpu_flags() -> frozenset[str]:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return frozenset()
     try:
-        found = re.search(r"^flags\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        line = re.search(r"^flags\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    if found:
-        return frozenset(found.group(1).split())
+        line = None
+    if line:
+        return frozenset(line.group(1).split())
     return _flags_from_torch()
 
 
@@ -94,12 +94,12 @@ class Caches:
 @functools.cache
 def caches() -> Caches:
     """From the system, or modest defaults where it does not say."""
-    found: dict[str, int] = {}
+    bytes_of: dict[str, int] = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
         except OSError:
             continue
         if kind in ("Data", "Unified") and size.endswith("K"):
-            found[level] = int(size[:-1]) * 1024
-    return Caches(found.get("1", Caches.l1), found.get("2", Caches.l2))
+            bytes_of[level] = int(size[:-1]) * 1024
+    return Caches(bytes_of.get("1", Caches.l1), bytes_of.get("2", Caches.l2))

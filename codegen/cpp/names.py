@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 Key = TypeVar("Key")
@@ -63,8 +64,8 @@ class Names:
 class Places(dict[Key, str]):
     """Names of what a function unpacks; `read` are those that its body has asked for, `lanes` those as a vector."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, names: Mapping[Key, str] | None = None) -> None:
+        super().__init__(names or {})
         self.read: set[Key] = set()
         self.lanes: set[Key] = set()
 

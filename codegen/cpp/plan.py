@@ -42,14 +42,14 @@ class Planner:
         self.facts.in_memory = lambda n: self.facts.lanes(n) and find_product(n, self.facts, None, pairs) is not None
         self.kept: dict[Key, Stage] = {}
         """Stages that outlive a sweep."""
-        self.made: dict[Key, Stage] = {}
+        self.in_sweep: dict[Key, Stage] = {}
         self.index = 0
         self.loop: Loop | None = None
         self.own: dict[Node, Node] = {}
         """What stands for a carry of the loop before a block and after it: that carry."""
         self.uses: dict[Node, set[Stage]] = {}
         self.names: dict[str, int] = {}
-        self.found: set[tuple[int, Node]] = set()
+        self.shared: set[tuple[int, Node]] = set()
 
     def plan(self) -> Plan:
         sweeps = []
@@ -70,7 +70,7 @@ class Planner:
     def _enter(self, loop: Loop | None) -> None:
         self.loop = loop
         self.own = {n: f.carry for f in (loop.masked.folds if loop else ()) for n in (f.carry, f.next)}
-        self.made, self.uses = {}, {}
+        self.in_sweep, self.uses = {}, {}
 
     def _collect(self, targets: list[Stage]) -> SweepPlan:
         for t in targets:
@@ -173,8 +173,8 @@ class Planner:
             return None
         lanes = self.facts.lanes(node)
         for key in ((node, "pack", None), (node, "contract", None), (node, "map", None)):
-            if key in self.kept or key in self.made:
-                return self.kept.get(key) or self.made[key]
+            if key in self.kept or key in self.in_sweep:
+                return self.kept.get(key) or self.in_sweep[key]
         if isinstance(node, Reduce) and lanes:
             product = find_product(node, self.facts, None, self.pairs)
             if product is not None:
@@ -209,10 +209,10 @@ class Planner:
         self, kind: str, node: Node, level: str, product: Product | None = None, along: Axis | None = None
     ) -> Stage:
         key = (node, kind, along)
-        table = self.kept if level in ("tile", "prologue") else self.made
-        found = self.kept.get(key) or self.made.get(key)
-        if found is not None:
-            return found
+        table = self.kept if level in ("tile", "prologue") else self.in_sweep
+        known = self.kept.get(key) or self.in_sweep.get(key)
+        if known is not None:
+            return known
         axes = self.facts.ordered(node.free)
         stage = Stage(kind, node, level, axes, (node,) if kind == "map" else (), product=product, along=along)
         if kind == "pack" and isinstance(node, Load):
@@ -248,7 +248,7 @@ class Planner:
 
     def _pairs(self, source: Stage, product: Product) -> Stage:
         key = (product.lanes, "pairs", product.inner)
-        table = self.kept if source.level in ("tile", "prologue") else self.made
+        table = self.kept if source.level in ("tile", "prologue") else self.in_sweep
         if key not in table:
             assert source.out is not None
             axes = (*[a for a in source.out.axes if a != product.inner], product.inner)
@@ -272,7 +272,7 @@ class Planner:
         if not product.pairs:
             return self._laid_out(node, level, axes)
         key = (node, "operand", product.inner)
-        table = self.kept if level == "tile" else self.made
+        table = self.kept if level == "tile" else self.in_sweep
         if key not in table:
             laid_out = (*batch, product.row, product.inner) if self.tiles else axes
             out = Buffer(self._name(level), laid_out, False, "pair", level, paired=product.inner)
@@ -300,7 +300,7 @@ class Planner:
             for n in shared
             if n not in below or any(len(self.uses[n]) > len(self.uses[p]) for p in shared if n in p.args)
         }
-        self.found |= {(self.index, n) for n in tops if self.level(n) == "block"}
+        self.shared |= {(self.index, n) for n in tops if self.level(n) == "block"}
 
 
 def make_plan(tiled: TileProgram, tiling: Tiling, pairs: bool, tiles: bool = False) -> Plan:
@@ -309,9 +309,9 @@ def make_plan(tiled: TileProgram, tiling: Tiling, pairs: bool, tiles: bool = Fal
     while True:
         planner = Planner(tiled, tiling, pairs, tiles, forced)
         plan = planner.plan()
-        if planner.found <= forced:
+        if planner.shared <= forced:
             return plan
-        forced |= planner.found
+        forced |= planner.shared
 
 
 def _cheap_outside(again: int, lanes: bool) -> int:

@@ -76,15 +76,15 @@ class StagePrinter(CarryPrinter):
             return False
         return (*p.batch, p.row) == nest[0].axes
 
-    def _pointwise(self, nest: Nest, made: Stage | None = None, made_in: Nest | None = None) -> list[str]:
+    def _pointwise(self, nest: Nest, source: Stage | None = None, source_nest: Nest | None = None) -> list[str]:
         """Fused loops over lanes; over the rows of a contraction, while they are made, where there is one."""
         em = self.emitter(nest, self.facts.lane)
-        if made is None or made.product is None or made.out is None:
+        if source is None or source.product is None or source.out is None:
             self._open(em, nest[0].axes)
         else:
             *outer, row = nest[0].axes
             self._open(em, outer)
-            call = self._contraction_call(em, made, made.product, self._declare(made.out), False)
+            call = self._contraction_call(em, source, source.product, self._declare(source.out), False)
             a, start = self.places[row], self.bounds(row)[0]
             base = "" if start == "0" else f"{start} + "
             head = f"{call}, [&](long first, long end) {{ for (long {a} = {base}first; {a} < {base}end; ++{a})"
@@ -213,13 +213,13 @@ class StagePrinter(CarryPrinter):
         assert search is not None
         em = self.emitter(nest, lane)
         self._open(em, [a for a in s.axes if a != loop.axis])
-        found, (start, count) = self.new("found"), self.bounds(loop.axis)
+        hit, (start, count) = self.new("found"), self.bounds(loop.axis)
         at = self._tensor_at(em, search.load, (lane, loop.axis))
         if search.room is not None:
             count = f"minimum({count}, {em.scalar_expr(search.room)} - {start})"
         stride = affine(self.facts.linear(search.load), lane)
-        em.line(f"const B {found} = any_equal({at}, {stride}, {count}, {str(search.value).lower()}, live);")
-        for line in self._update(s, found):
+        em.line(f"const B {hit} = any_equal({at}, {stride}, {count}, {str(search.value).lower()}, live);")
+        for line in self._update(s, hit):
             em.line(line)
         return em.close()
 

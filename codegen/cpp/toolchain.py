@@ -90,8 +90,8 @@ class Built:
 
 def compiler() -> str:
     """Command of the C++ compiler that Inductor would use.  Raises CompilerError when there is none."""
-    found, named = cpp_compiler(), os.environ.get("CXX")
-    path = shutil.which(found) if found else None
+    default, named = cpp_compiler(), os.environ.get("CXX")
+    path = shutil.which(default) if default else None
     if path is None:
         tried = f"CXX={named!r}" if named else "$CXX"
         raise CompilerError(
@@ -178,14 +178,14 @@ def _load(kernel: CppKernel, path: Path) -> Built | None:
 def _compiled(kernel: CppKernel, folder: Path | None, stem: str) -> Built:
     """Compile apart, then publish what came of it: no process ever sees half a library."""
     with tempfile.TemporaryDirectory(dir=library.scratch()) as workshop:
-        source, made = Path(workshop, "kernel.cpp"), Path(workshop, f"{stem}.so")
+        source, library_file = Path(workshop, "kernel.cpp"), Path(workshop, f"{stem}.so")
         source.write_text(kernel.source)
-        command = [compiler(), *kernel.flags, f"-I{HERE}", str(source), "-o", str(made), "-lm"]
+        command = [compiler(), *kernel.flags, f"-I{HERE}", str(source), "-o", str(library_file), "-lm"]
         run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
             said = _first_lines(run.stderr.replace(f"{workshop}{os.sep}", ""))
             raise CompilerError(f"compiling {kernel.name} failed: {said}\n{' '.join(command)}\n{run.stderr[:8000]}")
-        built = _load(kernel, library.publish(made, folder, stem)) or _load(kernel, made)
+        built = _load(kernel, library.publish(library_file, folder, stem)) or _load(kernel, library_file)
     if built is None:
         raise CompilerError(f"the library of {kernel.name} was compiled, but cannot be loaded from {library.scratch()}")
     return built
@@ -196,10 +196,10 @@ def run(
 ) -> int:
     """Run the kernel into `outputs`.  Tensors must have the layout that the kernel describes.  Returns the key blocks
     visited, see Built."""
-    found = [tensors[t.name] for t in kernel.inputs] + [outputs[t.name] for t in kernel.outputs]
-    for t, have in zip(kernel.inputs + kernel.outputs, found, strict=True):
+    arguments = [tensors[t.name] for t in kernel.inputs] + [outputs[t.name] for t in kernel.outputs]
+    for t, have in zip(kernel.inputs + kernel.outputs, arguments, strict=True):
         _check(t.name, t.shape, t.strides, t.dtype, have)
-    return launch(built, found, threads)
+    return launch(built, arguments, threads)
 
 
 def launch(built: Built, tensors: Sequence[torch.Tensor], threads: int) -> int:

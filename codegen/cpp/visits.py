@@ -16,7 +16,7 @@ import torch
 from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.emit import Emitter, Value
 from flashlight.codegen.cpp.facts import Facts
-from flashlight.codegen.cpp.names import Names
+from flashlight.codegen.cpp.names import Names, Places
 from flashlight.codegen.text import bare
 from flashlight.codegen.tile import Loop
 from flashlight.ir.index import Axis
@@ -49,7 +49,7 @@ class _TestEmitter(Emitter):
         if self.facts.stride(load, axis) != 1:
             return super()._reduce(n, depth)
         lo, hi = self.rows.get(axis, ("0", str(axis.last)))
-        kept, self.places = self.places, {**self.places, axis: lo}
+        kept, self.places = self.places, Places({**self.places, axis: lo})
         t = self.facts.tensors[load.tensor]
         at = self.address(load.index, t.shape, t.strides)
         self.places = kept
@@ -69,7 +69,7 @@ class TestPrinter:
     def lines(self, name: str, loop: Loop, visit: Visit) -> list[str]:
         """A function of rows that gives their test of blocks; what the block does not change is computed once."""
         x = loop.axis
-        places = {**self.places, first(x): self.names(f"{x.name}_from"), last(x): self.names(f"{x.name}_to")}
+        places = Places({**self.places, first(x): self.names(f"{x.name}_from"), last(x): self.names(f"{x.name}_to")})
         for axis, ends in self.rows.items():
             places[first(axis)], places[last(axis)] = ends
         nothing: Callable[[Node], Value | None] = lambda _: None  # noqa: E731

@@ -74,8 +74,8 @@ def _ragged(state: State, axis: Axis) -> bool:
 
 def all_inside(state: State, axes: frozenset[Axis], dims: tuple[Axis, ...]) -> list[str]:
     """One condition a ragged axis."""
-    found = [inside(state, a) for a in state.dims_of(axes)]
-    return [spread(v, dims) for v in found if v is not None]
+    conditions = [inside(state, a) for a in state.dims_of(axes)]
+    return [spread(v, dims) for v in conditions if v is not None]
 
 
 # ---------------------------------------------------------------- index arithmetic

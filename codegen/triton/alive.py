@@ -67,10 +67,10 @@ class _Block:
 
     def _arguments(self, node: Node) -> tuple[Node, ...]:
         """What has to be there for a node: the sides of a matrix product, not the terms of its sum."""
-        found = self.products.get(node)
-        if found is None:
+        contraction = self.products.get(node)
+        if contraction is None:
             return node.args
-        return found.left, found.right, *([found.rest] if found.rest is not None else [])
+        return contraction.left, contraction.right, *([contraction.rest] if contraction.rest is not None else [])
 
     def _is_score(self, node: Node) -> bool:
         """Whether a value is an element a row and a key, and computed."""
@@ -87,9 +87,9 @@ class _Block:
         size = self.layout.size(node.free - self.single)
         if isinstance(node, Map):
             return gpu.WIDE_WORDS.get(node.fn, 0) * size
-        found = self.products.get(node)
-        if found is None or not isinstance(node, Reduce):
+        contraction = self.products.get(node)
+        if contraction is None or not isinstance(node, Reduce):
             return 0.0
         narrow = node.operand in (torch.float16, torch.bfloat16)
-        sides = [s for s in (found.left, found.right) if not isinstance(s, Load) and s.free & self.swept]
+        sides = [s for s in (contraction.left, contraction.right) if not isinstance(s, Load) and s.free & self.swept]
         return sum(self.layout.size(s.free - self.single) for s in sides) * (gpu.NARROW_WORDS if narrow else 0.0)

@@ -35,14 +35,14 @@ class Layout:
         self.grid = frozenset(kernel.grid) | ones
         self.blocked = tuple(a for a in (*kernel.tile, *self.swept) if a not in ones)
         nodes = postorder([*tiled.roots, *tiled.full_roots, *[f.carry for f in tiled.folds]])
-        found = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
-        self.batch = frozenset(a for c in found for a in c.batch if a not in self.blocked)
+        contractions = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
+        self.batch = frozenset(a for c in contractions for a in c.batch if a not in self.blocked)
         self.heads = self.batch.union(*map(self._score_axes, nodes))
         tests = [n for s in kernel.sweeps if s.visit for n in postorder(s.visit.roots) if isinstance(n, Reduce)]
         axes = [*kernel.resident, *[a for n in nodes for a in axes_of(n)], *[n.axis for n in tests]]
         self.blocks = {a: power_of_two(a.size) for a in axes if a not in self.grid}
         self.blocks.update(blocks)
-        self._pad(c for c in found if self.usable(c))
+        self._pad(c for c in contractions if self.usable(c))
 
     def _score_axes(self, node: Node) -> frozenset[Axis]:
         """Whole axes of a reduction's result that also depends on a tile axis and a swept axis."""

@@ -50,10 +50,10 @@ def machine(arch: str) -> Machine:
     """The machine of an architecture's name."""
     from flashlight.codegen.offline import architecture
 
-    found = architecture(arch)
-    amd = found.backend == "hip"
-    left = amd or found.name in ("sm_80", "sm_120")
-    return Machine(amd, found.shared_memory, left, gpu.OVERHEAD[left])
+    target = architecture(arch)
+    amd = target.backend == "hip"
+    left = amd or target.name in ("sm_80", "sm_120")
+    return Machine(amd, target.shared_memory, left, gpu.OVERHEAD[left])
 
 
 @functools.lru_cache(32)

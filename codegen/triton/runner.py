@@ -20,12 +20,14 @@ Tensors = Mapping[str, torch.Tensor]
 
 def _arguments(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors) -> list[object]:
     """Tensors in the order of the signature, then the constants.  Raises ValueError unless they are as described."""
-    for t, given in [(t, tensors[t.name]) for t in kernel.inputs] + [(t, outputs[t.name]) for t in kernel.outputs]:
-        if not (given.shape == t.shape and given.dtype is t.dtype and same_strides(t.shape, t.strides, given.stride())):
-            found = f"{given.dtype} {tuple(given.shape)} with strides {given.stride()}"
-            raise ValueError(f"{t.name} is {found}, not {t.dtype} {t.shape} with strides {t.strides}")
-    given = [tensors[t.name].detach() for t in kernel.inputs] + [outputs[t.name].detach() for t in kernel.outputs]
-    return [*given, *tk.constants.values()]
+    for t, tensor in [(t, tensors[t.name]) for t in kernel.inputs] + [(t, outputs[t.name]) for t in kernel.outputs]:
+        if not (
+            tensor.shape == t.shape and tensor.dtype is t.dtype and same_strides(t.shape, t.strides, tensor.stride())
+        ):
+            description = f"{tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()}"
+            raise ValueError(f"{t.name} is {description}, not {t.dtype} {t.shape} with strides {t.strides}")
+    pointers = [tensors[t.name].detach() for t in kernel.inputs] + [outputs[t.name].detach() for t in kernel.outputs]
+    return [*pointers, *tk.constants.values()]
 
 
 def run_interpreted(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs: Tensors) -> None:
@@ -34,9 +36,9 @@ def run_interpreted(tk: TritonKernel, kernel: Kernel, tensors: Tensors, outputs:
         interpreter.run(tk.source, tk.name, tk.grid, _arguments(tk, kernel, tensors, outputs))
 
 
-def same_strides(shape: Sequence[int], wanted: Sequence[int], given: Sequence[int]) -> bool:
+def same_strides(shape: Sequence[int], wanted: Sequence[int], have: Sequence[int]) -> bool:
     """Equal wherever an axis has more than one position and there is anything at all."""
-    return wanted == given or 0 in shape or all(w == g for n, w, g in zip(shape, wanted, given, strict=True) if n > 1)
+    return wanted == have or 0 in shape or all(w == g for n, w, g in zip(shape, wanted, have, strict=True) if n > 1)
 
 
 class _Loaded:

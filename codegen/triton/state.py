@@ -191,8 +191,8 @@ class State:
 
     def contraction(self, node: Node) -> Contraction | None:
         """The two sides of a sum of products that matrix instructions can do here."""
-        found = split(node, lambda n: frozenset(self.dims(n)))
-        return found if found is not None and self.layout.usable(found) else None
+        contraction = split(node, lambda n: frozenset(self.dims(n)))
+        return contraction if contraction is not None and self.layout.usable(contraction) else None
 
     # ------------------------------------------------------------ writing
 
@@ -209,11 +209,11 @@ class State:
     def comment(self, node: Node | None = None) -> None:
         """The user's lines behind the statement that follows, unless just named."""
         own = [self.origins[node]] if node is not None and node in self.origins else []
-        found = ", ".join(dict.fromkeys(o.replace("\n", " ") for o in own or self.inlined[:2]))
+        lines = ", ".join(dict.fromkeys(o.replace("\n", " ") for o in own or self.inlined[:2]))
         self.inlined = []
-        if found and found != self.scope.origin:
-            self.line(f"# {found}")
-            self.scope.origin = found
+        if lines and lines != self.scope.origin:
+            self.line(f"# {lines}")
+            self.scope.origin = lines
 
     # ------------------------------------------------------------ values
 

@@ -38,9 +38,9 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
             key = (*blocks.values(), warps, stages)
             if key not in seen:
                 seen.add(key)
-                found = Tiling(blocks, max(1, warps // 2) if target.amd and dots else warps, stages, dots)
-                peel = not fma and estimate(kernel, found, arch).registers <= gpu.PEELED_REGISTERS
-                yield replace(found, peel=peel, precision=precision)
+                candidate = Tiling(blocks, max(1, warps // 2) if target.amd and dots else warps, stages, dots)
+                peel = not fma and estimate(kernel, candidate, arch).registers <= gpu.PEELED_REGISTERS
+                yield replace(candidate, peel=peel, precision=precision)
 
 
 def _roles(kernel: Kernel) -> tuple[frozenset[Axis], frozenset[Axis]]:
@@ -50,13 +50,13 @@ def _roles(kernel: Kernel) -> tuple[frozenset[Axis], frozenset[Axis]]:
     axis has one position a program.
     """
     grid, tile = frozenset(kernel.grid), kernel.tile
-    found = [c for n in kernel.nodes if (c := split(n, lambda m: m.free - grid)) is not None]
+    contractions = [c for n in kernel.nodes if (c := split(n, lambda m: m.free - grid)) is not None]
     beside = {
-        b for c in found for m, n in ((c.m, c.n), (c.n, c.m)) for i, a in enumerate(tile) for b in tile[i + 1 :]
+        b for c in contractions for m, n in ((c.m, c.n), (c.n, c.m)) for i, a in enumerate(tile) for b in tile[i + 1 :]
         if a in m and b in n
     }  # fmt: skip
-    used = {a for c in found for group in c.groups for a in group}
-    batch = {a for c in found for a in c.batch}
+    used = {a for c in contractions for group in c.groups for a in group}
+    batch = {a for c in contractions for a in c.batch}
     blocked = (*kernel.tile, *[s.axis for s in kernel.sweeps])
     return frozenset(beside), frozenset(a for a in blocked if a in batch - used)
 
@@ -88,8 +88,8 @@ def ranked(kernel: Kernel, arch: str) -> list[Tiling]:
 
 def candidates(kernel: Kernel, arch: str) -> list[Tiling]:
     """Tilings that fit the architecture by estimate, the preferred one first; never empty."""
-    found = ranked(kernel, arch)
-    return [t for t in found if fits(kernel, t, arch)] or found[:1]
+    tilings = ranked(kernel, arch)
+    return [t for t in tilings if fits(kernel, t, arch)] or tilings[:1]
 
 
 def default_tiling(kernel: Kernel, arch: str = "sm_90") -> Tiling:

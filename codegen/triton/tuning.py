@@ -124,8 +124,8 @@ def _trial(
     costs: tuple[int, int, int] | None = None
     try:
         if compiled is not None:
-            found = compiled.result(left)
-            costs = found.registers, found.spills, found.shared
+            result = compiled.result(left)
+            costs = result.registers, result.spills, result.shared
         return Trial(tiling, measure(), "", *(costs or ()))
     except TooLate:
         return Trial(tiling, error="not compiled in time")
