@@ -78,8 +78,8 @@ def block_count(task: Task) -> int:
 
 def launch_maps(task: Task, tensors: Mapping[str, torch.Tensor]) -> tuple[BlockMap, ...]:
     """The block map of every sweep of one launch.  tensors: inputs and temporaries by name."""
-    found = ((s, task.together.get(s.axis, 1)) for s in task.kernel.sweeps)
-    return tuple(BlockMap(task, s, block_map(task.kernel, s, tensors, task.rows, together=n)) for s, n in found)
+    together = ((s, task.together.get(s.axis, 1)) for s in task.kernel.sweeps)
+    return tuple(BlockMap(task, s, block_map(task.kernel, s, tensors, task.rows, together=n)) for s, n in together)
 
 
 def part_map(whole: BlockMap, tensors: Mapping[str, torch.Tensor], step: int) -> BlockMap:
@@ -112,10 +112,10 @@ def block_map(
         return torch.full((), PARTIAL, dtype=torch.int8).expand(shape)
     out: torch.Tensor | None = None
     for index, spans in _tiles(kernel, rows):
-        found = _tile_map(kernel, sweep, sweep.visit, tensors, spans, key_block)
+        states = _tile_map(kernel, sweep, sweep.visit, tensors, spans, key_block)
         if out is None:
-            out = torch.empty([*found.shape[:-1], *shape[len(kernel.grid) : -1], shape[-1]], dtype=torch.int8)
-        out[(..., *index, slice(None))] = found
+            out = torch.empty([*states.shape[:-1], *shape[len(kernel.grid) : -1], shape[-1]], dtype=torch.int8)
+        out[(..., *index, slice(None))] = states
     assert out is not None, "no axis of a kernel is empty"
     return _joined(out, together).expand(shape)
 
@@ -150,8 +150,8 @@ def _tile_map(
         ev.places[first(axis)] = (), torch.tensor(lo, device=ev.device)
         ev.places[last(axis)] = (), torch.tensor(hi - 1, device=ev.device)
     some, every = (_over(ev(n), (*kernel.grid, steps)) for n in (visit.some, visit.every))
-    found = torch.where(some, torch.where(every, FULL, PARTIAL), SKIPPED).to(torch.int8).cpu()
-    return found.expand(*found.shape[:-1], blocks)
+    states = torch.where(some, torch.where(every, FULL, PARTIAL), SKIPPED).to(torch.int8).cpu()
+    return states.expand(*states.shape[:-1], blocks)
 
 
 class _BlockEvaluator(Evaluator):

@@ -161,9 +161,9 @@ def _scaled_excess(terms: Terms, axis: Axis, steps: Steps, interval: Callable[[N
     for inner, by in _scaled(only.fn, only.args):
         k = value_of(by)
         if isinstance(k, float) and k > 0:
-            found = excess(inner, axis, steps, interval)
+            over = excess(inner, axis, steps, interval)
             times = k if only.fn == "MUL" else 1 / k
-            return None if found is None else (found[0] * times, found[1] * times)
+            return None if over is None else (over[0] * times, over[1] * times)
     return None
 
 

@@ -62,8 +62,8 @@ class SumFacts:
 
     def over(self, axis: Axis) -> SumFacts:
         """The same for sums over another axis."""
-        found = self.family.members.get(axis)
-        return found or SumFacts(axis, self.steps, self.temporaries, self.bytes, self.ones, self.family)
+        known = self.family.members.get(axis)
+        return known or SumFacts(axis, self.steps, self.temporaries, self.bytes, self.ones, self.family)
 
     def _is_elsewhere(self, n: Node) -> TypeGuard[Reduce]:
         """Whether a node is a sum over another axis: what is in it is not asked here."""

@@ -213,9 +213,9 @@ class Evaluator:
         if self._is_serial(n):
             return self._serial(n)
         if _is_product(n):
-            found = self._contract(axis, [self(a) for a in n.args[0].args], operand)
-            if found is not None:
-                return found
+            product = self._contract(axis, [self(a) for a in n.args[0].args], operand)
+            if product is not None:
+                return product
         return self._rounded(self._collapse(op, axis, self._terms(n)))
 
     def _rounded(self, value: Value) -> Value:
@@ -238,11 +238,11 @@ class Evaluator:
         for start in range(lo, hi, step):
             spans = {**self.spans, axis: (start, min(start + step, hi))}
             part = self.narrowed(spans)
-            found = part._collapse(op, axis, _widened(part._terms(n), op))
+            part_total = part._collapse(op, axis, _widened(part._terms(n), op))
             if total is not None:
-                ax, pair = align([total, found])
-                found = ax, combine(op, *pair)
-            total = found
+                ax, pair = align([total, part_total])
+                part_total = ax, combine(op, *pair)
+            total = part_total
         assert total is not None
         return self._rounded(total)
 

@@ -152,26 +152,26 @@ class Expr:
 
     @cached_property
     def axes(self) -> frozenset[Axis]:
-        found: set[Axis] = set()
+        axes: set[Axis] = set()
         for atom, _ in self.terms:
             if isinstance(atom, Axis):
-                found.add(atom)
+                axes.add(atom)
             elif isinstance(atom, Gather):
-                found |= atom.node.free
+                axes |= atom.node.free
             else:
-                found |= atom.arg.axes
-        return frozenset(found)
+                axes |= atom.arg.axes
+        return frozenset(axes)
 
     @cached_property
     def gathers(self) -> tuple[Node, ...]:
         """Nodes whose values this index depends on, in a fixed order, without repeats."""
-        found: dict[Node, None] = {}
+        nodes: dict[Node, None] = {}
         for atom, _ in self.terms:
             if isinstance(atom, Gather):
-                found[atom.node] = None
+                nodes[atom.node] = None
             elif not isinstance(atom, Axis):
-                found.update(dict.fromkeys(atom.arg.gathers))
-        return tuple(found)
+                nodes.update(dict.fromkeys(atom.arg.gathers))
+        return tuple(nodes)
 
     @cached_property
     def length(self) -> int:
@@ -281,9 +281,9 @@ def divmod_expr(e: Expr, c: int) -> tuple[Expr, Expr]:
     if lo // c == hi // c:
         return quotient + lo // c, remainder - (lo // c) * c
     for rule in (_common_factor, _coarse_and_fine, _nested):
-        found = rule(remainder, c)
-        if found is not None:
-            return quotient + found[0], found[1]
+        taken = rule(remainder, c)
+        if taken is not None:
+            return quotient + taken[0], taken[1]
     more, remainder = _signed_remainder(remainder, c)
     quotient, (lo, hi) = quotient + more, remainder.range
     if lo // c == hi // c:

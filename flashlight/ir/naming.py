@@ -12,17 +12,17 @@ from flashlight.ir.program import Load, Node, Program, Tensor, postorder, rebuil
 
 def _dimension(e: Expr, free: frozenset[Axis]) -> tuple[tuple[str, ...], ...]:
     """Which axes index a dimension: output axes by name, bound ones by size."""
-    found: list[tuple[str, ...]] = []
+    terms: list[tuple[str, ...]] = []
     for atom, c in e.terms:
         if isinstance(atom, Axis):
-            found.append(("o", atom.name, str(c)) if atom in free else ("b", str(atom.size), str(c)))
+            terms.append(("o", atom.name, str(c)) if atom in free else ("b", str(atom.size), str(c)))
         elif isinstance(atom, FloorDiv | Mod):
             inner = " ".join(",".join(part) for part in _dimension(atom.arg, free))
-            found.append((type(atom).__name__, str(atom.by), f"({inner})"))
+            terms.append((type(atom).__name__, str(atom.by), f"({inner})"))
         else:
             assert isinstance(atom, Gather)
-            found.append(("gather",))
-    return tuple(sorted(found))
+            terms.append(("gather",))
+    return tuple(sorted(terms))
 
 
 def _role(t: Tensor, loads: list[Load], outputs: frozenset[Axis]) -> tuple:

@@ -324,8 +324,8 @@ def _fold_index(fn: str, args: tuple[Node, ...]) -> Node | None:
     """Integer arithmetic on positions stays an index expression; comparisons decided by range become constants."""
     if fn not in _COMPARE and fn not in ("ADD", "SUB", "NEG", "MUL", "FLOORDIV", "REM"):
         return None
-    found = [index_expr(a) for a in args]
-    es = [e for e in found if e is not None]
+    exprs = [index_expr(a) for a in args]
+    es = [e for e in exprs if e is not None]
     if len(es) != len(args):
         return None
     if fn in _COMPARE:

@@ -105,10 +105,10 @@ class Store:
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        found: dict[Axis, None] = {}
+        ordered: dict[Axis, None] = {}
         for e in self.index:
-            found.update(dict.fromkeys(sorted(e.axes, key=lambda a: a.key)))
-        return tuple(found)
+            ordered.update(dict.fromkeys(sorted(e.axes, key=lambda a: a.key)))
+        return tuple(ordered)
 
 
 @dataclass(frozen=True)

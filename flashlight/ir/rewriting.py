@@ -95,8 +95,8 @@ def transform(roots: Sequence[Node], rule: Callable[[Node], Node]) -> list[Node]
 def inherited_origins(origins: Mapping[Node, str], roots: Iterable[Node]) -> dict[Node, str]:
     """Source lines for the nodes below roots: their own, else that of a value of the same structure."""
     alike = {n.order: where for n, where in origins.items()}
-    found = {n: origins.get(n) or alike.get(n.order) for n in postorder(roots) if isinstance(n, Map | Reduce | Load)}
-    return {n: where for n, where in found.items() if where}
+    lines = {n: origins.get(n) or alike.get(n.order) for n in postorder(roots) if isinstance(n, Map | Reduce | Load)}
+    return {n: where for n, where in lines.items() if where}
 
 
 def substitute(node: Node, axes: Mapping[Axis, Expr]) -> Node:

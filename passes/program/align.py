@@ -18,14 +18,14 @@ from flashlight.ir.program import Index, Load, Node, Program, Reduce, Store, pos
 
 def free_in_order(node: Node) -> list[Axis]:
     """The free axes of node by first occurrence in a canonical walk."""
-    found: dict[Axis, None] = {}
+    order: dict[Axis, None] = {}
     for n in postorder([node]):
         exprs: Sequence[Expr] = n.index if isinstance(n, Load) else (n.expr,) if isinstance(n, Index) else ()
         for e in exprs:
             for atom, _ in e.terms:
                 axes = [atom] if isinstance(atom, Axis) else sorted(_axes(atom), key=lambda a: a.key)
-                found.update(dict.fromkeys(a for a in axes if a in node.free))
-    return list(found)
+                order.update(dict.fromkeys(a for a in axes if a in node.free))
+    return list(order)
 
 
 def _axes(atom: object) -> frozenset[Axis]:
@@ -43,15 +43,15 @@ def align_stores(stores: Sequence[Store]) -> list[Store]:
     if len(stores) < 2:
         return list(stores)
     reductions = [[n for n in postorder([s.value]) if isinstance(n, Reduce)] for s in stores]
-    kinds = Counter(kind for found in reductions for kind in {n.size_order for n in found})
+    kinds = Counter(kind for below in reductions for kind in {n.size_order for n in below})
     shapes = _Shapes({kind for kind, times in kinds.items() if times > 1})
     seen: dict[Node, list[Axis]] = {}
     out: list[Store] = []
     for store in stores:
         moved = rename(store, _choose(store, seen, shapes, {a for s in out for a in s.axes}))
         for n in postorder([moved.value]):
-            if (found := shapes(n)) is not None:
-                seen.setdefault(*found)
+            if (shape := shapes(n)) is not None:
+                seen.setdefault(*shape)
         out.append(moved)
     return out
 
@@ -83,11 +83,11 @@ def _choose(
         if n in settled:  # parts of what was found have the same counterparts
             settled.update(n.args)
             continue
-        found = shapes(n) if seen and len(chosen) < len(own) else None
-        if found is None or found[0] not in seen:
+        shape = shapes(n) if seen and len(chosen) < len(own) else None
+        if shape is None or shape[0] not in seen:
             continue
         settled.update(n.args)
-        for old, new in zip(found[1], seen[found[0]], strict=True):
+        for old, new in zip(shape[1], seen[shape[0]], strict=True):
             if old in own and old not in chosen and new.name not in taken and new in rows:
                 chosen[old] = new
                 taken.add(new.name)

@@ -52,9 +52,9 @@ def _decided(fn: str, a: Node, b: Node) -> bool:
 
 def compare(fn: str, a: Node, b: Node) -> Node:
     """A comparison in normal form: LT, LE, EQ or NE, positions separated by sign."""
-    found = _truth(fn, a, b)
-    if found is not None:
-        return found
+    truth = _truth(fn, a, b)
+    if truth is not None:
+        return truth
     if fn in _FLIPPED:
         fn, a, b = _FLIPPED[fn], b, a
     return _ordered(fn, a, b)

@@ -44,11 +44,11 @@ def _splits(program: Program) -> dict[Axis, int]:
     """
     every = postorder(program.roots)
     outputs = {a for s in program.stores for a in s.axes}
-    found = {a: c for a, c in _divisors(every).items() if a in outputs or _needed_in_part(every, a, c)}
+    splits = {a: c for a, c in _divisors(every).items() if a in outputs or _needed_in_part(every, a, c)}
     inner = postorder([n for n in every if isinstance(n, Reduce) and n.level == 1])
     for load in (n for n in inner if isinstance(n, Load)):
-        found |= {a: c for a, c in _divisors([load]).items() if a in outputs and _part(load, a, c) == {FloorDiv}}
-    return {a: c for a, c in found.items() if c != a.size}
+        splits |= {a: c for a, c in _divisors([load]).items() if a in outputs and _part(load, a, c) == {FloorDiv}}
+    return {a: c for a, c in splits.items() if c != a.size}
 
 
 def _needed_in_part(nodes: Iterable[Node], axis: Axis, by: int) -> bool:
@@ -57,16 +57,16 @@ def _needed_in_part(nodes: Iterable[Node], axis: Axis, by: int) -> bool:
 
 def _part(load: Load, axis: Axis, by: int) -> set[type]:
     """Which of // and % by this divisor a load uses."""
-    found: set[type] = set()
+    kinds: set[type] = set()
     stack = [atom for e in load.index for atom, _ in e.terms]
     while stack:
         atom = stack.pop()
         if isinstance(atom, FloorDiv | Mod):
             if atom.arg.single == axis and atom.by == by:
-                found.add(type(atom))
+                kinds.add(type(atom))
             else:
                 stack += [inner for inner, _ in atom.arg.terms]
-    return found
+    return kinds
 
 
 def _divisors(nodes: Iterable[Node]) -> dict[Axis, int]:

@@ -143,13 +143,13 @@ class Separator:
         parts = [self.parts(a, known) for a in nodes if value_of(a) != 0]
         if any(p is None or len(p) != 1 for p in parts):
             return None
-        found = [p[0] for p in parts if p]
-        if len({e for _, e in found}) != 1:
+        single = [p[0] for p in parts if p]
+        if len({e for _, e in single}) != 1:
             return None
-        condition = found[0][0]
-        for c, _ in found[1:]:
+        condition = single[0][0]
+        for c, _ in single[1:]:
             condition = Map("OR", condition, c)
-        return ((condition, found[0][1]),)
+        return ((condition, single[0][1]),)
 
     # ------------------------------------------------------------ exponents
 

@@ -35,12 +35,12 @@ class Sites:
     def leaves(self, node: Node) -> list[Node]:
         """The innermost reductions below (and including) a node."""
         self._below(node)
-        bits, found = self._leaves[node], []
+        bits, leaves = self._leaves[node], []
         while bits:
             low = bits & -bits
-            found.append(self._numbered[low.bit_length() - 1])
+            leaves.append(self._numbered[low.bit_length() - 1])
             bits ^= low
-        return found
+        return leaves
 
     def sides(self, leaf: Node) -> list[frozenset[Axis]]:
         """The axes of each load of an innermost reduction."""
@@ -63,17 +63,17 @@ class Sites:
             parts.append(self._of_load(n))
         parts = [p for p in parts if p]
         if len(parts) <= 1:
-            found = parts[0] if parts else _NONE
+            sites = parts[0] if parts else _NONE
         else:
-            found = _united(parts)
-        return {a: s for a, s in found.items() if a in n.free} if isinstance(n, Reduce) else found
+            sites = _united(parts)
+        return {a: s for a, s in sites.items() if a in n.free} if isinstance(n, Reduce) else sites
 
     def _of_load(self, n: Load) -> dict[Axis, int]:
-        found: dict[Axis, int] = {}
+        sites: dict[Axis, int] = {}
         for i, e in enumerate(n.index):
             for axis in e.axes:
-                found[axis] = found.get(axis, 0) | self._bit(n.tensor, i)
-        return found
+                sites[axis] = sites.get(axis, 0) | self._bit(n.tensor, i)
+        return sites
 
     def _bit(self, tensor: str, dim: int) -> int:
         if (tensor, dim) not in self._bits:

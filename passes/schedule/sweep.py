@@ -33,11 +33,11 @@ def reductions(node: Node) -> list[Reduce]:
 
 def candidates(value: Node) -> list[Reduce]:
     """Reductions that may decide the sweep, best first: those over other reductions by height, else the largest."""
-    found = reductions(value)
-    nested = [r for r in found if r.args[0].level >= 1]
+    every = reductions(value)
+    nested = [r for r in every if r.args[0].level >= 1]
     if nested:
         return sorted(nested, key=lambda r: (-r.level, -r.axis.size, r.size_order))[: limits.SWEEPS_TRIED]
-    return sorted(found, key=lambda r: (-r.axis.size, r.size_order))[:1]
+    return sorted(every, key=lambda r: (-r.axis.size, r.size_order))[:1]
 
 
 @dataclass
@@ -221,9 +221,9 @@ def _written_along(store: Store, walk: _Walk) -> Axis | None:
     out[m, n] = sigmoid(sum[d](q[m, d] * k[n, d]) + sum[d](p[m, d] * r[n, d]))   is written along n: a sweep over d
     would serve only one of the two sums
     """
-    found = reductions(store.value)
-    rest = [r for r in found if walk.role(r) != "sweep"]
-    if any(r.args[0].level for r in found):
+    every = reductions(store.value)
+    rest = [r for r in every if walk.role(r) != "sweep"]
+    if any(r.args[0].level for r in every):
         return None
     own = frozenset(store.axes)
     pairs = [both for r in rest if (both := two_sides(walk.sites.sides(r), own))]
@@ -249,9 +249,9 @@ def two_sides(loads: list[frozenset[Axis]], rows: frozenset[Axis]) -> tuple[froz
 
 def _rows(store: Store, body: Node, x: Axis) -> frozenset[Axis]:
     own = frozenset(store.axes)
-    made = scores(body, x)
-    if made:
-        return frozenset[Axis]().union(*[s.free for s in made]) & own
+    contractions = scores(body, x)
+    if contractions:
+        return frozenset[Axis]().union(*[s.free for s in contractions]) & own
     inner = [r.free for r in reductions(body)]
     if inner:
         return frozenset[Axis]().union(*inner) & own

@@ -103,12 +103,12 @@ def _candidates(body: Node, x: Axis, s: Summaries) -> Iterator[Candidate]:
 
 
 def _may_mask(a: Node, x: Axis, s: Summaries) -> bool:
-    """Whether a number is likely to be a mask: made of truth values, or read from what several scores share."""
+    """Whether a number is likely to be a mask: casts of truth values, or read from what several scores share."""
     if a.dtype != "float" or a.free & set(s.resident) or any(isinstance(n, Reduce | Carry) for n in postorder([a])):
         return False
-    made = any(isinstance(n, Cast) and n.args[0].dtype == "bool" and x in n.free for n in postorder([a]))
+    casts = any(isinstance(n, Cast) and n.args[0].dtype == "bool" and x in n.free for n in postorder([a]))
     loads = [n for n in postorder([a]) if isinstance(n, Load) and x in n.free]
-    if isinstance(a, Cast) or not (made or loads):
+    if isinstance(a, Cast) or not (casts or loads):
         return False
     return all(s.scores >= limits.MASK_SCORES * volume(n.free) for n in loads)
 

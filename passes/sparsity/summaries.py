@@ -48,9 +48,9 @@ class Summaries:
             inside = Map("LT", Index(position), Const(x.size))
             body = Map("WHERE", inside, body, Const(_START[op, node.dtype]))
         value = Reduce(op, within, body)
-        found = self.temporaries.load(value, self._ordered(value.free))
-        self.temporaries.conditions.add(found.tensor)
-        return substitute(found, {block: divmod_expr(of(first(x)), KEY_BLOCK)[0]})
+        load = self.temporaries.load(value, self._ordered(value.free))
+        self.temporaries.conditions.add(load.tensor)
+        return substitute(load, {block: divmod_expr(of(first(x)), KEY_BLOCK)[0]})
 
     def largest(self, load: Node, x: Axis) -> Node | None:
         """The largest absolute value (NaN if any is) of a load by grid position, whatever the row and swept position;

@@ -77,15 +77,15 @@ def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -
     per_carry = [identity_conditions(c, own, sweep.axis, summaries) for c in sweep.carries]
     if not all(per_carry):
         return None
-    found = [n for ns in per_carry for n in ns]
+    conditions_of_all = [n for ns in per_carry for n in ns]
     ranges = Ranges(sweep.axis, kernel.tile, kernel.resident, summaries, sets=sets)
     live = dict.fromkeys(_all(n.condition for n in ns) for ns in per_carry)
     some = _any(ranges.truth(condition)[1] for condition in live)
-    conditions = tuple(dict.fromkeys(n.condition for n in found if n.masks))
+    conditions = tuple(dict.fromkeys(n.condition for n in conditions_of_all if n.masks))
     every = _all(ranges.truth(c)[0] for c in conditions) if conditions else FALSE
     if value_of(some) is True:
         return None
-    before, after = _all(_all(n.before) for n in found), [a for n in found for a in n.after]
+    before, after = _all(_all(n.before) for n in conditions_of_all), [a for n in conditions_of_all for a in n.after]
     return Visit(Map("OR", some, Map("NOT", before)), every, conditions, _all(after) if after else None)
 
 
