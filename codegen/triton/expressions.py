@@ -149,14 +149,14 @@ def _power(state: State, node: Node, dims: tuple[Axis, ...]) -> str | None:
 
 def _cast(state: State, node: Cast, dims: tuple[Axis, ...]) -> str:
     to = node.to
-    arg = render(state, node.args[0], dims)
+    arg, own = render(state, node.args[0], dims), state.dims(node.args[0])
     if isinstance(to, torch.dtype):
         v = value_of(node.args[0])
         if v is not None:
             return repr(torch.tensor(v).to(to).item())
         back = state.compute if to.is_floating_point else "tl.int64"
-        return f"{_to(arg, f'tl.{triton_dtype(to)}', dims)}.to({back})"
-    return _to(arg, {"float": state.compute, "int": "tl.int64", "bool": "tl.int1"}[to], dims)
+        return f"{_to(arg, f'tl.{triton_dtype(to)}', own)}.to({back})"
+    return _to(arg, {"float": state.compute, "int": "tl.int64", "bool": "tl.int1"}[to], own)
 
 
 def _to(arg: str, dtype: str, dims: tuple[Axis, ...]) -> str:

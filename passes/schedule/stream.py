@@ -201,14 +201,15 @@ def _moved(exponent: Exponent, finite: Mapping[Node, Node]) -> Node:
     """How far the references are from what they stood for: 0, but for infinite extrema.
 
     Where an extremum met nothing and only another value in its reference did, as the maximum of both, the sum is 0: it
-    stays so however far that value is below all references.
+    stays so however far that value is below all references.  Two infinities of one sign are no distance apart.
     """
     total: Node = ZERO
     for leaf, k in exponent:
         gap = difference(((leaf, k),), {}, finite)
         if leaf not in finite:
-            bare = Map("SUB", leaf, replaced(leaf, finite))
-            gap = Map("WHERE", Map("LT", Map("ABS", bare), Const(math.inf)), ZERO, gap)
+            reference = replaced(leaf, finite)
+            near = Map("LT", Map("ABS", Map("SUB", leaf, reference)), Const(math.inf))
+            gap = Map("WHERE", Map("OR", Map("EQ", leaf, reference), near), ZERO, gap)
         total = gap if total is ZERO else Map("ADD", total, gap)
     return total
 

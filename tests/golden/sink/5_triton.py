@@ -78,8 +78,8 @@ def attention0(
     maximum_1 = tl.maximum(in0, c0, tl.PropagateNan.ALL)
     masked = tl.where(c0 == float("-inf"), -1e30, tl.where(c0 == float("inf"), 0.0, c0))
     maximum_2 = tl.maximum(masked, in0, tl.PropagateNan.ALL)
-    masked_1 = tl.where(tl.abs(maximum_1 - maximum_2) < float("inf"), 0.0, maximum_2 - maximum_1)
-    weight_1 = _exp(masked_1)
-    ratio = (c1 * weight_1[:, None]) / ((c2[:, None] * weight_1[:, None]) + _exp(in0 - maximum_1[:, None]))
+    keep = (tl.abs(maximum_1 - maximum_2) < float("inf")) | (maximum_2 == maximum_1)
+    weight_1 = _exp(tl.where(keep, 0.0, maximum_2 - maximum_1))
+    ratio = (weight_1[:, None] * c1) / ((c2[:, None] * weight_1[:, None]) + _exp(in0 - maximum_1[:, None]))
     out0_base = out0_ptr + o1 * 6400
     tl.store(out0_base + o2[:, None] * 32 + o3[None, :], ratio, mask=o2_in[:, None])

@@ -11,8 +11,8 @@
 //     c1[o1,o2,o3] sum= (v3 * in3[0, o1, x, o3])    rescaled by exp((maximum(c0_before, in0[o1]) - v2))
 //     c2[o1,o2] sum= v3    rescaled by exp((maximum(c0_before, in0[o1]) - v2))
 //   v4[o1,o2] = maximum(where((c0 == -inf), -1e+30, where((c0 == inf), 0.0, c0)), in0[o1])
-//   v5[o1,o2] = exp(where((abs((v2 - v4)) < inf), 0.0, (v4 - v2)))
-//   out0[0, o1, o2, o3] = ((c1 * v5) / ((c2 * v5) + exp((in0[o1] - v2))))
+//   v5[o1,o2] = exp(where(((abs((v2 - v4)) < inf) | (v4 == v2)), 0.0, (v4 - v2)))
+//   out0[0, o1, o2, o3] = ((v5 * c1) / ((c2 * v5) + exp((in0[o1] - v2))))
 #define FL_BITS 128
 #include "flashlight.h"
 
@@ -146,19 +146,21 @@ static void epilogue(const Tensors& t, const Tile& g, Panel& p, Work& w) {
   const F v35 = where(v34, all<F>(-1e+30f), v33);
   const F v36 = maximum(v35, all<F>(v28));
   const F v37 = v36 - v29;
-  const F v38 = v29 - v36;
-  const F v39 = abs(v38);
-  const B v40 = v39 < all<F>(inf);
-  const F v41 = where(v40, all<F>(0.0f), v37);
-  const F v42 = exp(v41);
-  const F v43 = row<F>(p.c2);
-  const F v44 = v43 * v42;
-  const F v45 = v44 + v31;  // sink.py:7
+  const B v38 = v36 == v29;
+  const F v39 = v29 - v36;
+  const F v40 = abs(v39);
+  const B v41 = v40 < all<F>(inf);
+  const B v42 = v41 | v38;
+  const F v43 = where(v42, all<F>(0.0f), v37);
+  const F v44 = exp(v43);
+  const F v45 = row<F>(p.c2);
+  const F v46 = v45 * v44;
+  const F v47 = v46 + v31;  // sink.py:7
   for (long o3 = 0; o3 < 32; ++o3) {
-    const F v46 = row<F>(p.c1 + (o3) * W);
-    const F v47 = v46 * v42;
-    const F v48 = v47 / v45;  // sink.py:7
-    put<F>(w.s5 + (o3) * W, v48);
+    const F v48 = row<F>(p.c1 + (o3) * W);
+    const F v49 = v44 * v48;
+    const F v50 = v49 / v47;  // sink.py:7
+    put<F>(w.s5 + (o3) * W, v50);
   }
   unpack<F>(out0 + (o1 * 6400) + o2 * 32, 32, w.s5, 1 * W, 32, live);
 }
