@@ -18,7 +18,7 @@ from flashlight.codegen.cpp.facts import Facts, affine
 from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, VECTOR_BITS, Isa, caches
 from flashlight.codegen.cpp.plan import make_plan
 from flashlight.codegen.cpp.tiling import Tiling
-from flashlight.codegen.tile import tile_program
+from flashlight.codegen.tile import unlined
 from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.program import Load, Reduce, postorder
@@ -66,7 +66,7 @@ def _key_blocks(length: int) -> int:
 
 def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
     """For each swept axis, how many rows of lanes the stages of full blocks keep for one position."""
-    for plan in make_plan(tile_program(kernel, {}), tiling, False).sweeps:
+    for plan in make_plan(unlined(kernel), tiling, False).sweeps:
         assert plan.loop is not None
         left_out = plan.loop.only_masked
         stages = [s for nest in plan.block for s in nest if s.node not in left_out]
@@ -79,7 +79,7 @@ def _folded(kernel: Kernel) -> tuple[Axis, ...]:
     """The grid axis that is taken into the tile, if any."""
     if len(kernel.tile) != 1:
         return ()
-    facts = Facts(tile_program(kernel, {}))
+    facts = Facts(unlined(kernel))
     axes = _lacking(kernel, facts) or _going_on(kernel, facts)
     return (max(axes, key=lambda a: (a.size, a.key)),) if axes else ()
 

@@ -234,11 +234,6 @@ template <class T> FL_INLINE T clamp(T x, T lo, T hi) { return minimum(maximum(x
 FL_INLINE B isinf(F x) { return x == all<F>(inf) | x == all<F>(-inf); }
 FL_INLINE bool isinf(real x) { return x == inf || x == -inf; }
 template <class T> FL_INLINE auto isnan(T x) { return x != x; }
-// The reference of an extremum that starts from an infinity: FAR where it still is that, 0 where it is the other one.
-constexpr real FAR = real(1e30);
-FL_INLINE F finite(F x, real start) {
-  return where(x == all<F>(start), all<F>(start < 0 ? -FAR : FAR), where(x == all<F>(-start), all<F>(0), x));
-}
 
 // Floored division and remainder by a positive constant.
 template <class T> FL_INLINE T floor_div(T x, typename T::scalar by) {

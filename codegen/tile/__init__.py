@@ -7,8 +7,8 @@
 A printer adds syntax and layout; it derives no carry, guard, phase or bound of its own.
 """
 
-from flashlight.codegen.tile.build import tile_program
+from flashlight.codegen.tile.build import tile_program, unlined
 from flashlight.codegen.tile.evaluate import Walk, evaluate, evaluate_kernel
 from flashlight.codegen.tile.form import Fold, Loop, Phase, TileProgram
 
-__all__ = ["Fold", "Loop", "Phase", "TileProgram", "Walk", "evaluate", "evaluate_kernel", "tile_program"]
+__all__ = ["Fold", "Loop", "Phase", "TileProgram", "Walk", "evaluate", "evaluate_kernel", "tile_program", "unlined"]

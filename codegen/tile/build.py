@@ -8,13 +8,13 @@ sweep x < 1024:                                       for blocks of x where noth
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
 from flashlight.codegen.tile.check import check_tiled
 from flashlight.codegen.tile.folds import Folder
 from flashlight.codegen.tile.form import Blocks, Loop, Phase, TileProgram
-from flashlight.codegen.tile.nan import nan_shows
 from flashlight.ir.kernel import Kernel, Sweep
 from flashlight.ir.program import Const, Node, Reduce, postorder, rebuild
 
@@ -25,36 +25,41 @@ def tile_program(kernel: Kernel, origins: Mapping[Node, str] | None = None) -> T
     origins = dict(kernel.origins if origins is None else origins)
     loops = []
     for sweep in kernel.sweeps:
-        folder = Folder(sweep)
-        loops.append(_loop(kernel, sweep, folder, origins))
+        folder = Folder(kernel, sweep)
+        loops.append(_loop(sweep, folder, origins))
         names |= folder.names
     tiled = TileProgram(kernel, tuple(loops), kernel.stores, names, origins)
     check_tiled(tiled)
     return tiled
 
 
-def _loop(kernel: Kernel, sweep: Sweep, folder: Folder, origins: dict[Node, str]) -> Loop:
+@functools.lru_cache(32)
+def unlined(kernel: Kernel) -> TileProgram:
+    """The tiled form without the user's lines, remembered: what every tiling of a kernel is chosen by."""
+    return tile_program(kernel, {})
+
+
+def _loop(sweep: Sweep, folder: Folder, origins: dict[Node, str]) -> Loop:
     """One sweep.  The lines of values stay with what they become; `origins` grows."""
-    masked = _phase(kernel, sweep, folder, Blocks.EVERY, origins)
+    masked = _phase(sweep, folder, Blocks.EVERY, origins)
     if sweep.visit is None:
         return Loop(sweep.axis, (masked,))
     phases = [replace(masked, blocks=Blocks.MASKED)]
     if sweep.visit.conditions:
         bare = _without_conditions(sweep)
         origins |= {bare[n]: where for n, where in origins.items() if n in bare and bare[n] not in origins}
-        phases.insert(0, _phase(kernel, _with_values(sweep, bare), folder, Blocks.FULL, origins))
+        phases.insert(0, _phase(_with_values(sweep, bare), folder, Blocks.FULL, origins))
     return Loop(sweep.axis, tuple(phases), sweep.visit, masked if sweep.visit.exact is not None else None)
 
 
-def _phase(kernel: Kernel, sweep: Sweep, folder: Folder, blocks: Blocks, origins: dict[Node, str]) -> Phase:
+def _phase(sweep: Sweep, folder: Folder, blocks: Blocks, origins: dict[Node, str]) -> Phase:
     values = folder.values([*[c.step for c in sweep.carries], *[s.value for s in sweep.stores]])
     origins |= {values[n]: where for n, where in origins.items() if n in values and values[n] not in origins}
-    whole = {c.node: c for c in kernel.carries}
     folds = []
     for c in sweep.carries:
         step = values[c.step]
         assert isinstance(step, Reduce)
-        folds.append(folder.fold(whole[c.node], step, nan_shows(whole[c.node], kernel)))
+        folds.append(folder.fold(c.node, step))
     stores = tuple(replace(s, value=values[s.value]) for s in sweep.stores)
     return Phase(blocks, tuple(folds), stores)
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flashlight.codegen.tile.form import Fold
-from flashlight.ir.kernel import Accumulator, Sweep, before, carry_nodes
+from flashlight.codegen.tile.nan import nan_shows
+from flashlight.ir.kernel import Accumulator, Kernel, Sweep, before, carry_nodes, guarded
 from flashlight.ir.program import Carry, Cast, Const, Map, Node, Reduce, is_map, transform_map
 
 ZERO = Const(0.0)
 
 
 class Folder:
-    """Folds the accumulators of one sweep.  names: what the values in between are called."""
+    """Folds the accumulators of one sweep of a kernel.  names: what the values in between are called."""
 
-    def __init__(self, sweep: Sweep):
+    def __init__(self, kernel: Kernel, sweep: Sweep):
         self.sweep = sweep
         self.next: dict[Node, Carry] = {c.node: after(c.node) for c in sweep.carries}
         self.seen: dict[Node, Node] = {c.node: c.seen(self.next[c.node]) for c in sweep.carries}
@@ -31,14 +32,16 @@ class Folder:
         for c in sweep.carries:
             if self.seen[c.node] is not self.next[c.node]:
                 self.names[self.seen[c.node]] = f"{c.name}_ref"
+        self.moved = {c.node: self._moved(c) for c in sweep.carries}
+        self.shows_nan = {c.node: nan_shows(c, kernel) for c in sweep.carries}
 
     def values(self, nodes: Sequence[Node]) -> dict[Node, Node]:
         """What values of the sweep are in a block: of what the carries are after it."""
         return transform_map(nodes, lambda n: self.seen.get(n, n))
 
-    def fold(self, c: Accumulator, step: Reduce, shows_nan: bool) -> Fold:
-        """One accumulator; `step` is in values of the block already."""
-        return Fold(c.node, self.next[c.node], self._moved(c), step, self.seen[c.node], shows_nan)
+    def fold(self, carry: Carry, step: Reduce) -> Fold:
+        """One carry; `step` is in values of the block already."""
+        return Fold(carry, self.next[carry], self.moved[carry], step, self.seen[carry], self.shows_nan[carry])
 
     def _moved(self, c: Accumulator) -> Node:
         if c.rescale is None:
@@ -52,7 +55,7 @@ class Folder:
         scale = transform_map([c.rescale], lambda n: old.get(n) or self.seen.get(n, n))[c.rescale]
         self.names[scale] = "scale"
         if not cheap:
-            return Map("WHERE", Map("EQ", c.node, ZERO), ZERO, Map("MUL", c.node, scale))
+            return guarded(c.node, scale)
         if not isinstance(c.rescale.args[0].args[1], Carry):  # an infinite sink: what is summed up is 0
             scale = Map("WHERE", Map("EQ", scale, scale), scale, ZERO)
             self.names[scale] = "scale"

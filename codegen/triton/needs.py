@@ -7,13 +7,12 @@ constant left operand where matrix instructions read it from registers, and loop
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
 
 from flashlight.base.constants import gpu
-from flashlight.codegen.tile import TileProgram, tile_program
+from flashlight.codegen.tile import TileProgram, unlined
 from flashlight.codegen.tile.contractions import split
 from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
@@ -56,15 +55,9 @@ def machine(arch: str) -> Machine:
     return Machine(amd, target.shared_memory, left, gpu.OVERHEAD[left])
 
 
-@functools.lru_cache(32)
-def _tiled(kernel: Kernel) -> TileProgram:
-    """Every tiling of a kernel is estimated by the same form."""
-    return tile_program(kernel, {})
-
-
 def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     """What a tiling needs on an architecture."""
-    tiled = _tiled(kernel)
+    tiled = unlined(kernel)
     target, layout = machine(arch), Layout(tiled, tiling.blocks, tiling.dots)
     threads = tiling.num_warps * target.lanes
     nodes = postorder(tiled.roots)

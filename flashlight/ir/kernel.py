@@ -88,6 +88,11 @@ def reference(extremum: Node, op: str) -> Node:
     return Map("WHERE", nothing, Const(math.copysign(FAR, start)), Map("WHERE", other, Const(0.0), extremum))
 
 
+def guarded(total: Node, factor: Node) -> Node:
+    """A sum moved by a factor, which may be infinite or NaN where the sum is 0: it stays 0."""
+    return Map("WHERE", Map("EQ", total, Const(0.0)), Const(0.0), Map("MUL", total, factor))
+
+
 KEY_BLOCK = 64
 """Positions of a swept axis that are visited or skipped together; summaries hold one value for each so many."""
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flashlight.ir.kernel import Accumulator, Sweep, before
+from flashlight.ir.kernel import Accumulator, Sweep, before, guarded
 from flashlight.ir.ops import MONOIDS
-from flashlight.ir.program import Carry, Const, Map, Node, transform
+from flashlight.ir.program import Carry, Map, Node, transform
 
 Values = Mapping[Carry, Node]
 """The final value of every carry of a sweep."""
@@ -38,4 +38,4 @@ def _moved(c: Accumulator, sweep: Sweep, part: Values, whole: Values) -> Node:
             references[before(k.node)] = k.seen(part[k.node])
             references[k.node] = k.seen(whole[k.node])
     (factor,) = transform([c.rescale], lambda n: references.get(n, n))
-    return Map("WHERE", Map("EQ", value, Const(0.0)), value, Map("MUL", value, factor))
+    return guarded(value, factor)
