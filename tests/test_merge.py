@@ -51,7 +51,9 @@ def swept(sweep: Sweep, tensors: Mapping[str, Tensor], inputs: Sequence[TensorTy
     nodes = postorder(c.step for c in sweep.carries)
     axes = {a for n in nodes for a in n.free} | {n.axis for n in nodes if isinstance(n, Reduce)}
     resident = tuple(sorted(axes - {tile, sweep.axis}, key=lambda a: a.key))
-    kernel = Kernel("part", tuple(inputs), tuple(outputs), None, (tile,), resident, (sweep,), tuple(stores), True)
+    kernel = Kernel(
+        "part", tuple(inputs), tuple(outputs), None, (tile,), resident, (sweep,), tuple(stores), torch.float64
+    )
     results = {t.name: torch.full(t.shape, 7.0, dtype=torch.float64) for t in outputs}
     evaluate_kernel(kernel, tensors, results, 64)
     final = {c.node: results[c.name] for c in sweep.carries}

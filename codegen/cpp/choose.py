@@ -32,7 +32,7 @@ def default_tiling(kernel: Kernel, isa: Isa) -> Tiling:
     half = any(t.dtype.itemsize == 2 and t.dtype.is_floating_point for t in kernel.inputs)
     second = kernel.tile[1] if len(kernel.tile) > 1 else None
     if second is not None:
-        length = _fit(tiling.lanes(kernel.double) * 4, int(caches().l1 * cpu.SECOND_OF_L1))
+        length = _fit(tiling.lanes(kernel.accumulate) * 4, int(caches().l1 * cpu.SECOND_OF_L1))
         tiling = tiling.with_block(second, min(second.size, length))
     for sweep in kernel.sweeps:
         length = 1 if second is not None else cpu.SHORTEST_BLOCK
@@ -44,7 +44,7 @@ def default_tiling(kernel: Kernel, isa: Isa) -> Tiling:
 
 def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
     """Blocks of the swept axes as long as the caches allow."""
-    size = tiling.lanes(kernel.double) * (8 if kernel.double else 4)
+    size = tiling.lanes(kernel.accumulate) * kernel.accumulate.itemsize
     rows = dict(_rows_held(kernel, tiling))
     for sweep in kernel.sweeps:
         row = size * max(rows.get(sweep.axis, 1), 1)
@@ -120,7 +120,7 @@ def _state(kernel: Kernel, folded: Axis) -> int:
 def _vector_bits(kernel: Kernel, isa: Isa) -> int:
     """Narrower vectors where the lanes' axis would fill less than half of two wide ones, but none without instructions
     that the wide ones have: kernels that compute the same scores round alike, whatever their rows."""
-    bits, width = VECTOR_BITS[isa], 64 if kernel.double else 32
+    bits, width = VECTOR_BITS[isa], 8 * kernel.accumulate.itemsize
     rows = kernel.tile[0].size if kernel.tile else 1
     rounds = any(isinstance(n, Reduce) and n.operand is torch.bfloat16 for n in postorder(kernel.roots))
     least = PAIR_BITS if isa in PAIRS and rounds else cpu.NARROWEST_BITS
@@ -138,10 +138,10 @@ def _panels(kernel: Kernel, tiling: Tiling) -> int:
     """Panels that share one pass over the keys: more reuse of what is shared, fewer tasks."""
     if not kernel.tile:
         return 1
-    lanes = tiling.lanes(kernel.double)
+    lanes = tiling.lanes(kernel.accumulate)
     panels = math.ceil(kernel.tile[0].size / lanes)
     tasks = volume(kernel.grid) * panels
     features = sum(volume(a for a in c.axes if a in kernel.resident) for c in kernel.carries)
-    state = max(features, 1) * lanes * (8 if kernel.double else 4) * 2
+    state = max(features, 1) * lanes * kernel.accumulate.itemsize * 2
     wanted = max(1, cpu.TASK_ROWS // lanes)
     return max(1, min(wanted, int(caches().l2 * cpu.STATE_OF_L2) // state, tasks // cpu.TASKS_TO_KEEP or 1, panels))

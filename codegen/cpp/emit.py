@@ -59,7 +59,7 @@ class Emitter(Positions):
     ):  # fmt: skip
         self.facts, self.new, self.places, self.tensors, self.lane = facts, names, places, tensors, lane
         self.known, self.origins, self.live = known, origins, live
-        self.double = facts.kernel.double
+        self.accumulate = facts.kernel.accumulate
         self.carries_are_lanes = lane == facts.lane
         self.scopes = [Scope(None)]
         self.ranges: Mapping[Axis, str] = {}
@@ -161,7 +161,7 @@ class Emitter(Positions):
         if isinstance(v, int):
             return Value(int_literal(v), "long")
         assert v is not None
-        return Value(real_literal(v, self.double), "real")
+        return Value(real_literal(v, self.accumulate), "real")
 
     def _reduce(self, n: Reduce, depth: int) -> Value:
         """A loop of its own inside the scope of its free axes; a long sum of floats in runs, see Sum."""
@@ -209,7 +209,7 @@ class Emitter(Positions):
         to = n.to
         if isinstance(to, str):
             return self.as_kind(v, to)
-        if v.type not in ("F", "real") or (to is torch.float64) or (to is torch.float32 and not self.double):
+        if v.type not in ("F", "real") or to in (torch.float64, self.accumulate):
             return v
         return Value(f"rounded<{C_TYPES[to]}>({v.text})", v.type)
 
@@ -258,7 +258,7 @@ class Emitter(Positions):
             return Value(f"exp_{'rough' if self.facts.rough(n) else 'below'}({args[0].text})", "F")
         last = value_of(n.args[-1]) if n.args else None
         if fn == "DIV" and isinstance(last, float) and n.args[0].dtype == "float" and last and abs(1 / last) > 1e-30:
-            by = real_literal(1 / last, self.double)
+            by = real_literal(1 / last, self.accumulate)
             return self._times(args[0], Value(by, "real"))
         if fn == "POW" and isinstance(last, int | float) and args[0].type in ("F", "real"):
             x = args[0].text

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
+import torch
+
 Key = TypeVar("Key")
 
 _KEYWORDS = """
@@ -88,13 +90,13 @@ class Places(dict[Key, str]):
         self.read, self.lanes = set(), set()
 
 
-def real_literal(value: float, double: bool) -> str:
+def real_literal(value: float, dtype: torch.dtype) -> str:
     """A floating constant in the kernel's type."""
     if math.isnan(value):
         return "nan"
-    if math.isinf(value) or (not double and abs(value) > 3.4028235677973366e38):
+    if math.isinf(value) or (dtype is torch.float32 and abs(value) > 3.4028235677973366e38):
         return "inf" if value > 0 else "-inf"
-    return repr(value) if double else f"{value!r}f"
+    return f"{value!r}f" if dtype is torch.float32 else repr(value)
 
 
 def int_literal(value: int) -> str:

@@ -14,6 +14,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.emit import C_TYPES
 from flashlight.codegen.cpp.isa import PAIR_BITS, PAIRS, Isa
@@ -141,7 +143,7 @@ class _Printer:
 
     def _header(self) -> str:
         lines = [f"// {x}" for x in kernel_text(self.kernel).splitlines()]
-        double = ["#define FL_DOUBLE 1"] if self.kernel.double else []
+        double = ["#define FL_DOUBLE 1"] if self.kernel.accumulate is torch.float64 else []
         return "\n".join([*lines, *double, f"#define FL_BITS {self.tiling.bits}", '#include "flashlight.h"'])
 
     def _structs(self) -> str:
@@ -264,7 +266,7 @@ class _Printer:
 
     def _entry(self) -> str:
         k = self.kernel
-        lanes, panels = self.tiling.lanes(k.double), self.tiling.panels
+        lanes, panels = self.tiling.lanes(k.accumulate), self.tiling.panels
         rows = self.lane.size if self.lane else 1
         tiles = math.ceil(rows / (lanes * panels))
         second = k.tile[1] if len(k.tile) > 1 else None

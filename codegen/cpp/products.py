@@ -61,7 +61,7 @@ class Product:
                 and self.inner.is_even(2)
                 and self.inner in facts.kernel.resident
             )
-        return t.dtype is (torch.float64 if facts.kernel.double else torch.float32)
+        return t.dtype is facts.kernel.accumulate
 
 
 def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Product | None:
@@ -99,7 +99,7 @@ def find_product(node: Node, facts: Facts, swept: Axis | None, dot: bool) -> Pro
     if not all(a in left.free and a in right.free for a in sums):
         return None
     batch = tuple(a for a in facts.ordered(left.free | right.free) if a != row and a not in sums)
-    pairs = dot and operand is torch.bfloat16 and not facts.kernel.double and written is not None
+    pairs = dot and operand is torch.bfloat16 and facts.kernel.accumulate is torch.float32 and written is not None
     return Product(left, right, row, tuple(sums), batch, pairs)
 
 

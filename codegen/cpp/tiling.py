@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel, Visit
 from flashlight.ir.program import Map, Reduce
@@ -21,9 +23,9 @@ class Tiling:
     blocks: tuple[tuple[Axis, int], ...] = ()
     folded: tuple[Axis, ...] = ()
 
-    def lanes(self, double: bool) -> int:
-        """Lanes of a panel, two vectors."""
-        return 2 * self.bits // (64 if double else 32)
+    def lanes(self, dtype: torch.dtype) -> int:
+        """Lanes of a panel, two vectors of this dtype."""
+        return 2 * self.bits // (8 * dtype.itemsize)
 
     def extent(self, axis: Axis) -> int:
         """Positions of a loop axis that scratch memory holds."""

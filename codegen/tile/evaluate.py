@@ -55,7 +55,7 @@ def evaluate(
     walks: for loops that skip blocks, by number; any other computes all.
     """
     final: dict[Node, Value] = {}
-    compute = torch.float64 if tiled.kernel.double else torch.float32
+    compute = tiled.kernel.accumulate
     for i, loop in enumerate(tiled.loops):
         outer = Evaluator(tensors, compute, known=dict(final))
         final |= _Loop(loop, outer, outputs).run(block or cpu.EVALUATED_BLOCK, (walks or {}).get(i))

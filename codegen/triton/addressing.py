@@ -231,8 +231,7 @@ def load(state: State, node: Load) -> Value:
     raw = raw_load(state, node)
     dtype = state.kernel.tensor(node.tensor).dtype
     if dtype.is_floating_point:
-        same = TYPES[dtype] == ("fp64" if state.kernel.double else "fp32")
-        return raw if same else Value(f"{raw.text}.to({state.compute})", raw.dims)
+        return raw if dtype is state.kernel.accumulate else Value(f"{raw.text}.to({state.compute})", raw.dims)
     if dtype in (torch.int64, torch.int32, torch.bool):
         return raw
     return Value(f"{raw.text}.to(tl.int32)", raw.dims)

@@ -36,7 +36,7 @@ class _Block:
     def __init__(self, layout: Layout, products: Mapping[Node, Contraction], stepped: frozenset[Axis]):
         self.layout, self.products = layout, products
         self.swept, self.single = frozenset(layout.swept), layout.grid | stepped
-        self.word = 2 if layout.kernel.double else 1
+        self.word = layout.kernel.accumulate.itemsize // 4
 
     def run(self, steps: Sequence[Node]) -> float:
         """The peak over all carries."""

@@ -121,7 +121,7 @@ def _typed_constants(state: State, node: Map, args: list[str], infix: bool) -> l
     floats = [v for v, a in zip(values, ordered, strict=True) if a.dtype == "float"]
     alone = None not in floats
     every = not infix and alone and len(floats) == len(values)
-    if not every and not (state.kernel.double and (alone or not infix)):
+    if not every and not (state.kernel.accumulate is torch.float64 and (alone or not infix)):
         return args
     return [
         f"tl.full((), {text}, {state.compute})" if isinstance(v, float) and (every or not _fits_float32(v)) else text

@@ -61,7 +61,7 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     target, layout = machine(arch), Layout(tiled, tiling.blocks, tiling.dots)
     threads = tiling.num_warps * target.lanes
     nodes = postorder(tiled.roots)
-    word = 2 if kernel.double else 1
+    word = kernel.accumulate.itemsize // 4
     carries = sum(layout.size(c.axes) for c in kernel.carries) * word
     products = {n: c for n in nodes if (c := split(n, lambda m: _dims(m, layout))) is not None and layout.usable(c)}
     contractions = list(products.values())
@@ -128,7 +128,7 @@ def without_instructions(kernel: Kernel) -> bool:
     loaded = {n.tensor for n in kernel.nodes if isinstance(n, Load)}  # not what only the tests of blocks read
     wide = any(t.dtype is torch.float32 for t in kernel.inputs if t.name in loaded)
     wide = wide or any(map(_full_precision, kernel.nodes))
-    return kernel.double or (wide and torch.get_float32_matmul_precision() == "highest")
+    return kernel.accumulate is torch.float64 or (wide and torch.get_float32_matmul_precision() == "highest")
 
 
 def _full_precision(n: Node) -> bool:

@@ -177,7 +177,7 @@ def dot(state: State, node: Reduce, c: Contraction, start: str | None = None) ->
     natural = batch + m + n
     direct = natural == sort(natural) and max(len(batch), len(m), len(n)) == 1 and c.rest is None
     options = [f"acc={start}"] if start and direct else []
-    if state.kernel.double:
+    if state.kernel.accumulate is torch.float64:
         options.append("out_dtype=tl.float64")
     elif dtype is None:
         options.append(f'input_precision="{state.precision}"')

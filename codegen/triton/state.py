@@ -91,7 +91,7 @@ class State:
         self.uses = _uses([s.value for s in tiled.stores])
         self.ends: dict[Axis, Axis] = {}
         """The ends of blocks of a swept axis, to the axis of these blocks that they are a tile dimension of."""
-        self.compute = "tl.float64" if kernel.double else "tl.float32"
+        self.compute = str(kernel.accumulate).replace("torch", "tl")
         self.handle: Callable[[State, Node], Value] = _unhandled
         self.inlined: list[str] = []
         self.hints = dict(tiled.names)

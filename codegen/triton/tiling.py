@@ -24,7 +24,7 @@ def _tilings(kernel: Kernel, arch: str) -> Iterator[Tiling]:
     beside, alone = _roles(kernel)
     single = [a for a in kernel.tile if a in alone]
     rows_needed = power_of_two(volume(a for a in kernel.tile if a not in beside | alone))
-    dots = not (kernel.double and target.amd)
+    dots = not (kernel.accumulate is torch.float64 and target.amd)
     precision = "bf16x3" if arch == "gfx950" and torch.get_float32_matmul_precision() != "highest" else None
     seen = set()
     fma = without_instructions(kernel)

@@ -142,7 +142,7 @@ def _tile_map(
     """int8 [grid axes (1 where they change nothing)..., key blocks] for the rows of one tile."""
     x, blocks = sweep.axis, sweep.axis.blocks(key_block)
     steps = Axis("key_block", blocks)
-    ev = _BlockEvaluator(tensors, _compute(kernel), {**spans, steps: (0, blocks)})
+    ev = _BlockEvaluator(tensors, kernel.accumulate, {**spans, steps: (0, blocks)})
     begin = torch.arange(blocks, device=ev.device) * key_block
     ev.places[first(x)] = (steps,), begin
     ev.places[last(x)] = (steps,), (begin + key_block - 1).clamp(max=x.last)
@@ -189,7 +189,3 @@ def _over(value: Value, axes: tuple[Axis, ...]) -> torch.Tensor:
     places = [ordered.index(a) if a in ordered else None for a in axes]
     t = t.permute([p for p in places if p is not None])
     return t.reshape([a.size if p is not None else 1 for a, p in zip(axes, places, strict=True)])
-
-
-def _compute(kernel: Kernel) -> torch.dtype:
-    return torch.float64 if kernel.double else torch.float32

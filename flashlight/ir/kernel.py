@@ -3,7 +3,7 @@
     Accumulator(node, step, rescale)               the running value of one reduction over the swept axis
     Visit(some, every, conditions, exact)    which blocks of a sweep are computed
     Sweep(axis, carries, stores, visit)      one loop over an axis: carries accumulate, stores write per-step values
-    Kernel(grid, tile, whole, sweeps, stores)
+    Kernel(grid, tile, resident, sweeps, stores)
 
 Each grid instance owns one position of every `grid` axis and one block of every `tile` axis; `resident` axes (features,
 small head groups) are held entirely.  Sweeps run in order.  Inside the sweep that owns a carry, its Carry node is the
@@ -162,8 +162,8 @@ class Kernel:
     resident: tuple[Axis, ...]
     sweeps: tuple[Sweep, ...]
     stores: tuple[Store, ...]
-    double: bool = False
-    """Accumulate in float64 instead of float32."""
+    accumulate: torch.dtype = torch.float32
+    """What it computes and accumulates in, float32 or float64, whatever the dtypes of its tensors."""
     origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
     """The user's source line of values, where it is known; not part of the digest."""
     phase: Literal["forward", "backward"] = "forward"

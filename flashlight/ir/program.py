@@ -46,6 +46,7 @@ __all__ = [
     "Reduce",
     "Store",
     "Tensor",
+    "compute_dtype",
     "dense_tensor",
     "index_expr",
     "inherited_origins",
@@ -80,6 +81,11 @@ class Tensor:
         if self.dtype is torch.bool:
             return "bool"
         return "float" if self.dtype.is_floating_point else "int"
+
+
+def compute_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """What a Program of these inputs and outputs computes in: float64 if any of them is, else float32."""
+    return torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
 
 
 def dense_tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -126,9 +132,8 @@ class Program:
 
     @property
     def compute(self) -> torch.dtype:
-        """float64 when any floating input is, else float32."""
-        wide = any(t.dtype is torch.float64 for t in self.inputs + self.outputs)
-        return torch.float64 if wide else torch.float32
+        """What its values are computed in."""
+        return compute_dtype(self.inputs + self.outputs)
 
     @property
     def roots(self) -> list[Node]:

@@ -163,7 +163,7 @@ def _native_task(kernel: Kernel, tiling: Tiling) -> Task:
     """Lanes run along the first tile axis, in panels; a second one is blocked."""
     applied = tiling.applied(kernel)
     rows = {a: tiling.extent(a) for a in applied.tile}
-    rows |= {a: tiling.lanes(kernel.double) * tiling.panels for a in applied.tile[:1]}
+    rows |= {a: tiling.lanes(kernel.accumulate) * tiling.panels for a in applied.tile[:1]}
     return Task(applied, rows)
 
 

@@ -36,7 +36,7 @@ def _kernel(g: Group, program: Program) -> Kernel:
         resident=_sorted(resident),
         sweeps=g.sweeps,
         stores=g.stores,
-        double=program.compute.itemsize == 8,
+        accumulate=program.compute,
         origins=g.origins,
     )
 

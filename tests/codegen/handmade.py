@@ -10,7 +10,7 @@ import torch
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, const, of
 from flashlight.ir.kernel import Accumulator, Kernel, Sweep, before, carry_nodes
-from flashlight.ir.program import Carry, Const, Load, Map, Node, Reduce, Store, Tensor, transform
+from flashlight.ir.program import Carry, Const, Load, Map, Node, Reduce, Store, Tensor, compute_dtype, transform
 
 INF = float("inf")
 
@@ -132,7 +132,7 @@ def finish(
 ) -> Case:  # fmt: skip
     kernel = Kernel(
         name, (p.q, p.k, p.v, *inputs), (p.o, *outputs), (p.b, p.h), (p.m,), (p.e, p.d),
-        (Sweep(p.x, tuple(carries), tuple(step_stores)),), tuple(stores), p.q.dtype is torch.float64,
+        (Sweep(p.x, tuple(carries), tuple(step_stores)),), tuple(stores), compute_dtype([p.q]),
     )  # fmt: skip
     half = p.q.dtype in (torch.float16, torch.bfloat16)
     kw.setdefault("tolerance", {torch.float64: 1e-12}.get(p.q.dtype, 2e-2 if half else 2e-5))

@@ -370,7 +370,7 @@ def functions(fn: str, dtype: torch.dtype = torch.float32) -> Case:
 
     value = Map(fn, at(a, M), at(b, M)) if binary else Map(fn, at(a, M))
     inputs = (a, b) if binary else (a,)
-    kernel = Kernel(fn.lower(), inputs, (o,), (), (M,), (), (), (put(o, value, M),), dtype is torch.float64)
+    kernel = Kernel(fn.lower(), inputs, (o,), (), (M,), (), (), (put(o, value, M),), dtype)
     tolerance = 1e-13 if dtype is torch.float64 else 5e-7
     return Case(kernel, {M: 128}, {"a": first, "b": second}, tolerance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def kernel_of(size: int, dtype: torch.dtype) -> tuple[Kernel, dict[str, Node]]:
             outputs.append(tensor(name))
             stores.append(Store(name, (of(axis),), value_of_float))
             found[name] = value
-    kernel = Kernel("functions", inputs, tuple(outputs), (g,), (m,), (), (), tuple(stores), dtype is torch.float64)
+    kernel = Kernel("functions", inputs, tuple(outputs), (g,), (m,), (), (), tuple(stores), dtype)
     return kernel, found
 
 
@@ -72,7 +73,7 @@ def only(kernel: Kernel, axis: str) -> Kernel:
     stores = tuple(s for s in kernel.stores if s.axes[0].name == axis)
     outputs = tuple(t for t in kernel.outputs if any(s.tensor == t.name for s in stores))
     grid, tile = (kernel.grid, ()) if axis == "g" else ((), kernel.tile)
-    return Kernel(kernel.name, kernel.inputs, outputs, grid, tile, (), (), stores, kernel.double)
+    return Kernel(kernel.name, kernel.inputs, outputs, grid, tile, (), (), stores, kernel.accumulate)
 
 
 def steps(got: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
@@ -101,10 +102,7 @@ def test_functions(isa, dtype: torch.dtype, tmp_path: Path):
         want = {t.name: torch.empty(t.shape, dtype=torch.float64) for t in kernel.outputs}
         exact = {n: t.double() if t.is_floating_point() else t.long() for n, t in tensors.items()}
         run(b, kernel, tensors, got, 2)
-        evaluate_kernel(
-            Kernel(kernel.name, kernel.inputs, kernel.outputs, kernel.grid, kernel.tile, (), (), kernel.stores, True),
-            exact, want,
-        )  # fmt: skip
+        evaluate_kernel(replace(kernel, accumulate=torch.float64), exact, want)
         for name, true in want.items():
             fn = name.split("_")[0].upper()
             near = true.to(dtype)

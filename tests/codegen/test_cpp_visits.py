@@ -49,7 +49,7 @@ def compare(
             torch.testing.assert_close(got[name], t, rtol=1e-4, atol=1e-5, equal_nan=True)
         tensors = tensors | want
         if any(s.visit for s in kernel.sweeps):
-            out.append((visited, count(kernel, tensors, tiling.lanes(kernel.double) * tiling.panels)[0]))
+            out.append((visited, count(kernel, tensors, tiling.lanes(kernel.accumulate) * tiling.panels)[0]))
     return out
 
 

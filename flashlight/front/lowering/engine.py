@@ -46,7 +46,20 @@ from flashlight.ir import index as ix
 from flashlight.ir.index import Axis, Expr, FloorDiv
 from flashlight.ir.naming import canonical_inputs
 from flashlight.ir.ops import MONOIDS, Kind
-from flashlight.ir.program import Cast, Const, Load, Map, Node, Program, Reduce, Store, Tensor, postorder, value_of
+from flashlight.ir.program import (
+    Cast,
+    Const,
+    Load,
+    Map,
+    Node,
+    Program,
+    Reduce,
+    Store,
+    Tensor,
+    compute_dtype,
+    postorder,
+    value_of,
+)
 
 Cut = tuple[Axis, int]
 Body = Callable[[Expr], Steps]
@@ -67,8 +80,8 @@ class Lowering:
 
     def __init__(self, inputs: dict[fx.Node, str]):
         self.inputs = inputs
-        self.double = False
-        """Whether the Program computes in float64."""
+        self.compute = torch.float32
+        """What the Program computes in."""
         self.memo: dict[tuple[fx.Node, Position], tuple[Node, frozenset[Cut]]] = {}
         self.origins: dict[Node, str] = {}
         self.frames: list[_Frame] = []
@@ -373,7 +386,7 @@ def _lower(
     ctx.prepare(outputs)
     tensors = {node: _tensor(names[node], node) for node in used}
     targets = [_tensor(f"out{i}", node) for i, node in enumerate(outputs)]
-    ctx.double = any(t.dtype is torch.float64 for t in [*tensors.values(), *targets])
+    ctx.compute = compute_dtype([*tensors.values(), *targets])
     values = use_conditions([ctx.value(n, free_index(n)) for n in outputs], ctx.origins)
     places = zip(targets, outputs, values, strict=True)
     stores = [Store(t.name, free_index(n), value) for t, n, value in places]

@@ -339,7 +339,7 @@ def cast(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     """To another kind; among floats nothing happens (but positions are rounded), to narrow integers bits are cut."""
     x = yield from ctx.operand(node.args[0], index)
     dtype = static_dtype(node)
-    if dtype is torch.float64 and not ctx.double and value_of(x) is None and not _is_exact_in_float32(x):
+    if dtype is torch.float64 is not ctx.compute and value_of(x) is None and not _is_exact_in_float32(x):
         raise Decline("a value is computed in float64, its inputs are narrower", fix="compute it in float32")
     value = convert(ctx.kind(node), x)
     source = static_dtype(node.args[0]) if isinstance(node.args[0], fx.Node) else torch.int64

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import fx
 
 from flashlight.front.lowering.engine import Lowering
@@ -85,7 +86,7 @@ def hypot(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     x, y = yield from operands(ctx, node.args[:2], index, "float")
     a, b = Map("ABS", x), Map("ABS", y)
     large = Map("MAXIMUM", a, b)
-    above, down, below, up = (500, -600, -400, 600) if ctx.double else (62, -70, -50, 100)
+    above, down, below, up = (500, -600, -400, 600) if ctx.compute is torch.float64 else (62, -70, -50, 100)
     scale = Map("WHERE", Map("LT", large, Const(2.0**below)), Const(2.0**up), Const(1.0))
     scale = Map("WHERE", Map("GT", large, Const(2.0**above)), Const(2.0**down), scale)
     a, b = Map("MUL", a, scale), Map("MUL", b, scale)
