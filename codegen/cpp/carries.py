@@ -29,20 +29,21 @@ class CarryPrinter:
         self.places = memory.places
         self.loop: Loop | None = None
         self.carries: dict[Node, Buffer] = {}
-        self.olds: dict[Node, Buffer] = {}
+        self.before: dict[Node, Buffer] = {}
         self.nexts: dict[Node, Node] = {f.next: f.carry for f in plan.tiled.folds}
-        for f in plan.tiled.folds:
-            self._carry_buffers(f)
+        for loop in plan.tiled.loops:
+            for f in loop.masked.folds:
+                self._carry_buffers(f, f.carry in loop.masked.referenced)
         self.readers = self._readers()
 
     # ------------------------------------------------------------ buffers
 
-    def _carry_buffers(self, f: Fold) -> None:
+    def _carry_buffers(self, f: Fold, referenced: bool) -> None:
         axes = self.facts.ordered(f.axes)
         kind = {"float": "real", "int": "long", "bool": "bool"}[f.carry.dtype]
         self.carries[f.carry] = self._declare(Buffer(self.new(f.carry.name), axes, True, kind, "panel"))
-        if f.carry in self.plan.read_old:
-            self.olds[f.carry] = self._declare(Buffer(self.new(f"{f.carry.name}_old"), axes, True, kind, "block"))
+        if referenced:
+            self.before[f.carry] = self._declare(Buffer(self.new(f"{f.carry.name}_old"), axes, True, kind, "block"))
 
     def _declare(self, b: Buffer) -> Buffer:
         if b.home is not None:
@@ -55,7 +56,7 @@ class CarryPrinter:
         """The nests that read what a stage wrote."""
         out: dict[Stage, list[Nest]] = {}
         every = [*self.plan.tile, *self.plan.prologue]
-        for s in [*self.plan.sweeps, self.plan.epilogue]:
+        for s in [*self.plan.loops, self.plan.epilogue]:
             every += [*s.shared, *s.start, *s.block]
         for nest in every:
             for stage in nest:
@@ -81,7 +82,7 @@ class CarryPrinter:
         if node in self.nexts:
             return self.carries[self.nexts[node]]
         own = self.loop is not None and any(f.carry is node for f in self.loop.masked.folds)
-        return self.olds[node] if own else self.carries[node]
+        return self.before[node] if own else self.carries[node]
 
     def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
         box: list[Emitter] = []
@@ -157,8 +158,8 @@ class CarryPrinter:
         kind, name = LANE_TYPES[self.carries[f.carry].kind], self.new(f"{f.carry.name}_before")
         em.line(f"const {kind} {name} = row<{kind}>({self.memory.pointer(self.carries[f.carry])});")
         em.scopes[em.depth(f.carry)].names[f.carry] = Value(name, kind)
-        if f.carry in self.olds:
-            em.line(f"put<{kind}>({self.memory.pointer(self.olds[f.carry])}, {name});")
+        if f.carry in self.before:
+            em.line(f"put<{kind}>({self.memory.pointer(self.before[f.carry])}, {name});")
         return name
 
     def _move(self, s: Stage) -> list[str]:

@@ -66,7 +66,7 @@ def _key_blocks(length: int) -> int:
 
 def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
     """For each swept axis, how many rows of lanes the stages of full blocks keep for one position."""
-    for plan in make_plan(unlined(kernel), tiling, False).sweeps:
+    for plan in make_plan(unlined(kernel), tiling, False).loops:
         assert plan.loop is not None
         left_out = plan.loop.only_masked
         stages = [s for nest in plan.block for s in nest if s.node not in left_out]

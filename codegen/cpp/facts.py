@@ -42,7 +42,7 @@ class Facts:
         self._cost: dict[Node, float] = {}
         self._spans = Spans(self.tensors)
         tops = [f for f in tiled.folds if f.op == "MAX"]
-        self.tops: dict[Node, Node] = {top: f.step.body for f in tops for top in (f.carry, f.seen)}
+        self.tops: dict[Node, Node] = {top: f.step.body for f in tops for top in (f.carry, f.reference)}
         self.users: dict[Node, set[Node]] = defaultdict(set)
         for n in postorder(tiled.roots):
             for a in n.args:

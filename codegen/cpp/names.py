@@ -9,30 +9,27 @@ from typing import TypeVar
 
 import torch
 
+from flashlight.ir.ops import FNS
+
 Key = TypeVar("Key")
 
 _KEYWORDS = """
-alignas alignof and asm auto bool break case catch char class const continue default delete do
-double else enum explicit export extern false float for friend goto if inline int long mutable
-namespace new not operator or private protected public register return short signed sizeof static
-struct switch template this throw true try typedef typename union unsigned using virtual void
-volatile while xor
+alignas alignof and asm auto bool break case catch char class const continue default delete do double else
+enum explicit export extern false float for friend goto if inline int long mutable namespace new not operator
+or private protected public register return short signed sizeof static struct switch template this throw true
+try typedef typename union unsigned using virtual void volatile while xor
 """
 _OURS = """
-fl real mask inf nan F I J B V W BYTES vf vb vi vj lanes bf16 f16 abs all any bits_as bounded ceil
-clamp contract contract_pairs convert cos dot each element erf exp exp2 expm1 fabs finite floor fma
-from_array gather get interleave isinf isnan lane0 larger load log log1p log2 lower main magnitude
-maximum memcpy memset micro minimum narrow nearest pack pair pair_rows positions pow power2 put
-recip relu rem round rounded round_rows row rsqrt scale scatter sigmoid sign signs sin smaller splat
-sqrt store stored tanh threads to_array to_int to_real transpose16 trunc truncdiv unpack where wide
-widen p w t g live first last task tasks panel tensors ROUND BIAS ROWS LOG2E exp_below
-exp_rough at_least floordiv floor_div floor_mod truncdiv relu Nothing Tensors Tile Panel Work Thread
-PANELS setup prologue epilogue run_task memory own omp_get_thread_num aligned_alloc free load16
-first16 end visit every_lane any_of any_equal kind kind_of found FULL exact visited test
-rows_first rows_last panels touch Tasks take next me TileState state
-asin acos atan atanh erfc erfinv signbit with_sign polynomial small_asin HALF_PI HALF_PI_REST
-uniform add_to add_strided scatter_add
+add_strided add_to aligned_alloc all any any_equal any_of B bf16 clamp contract contract_pairs convert dot
+each element end epilogue every_lane exact exp_below exp_rough F f16 first fl floor_div floor_mod fma found
+free FULL g gather get I inf interleave interleave_strided J kind kind_of lane0 lanes last live load
+load_strided lower main mask me memory memset micro nan narrow next omp_get_thread_num own p pack pair
+pair_rows Panel panel PANELS panels positions prologue put real round_rows rounded row rows_first rows_last
+run_task scatter scatter_add setup state store store_strided Sum t take task Tasks tasks Tensors tensors test
+Thread threads Tile TileState to_int to_real uniform unpack visit visited W w wide Work wrapping_add
+wrapping_mul wrapping_sub
 """
+"""What printed code names besides the functions of the table."""
 
 
 class Names:
@@ -40,7 +37,7 @@ class Names:
 
     def __init__(self) -> None:
         self.count = 0
-        self.taken: set[str] = {*_KEYWORDS.split(), *_OURS.split()}
+        self.taken: set[str] = {*_KEYWORDS.split(), *_OURS.split(), *map(str.lower, FNS)}
 
     def temporary(self) -> str:
         """v1, v2, ..."""

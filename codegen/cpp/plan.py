@@ -20,7 +20,7 @@ from flashlight.codegen.cpp.facts import Facts, affine
 from flashlight.codegen.cpp.order import arrange
 from flashlight.codegen.cpp.products import Product, find_product
 from flashlight.codegen.cpp.search import find_search
-from flashlight.codegen.cpp.structure import Buffer, Plan, Stage, SweepPlan
+from flashlight.codegen.cpp.structure import Buffer, LoopPlan, Plan, Stage
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.tile import Fold, Loop, TileProgram
 from flashlight.ir.index import ZERO, Axis
@@ -52,31 +52,30 @@ class Planner:
         self.shared: set[tuple[int, Node]] = set()
 
     def plan(self) -> Plan:
-        sweeps = []
+        loops = []
         for index, loop in enumerate(self.tiled.loops):
             self.index = index
             self._enter(loop)
             phase = loop.masked
             targets = [self._carry_stage(f, loop.axis) for f in phase.folds]
-            sweeps.append(self._collect([*targets, *[self._store_stage(s) for s in phase.stores]]))
+            loops.append(self._collect([*targets, *[self._store_stage(s) for s in phase.stores]]))
         self.index += 1
         self._enter(None)
         epilogue = self._collect([self._store_stage(s) for s in self.tiled.stores])
         tile = arrange([s for s in self.kept.values() if s.level == "tile"], "tile")
         prologue = arrange([s for s in self.kept.values() if s.level == "prologue"], "prologue")
-        read_old = frozenset[Node]().union(*[loop.masked.referenced for loop in self.tiled.loops])
-        return Plan(self.tiled, self.facts, self.tiling, tile, prologue, sweeps, epilogue, read_old)
+        return Plan(self.tiled, self.facts, self.tiling, tile, prologue, loops, epilogue)
 
     def _enter(self, loop: Loop | None) -> None:
         self.loop = loop
         self.own = {n: f.carry for f in (loop.masked.folds if loop else ()) for n in (f.carry, f.next)}
         self.in_sweep, self.uses = {}, {}
 
-    def _collect(self, targets: list[Stage]) -> SweepPlan:
+    def _collect(self, targets: list[Stage]) -> LoopPlan:
         for t in targets:
             self._expand(t)
         self._note_shared()
-        return SweepPlan(self.loop, *[arrange(targets, level) for level in ("shared", "start", "block")])
+        return LoopPlan(self.loop, *[arrange(targets, level) for level in ("shared", "start", "block")])
 
     # ------------------------------------------------------------ levels
 

@@ -101,15 +101,15 @@ class _Printer:
             "setup", "w", "once a task: what neither the lane nor the sweep changes", s.nests(plan.tile, None)
         )
         yield _Function("prologue", "pw", "once a panel: what the sweeps do not change", s.nests(plan.prologue, None))
-        for i, sweep in enumerate(plan.sweeps):
-            loop = sweep.loop
+        for i, planned in enumerate(plan.loops):
+            loop = planned.loop
             assert loop is not None
             name = f"sweep{i}"
-            yield _Function(f"{name}_shared", "w", "a block, for all panels", s.nests(sweep.shared, loop))
-            start = [*s.identities(loop), *s.nests(sweep.start, loop)]
+            yield _Function(f"{name}_shared", "w", "a block, for all panels", s.nests(planned.shared, loop))
+            start = [*s.identities(loop), *s.nests(planned.start, loop)]
             yield _Function(f"{name}_start", "pw", "before the first block", start)
             kinds = "pwf" if loop.visit else "pw"
-            yield _Function(f"{name}_block", kinds, "a block for one panel", s.block(sweep.block, loop))
+            yield _Function(f"{name}_block", kinds, "a block for one panel", s.block(planned.block, loop))
             if loop.exact is not None:
                 doc = "whether skipping blocks was exact, for every row"
                 yield _Function(f"{name}_exact", "pwb", doc, s.exact(loop.exact))
@@ -175,7 +175,7 @@ class _Printer:
             lines.append("  setup(t, g, w);")
         if "prologue" in calls:
             lines.append(f"  {each} prologue(t, g, p[i], w);")
-        for i, s in enumerate(self.plan.sweeps):
+        for i, s in enumerate(self.plan.loops):
             assert s.loop is not None
             print_loop = self._loop if s.loop.visit is None else self._visiting
             lines += print_loop(f"sweep{i}", s.loop, calls, each)

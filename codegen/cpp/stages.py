@@ -140,7 +140,7 @@ class StagePrinter(CarryPrinter):
         """A carry by contraction."""
         f = s.fold
         assert f is not None and s.product is not None
-        lines = self._move(s) if f.moves or f.carry in self.olds else []
+        lines = self._move(s) if f.moves or f.carry in self.before else []
         return [*lines, *self._contraction(s, s.product, self.carries[f.carry], nest, True)]
 
     def _contract(self, s: Stage, nest: Nest) -> list[str]:

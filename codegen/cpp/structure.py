@@ -58,8 +58,8 @@ Nest = list[Stage]
 
 
 @dataclass
-class SweepPlan:
-    """What a loop runs at each level; `nests` are the fused loops of the block level."""
+class LoopPlan:
+    """The plan of a loop, or of what ends the kernel: what runs at each level."""
 
     loop: Loop | None
     shared: list[Nest]
@@ -76,6 +76,5 @@ class Plan:
     tiling: Tiling
     tile: list[Nest]
     prologue: list[Nest]
-    sweeps: list[SweepPlan]
-    epilogue: SweepPlan
-    read_old: frozenset[Node]
+    loops: list[LoopPlan]
+    epilogue: LoopPlan

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flashlight.codegen.tile.form import Fold
-from flashlight.codegen.tile.nan import nan_shows
+from flashlight.codegen.tile.nan import may_drop_nan
 from flashlight.ir.kernel import Accumulator, Kernel, Sweep, before, carry_nodes, guarded
 from flashlight.ir.program import Carry, Cast, Const, Map, Node, Reduce, is_map, transform_map
 
@@ -26,22 +26,22 @@ class Folder:
     def __init__(self, kernel: Kernel, sweep: Sweep):
         self.sweep = sweep
         self.next: dict[Node, Carry] = {c.node: after(c.node) for c in sweep.carries}
-        self.seen: dict[Node, Node] = {c.node: c.seen(self.next[c.node]) for c in sweep.carries}
+        self.references: dict[Node, Node] = {c.node: c.seen(self.next[c.node]) for c in sweep.carries}
         """What the others use in a block for each carry."""
         self.names: dict[Node, str] = {}
         for c in sweep.carries:
-            if self.seen[c.node] is not self.next[c.node]:
-                self.names[self.seen[c.node]] = f"{c.name}_ref"
+            if self.references[c.node] is not self.next[c.node]:
+                self.names[self.references[c.node]] = f"{c.name}_ref"
         self.moved = {c.node: self._moved(c) for c in sweep.carries}
-        self.shows_nan = {c.node: nan_shows(c, kernel) for c in sweep.carries}
+        self.may_drop_nan = {c.node: may_drop_nan(c, kernel) for c in sweep.carries}
 
     def values(self, nodes: Sequence[Node]) -> dict[Node, Node]:
         """What values of the sweep are in a block: of what the carries are after it."""
-        return transform_map(nodes, lambda n: self.seen.get(n, n))
+        return transform_map(nodes, lambda n: self.references.get(n, n))
 
     def fold(self, carry: Carry, step: Reduce) -> Fold:
         """One carry; `step` is in values of the block already."""
-        return Fold(carry, self.next[carry], self.moved[carry], step, self.seen[carry], self.shows_nan[carry])
+        return Fold(carry, self.next[carry], self.moved[carry], step, self.references[carry], self.may_drop_nan[carry])
 
     def _moved(self, c: Accumulator) -> Node:
         if c.rescale is None:
@@ -52,7 +52,7 @@ class Folder:
             old[before(k.node)] = value = k.node if cheap else k.seen(k.node)
             if value is not k.node:
                 self.names[value] = f"{k.name}_old"
-        scale = transform_map([c.rescale], lambda n: old.get(n) or self.seen.get(n, n))[c.rescale]
+        scale = transform_map([c.rescale], lambda n: old.get(n) or self.references.get(n, n))[c.rescale]
         self.names[scale] = "scale"
         if not cheap:
             return guarded(c.node, scale)

@@ -37,16 +37,16 @@ class Fold:
     carry, next: its value before and after the block
     moved:       the carry, moved to what this block refers to
     step:        a reduction over the swept axis, of the positions of the block
-    seen:        what the others use in the block: `next`, or of an extremum the finite number that it counts as
-    shows_nan:   whether the result may pass over a NaN, because all that uses it sees the same NaN otherwise
+    reference:   what the others use in the block: `next`, or of an extremum the finite number that it counts as
+    may_drop_nan: whether the result may pass over a NaN, because all that uses it sees the same NaN otherwise
     """
 
     carry: Carry
     next: Carry
     moved: Node
     step: Reduce
-    seen: Node
-    shows_nan: bool = False
+    reference: Node
+    may_drop_nan: bool = False
 
     @property
     def op(self) -> str:

@@ -14,7 +14,7 @@ ARITHMETIC = frozenset({
 """Functions that are NaN where one of their arguments is."""
 
 
-def nan_shows(c: Accumulator, kernel: Kernel) -> bool:
+def may_drop_nan(c: Accumulator, kernel: Kernel) -> bool:
     """Whether a NaN that an extremum passes over still reaches all that uses it, through sums of the same values.
 
     A comparison with the extremum does not show it: s != max(s) is true wherever eager's maximum is NaN.

@@ -299,7 +299,8 @@ def _block_with_ends(state: State, axis: Axis, number: str) -> None:
         state.line(f"{texts[0]} = {_product(number, block)}")
         after = f"{texts[0]} + {block}"
         after = f"tl.minimum({after}, {axis.size})" if state.layout.ragged(axis) else after
-        state.line(f"{texts[1]} = {after} - 1")
+        if ends[1] in state.tested:
+            state.line(f"{texts[1]} = {after} - 1")
     state.line(f"{name} = {texts[0]} + tl.arange(0, {block})" if number != "0" else f"{name} = tl.arange(0, {block})")
     state.top.values["position", axis] = Value(name, (axis,))
     state.top.scalars |= {*ends}

@@ -92,9 +92,12 @@ class BlockTests:
         start = f"{part} + " if part else ""
         key_block = state.define(self.key_blocks.name, f"{start}tl.arange(0, {self.width})")
         low = state.define(first(x).name, f"{key_block} * {self.unit}")
-        high = f"{low} + {self.unit - 1}"
-        high = state.define(last(x).name, f"tl.minimum({high}, {x.last})" if not x.is_even(self.unit) else high)
-        for axis, text in ((self.key_blocks, key_block), (first(x), low), (last(x), high)):
+        positions = {self.key_blocks: key_block, first(x): low}
+        if last(x) in state.tested:
+            high = f"{low} + {self.unit - 1}"
+            high = f"tl.minimum({high}, {x.last})" if not x.is_even(self.unit) else high
+            positions[last(x)] = state.define(last(x).name, high)
+        for axis, text in positions.items():
             state.scope.values["position", axis] = Value(text, (self.key_blocks,))
 
     def _test(self, test: Node, hint: str, combine: str, ragged: bool) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from flashlight.ir.index import Axis
 
@@ -28,14 +27,3 @@ class Tiling:
     def __str__(self) -> str:
         blocks = " ".join(f"{a.name}={block}" for a, block in self.blocks.items())
         return f"{blocks} warps={self.num_warps} stages={self.num_stages}" + ("" if self.peel else " no peeling")
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON document."""
-        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "blocks"}
-        return {"blocks": [[a.name, a.size, block] for a, block in self.blocks.items()], **rest}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Tiling:
-        """The inverse of to_json."""
-        blocks = {Axis(name, size): block for name, size, block in value["blocks"]}
-        return cls(**{**value, "blocks": blocks})

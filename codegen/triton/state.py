@@ -89,6 +89,9 @@ class State:
         self.peel = True
         self.helpers: set[str] = set()
         self.uses = _uses([s.value for s in tiled.stores])
+        tests = [n for loop in tiled.loops if loop.visit for n in (loop.visit.some, loop.visit.every)]
+        self.tested = frozenset[Axis]().union(*[n.free for n in tests])
+        """The axes that tests of blocks depend on."""
         self.ends: dict[Axis, Axis] = {}
         """The ends of blocks of a swept axis, to the axis of these blocks that they are a tile dimension of."""
         self.compute = str(kernel.accumulate).replace("torch", "tl")

@@ -139,7 +139,7 @@ class LoopPrinter:
         contraction = state.contraction(step)
         if contraction is not None:
             return dot(state, step, contraction, total)
-        exact = not f.shows_nan
+        exact = not f.may_drop_nan
         nan = exact and f.op in EXTREMA and step.dtype == "float"
         return combined(f.op, total, collapsed(state, step, exact), nan)
 

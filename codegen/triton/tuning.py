@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -64,11 +63,6 @@ class Tuned:
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.trials))
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The trials as JSON documents."""
-        names = [f.name for f in fields(Trial) if f.name != "tiling"]
-        return [{name: getattr(t, name) for name in names} | {"tiling": str(t.tiling)} for t in self.trials]
 
 
 def tune(kernel: Kernel, arch: str, tensors: Tensors, outputs: Tensors, seconds: float, timed: bool = True) -> Tuned:

@@ -14,6 +14,7 @@ import torch
 from flashlight.analysis.blocks import BlockMap, Task, part_map, rows_of
 from flashlight.base.cache import NATIVE, Cache, CacheError
 from flashlight.base.constants import cpu, gpu
+from flashlight.base.documents import DocumentError, decode, encode
 from flashlight.base.errors import Decline
 from flashlight.base.warn import warn
 from flashlight.codegen.tile import evaluate_kernel
@@ -247,20 +248,19 @@ class _Triton:
         timed = seconds > 0 and not capturing()
         self.tuned = tune(self.kernel, self.arch, tensors, outputs, seconds, timed)
         if self.cache is not None and timed:
-            document = {"tiling": self.tuned.best.to_json(), "trials": self.tuned.to_json()}
             try:
-                self.cache.remember(self.kernel.digest, tiling_fact(self.device), document)
+                self.cache.remember(self.kernel.digest, tiling_fact(self.device), encode(self.tuned))
             except CacheError as error:
                 warn(f"Flashlight could not remember a tiling: {error}")
         return self.tuned.best
 
     def _known_tiling(self) -> TritonTiling | None:
-        from flashlight.codegen.triton import Tiling
+        from flashlight.codegen.triton import Tuned
 
         known = self.cache.recall(self.kernel.digest, tiling_fact(self.device)) if self.cache else None
         try:
-            return None if known is None else Tiling.from_json(known["tiling"])
-        except (KeyError, TypeError, ValueError):
+            return None if known is None else decode(Tuned, known).best
+        except DocumentError:
             return None  # an older form: time again
 
 

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from flashlight.base.documents import decode, encode
 from flashlight.codegen.offline import ARCHITECTURES, Compiled, compile_source
 from flashlight.codegen.triton import Tiling, candidates, default_tiling, print_kernel
 from flashlight.codegen.triton.needs import fits
@@ -92,7 +93,7 @@ def test_candidates_fit_and_start_with_the_default():
 
 def test_tiling_survives_json():
     tiling = default_tiling(large("full", torch.bfloat16, 64))
-    assert Tiling.from_json(json.loads(json.dumps(tiling.to_json()))) == tiling
+    assert decode(Tiling, json.loads(json.dumps(encode(tiling)))) == tiling
 
 
 def test_small_kernels_get_small_blocks():

@@ -40,7 +40,6 @@ def attention0(
 ):
     program = tl.program_id(0)
     o2_first = (3 - program % 4) * BLOCK_O2
-    o2_last = o2_first + BLOCK_O2 - 1
     o2 = o2_first + tl.arange(0, BLOCK_O2)
     o1 = program // 4
     c0 = tl.full((BLOCK_O2,), float("-inf"), tl.float32)
@@ -59,7 +58,6 @@ def attention0(
     # Which blocks of x change something, and which need no masks.
     x_key_block = tl.arange(0, 8)
     x_first = x_key_block * 64
-    x_last = x_first + 63
     x_block = tl.arange(0, 8)
     x_first_div64 = x_first // 64
     t3 = tl.load(t3_ptr + x_first_div64)
