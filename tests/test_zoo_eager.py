@@ -6,7 +6,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from tests.zoo import ZOO, Size, Variant
+from tests.zoo import STAGES, ZOO, Size, Variant
 from tests.zoo.declines import DECLINES, PASS_THROUGH
 from tests.zoo.models import MODELS
 
@@ -62,6 +62,19 @@ def test_names_are_unique() -> None:
     twice = [name for name, count in Counter(v.id for v in ZOO).items() if count > 1]
     assert not twice
     assert {v.row for v in ZOO} == set(range(1, 10))
+
+
+@pytest.mark.parametrize("variant", STAGES, ids=lambda v: v.name)
+def test_stages_run(variant: Variant) -> None:
+    test_runs_and_is_finite(variant)
+    again, same = (variant.make(SIZE, torch.float32, 7) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(again, same, strict=True))
+
+
+def test_stages_are_unique_and_cover_every_kind() -> None:
+    assert len({v.name for v in STAGES}) == len(STAGES)
+    fewest = Counter(v.row for v in STAGES)
+    assert min(fewest.values()) >= 5
 
 
 @pytest.mark.parametrize("case", DECLINES, ids=lambda c: c.name)

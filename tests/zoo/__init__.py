@@ -4,10 +4,14 @@
     for variant in ZOO:
         outputs = variant.fn(*variant.make(Size(), torch.float32, 0))
 
+`STAGES` are programs of regions in stages, forward only and not all of them fused yet, see `tests.zoo.status`.
 `tests.zoo.declines` holds what must decline or pass through, `tests.zoo.models` whole models.
 """
 
 from tests.zoo import (
+    feedback,
+    producers,
+    reduced,
     row1_softmax,
     row2_masks,
     row3_scores,
@@ -17,6 +21,7 @@ from tests.zoo import (
     row7_products,
     row8_unnormalised,
     row9_dropout,
+    selected,
 )
 from tests.zoo.variant import FLOATS, Size, Variant
 
@@ -34,10 +39,15 @@ _ROWS = (
 
 ZOO: tuple[Variant, ...] = tuple(variant for row in _ROWS for variant in row.ROW.variants)
 
+_KINDS = (reduced, selected, feedback, producers)
+
+STAGES: tuple[Variant, ...] = tuple(variant for kind in _KINDS for variant in kind.KIND.variants)
+"""Programs by kind of region, one spelling each: big values that hang together, and only small ones between stages."""
+
 
 def spellings(name: str) -> tuple[Variant, ...]:
     """All spellings of one program, the reference one first."""
     return tuple(variant for variant in ZOO if variant.name == name)
 
 
-__all__ = ["FLOATS", "ZOO", "Size", "Variant", "spellings"]
+__all__ = ["FLOATS", "STAGES", "ZOO", "Size", "Variant", "spellings"]

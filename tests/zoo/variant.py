@@ -43,7 +43,7 @@ class Variant:
 
     Attributes:
         name: the program. Spellings of one program share it.
-        row: its row in the list, 1 to 9.
+        row: its row in the list, 1 to 9; of a program of STAGES, its kind, 1 to 10.
         spelling: how this one is written.
         fn: ordinary PyTorch; returns a tensor or a tuple of tensors.
         make: `make(size, dtype, seed)` gives the inputs of `fn`, the same ones for the same arguments.
@@ -55,6 +55,7 @@ class Variant:
             the largest allocation has to allow for it.
         dtypes: the dtypes in which eager runs and means something.
         note: what a reader should know.
+        rows: the published programs that it stands for, by their numbers in the catalogue, such as "A25".
     """
 
     name: str
@@ -68,6 +69,7 @@ class Variant:
     finite: bool = True
     quadratic_io: bool = False
     dtypes: tuple[torch.dtype, ...] = FLOATS
+    rows: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -155,6 +157,21 @@ def with_extra(extra: Callable[[Draw, Size], tuple[Tensor, ...]], *, squared: bo
         return (*draw.qkv(size), *extra(draw, size))
 
     return make
+
+
+def drawn(inputs: Callable[[Draw, Size], tuple[Tensor, ...]]) -> Make:
+    """A `make` for what `inputs(draw, size)` draws."""
+
+    def make(size: Size, dtype: torch.dtype, seed: int) -> tuple[Tensor, ...]:
+        return inputs(Draw(dtype, seed), size)
+
+    return make
+
+
+def in_blocks(size: Size, block: int) -> Size:
+    """The same with as many queries as keys, a whole number of blocks and at least three."""
+    length = max(3, -(-size.keys // block)) * block
+    return replace(size, queries=length, keys=length)
 
 
 def next_square(number: int) -> int:
