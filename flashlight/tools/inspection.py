@@ -63,10 +63,10 @@ def present(request: Request, seen: Observation | None = None) -> bool:
         sink.put("report.json", json.dumps(_as_json(request, reports, kernels, costs), indent=1))
     else:
         unshown = _present_texts(request, reports, kernels, sink)
-        if MASK in request.kinds and reports:
+        if MASK in request.kinds and kernels:
             _present_masks(seen, reports, kernels, sink)
         _present_costs(request, costs, sink)
-        unshown += _missing(request, kernels) if reports else []
+        unshown += _missing(request, reports) if not kernels else []
     failures = dict.fromkeys([*unshown, *(error for cost in costs for error in cost.errors)])
     for failure in failures:
         print(f"flashlight: {failure}", file=sys.stderr)
@@ -87,11 +87,12 @@ def _present_texts(request: Request, reports: list[Report], kernels: dict[str, K
     return unshown
 
 
-def _missing(request: Request, kernels: Mapping[str, KernelReport]) -> list[str]:
+def _missing(request: Request, reports: Sequence[Report]) -> list[str]:
     """What was asked for and takes a kernel, where nothing was fused."""
-    asked = [f"--emit {kind}" for kind in request.kinds if kind not in ("report", MASK)]
+    asked = [f"--emit {kind}" for kind in request.kinds if kind != "report"]
     asked += [f"--arch {arch}" for arch in request.archs if not asked]
-    return [] if kernels else [f"{what}: nothing was fused in this run; the report says why" for what in asked]
+    why = "; --emit report says why" if reports else ""
+    return [f"{what}: nothing was fused in this run{why}" for what in asked]
 
 
 def _as_json(

@@ -66,14 +66,22 @@ def test_a_script_that_succeeds_fails_where_something_cannot_be_shown(script: st
     assert cli.main(["inspect", script, "--kernel", "nothing", "--exit", "7"]) == 7
 
 
-@pytest.mark.parametrize("kind", ["program", "passes", "kernel", "triton", "cpp", "ttir"])
+@pytest.mark.parametrize("kind", ["program", "passes", "kernel", "triton", "cpp", "ttir", "mask"])
 def test_what_takes_a_kernel_fails_where_nothing_was_fused(kind: str, capsys: pytest.CaptureFixture[str]):
     registry.record(Report([DECLINED]))
     assert not inspection.present(request.Request.of([kind], [], None, None))
-    assert f"--emit {kind}: nothing was fused in this run; the report says why" in capsys.readouterr().err
-    assert inspection.present(request.Request.of(["report", "mask"], [], None, None))
+    assert f"--emit {kind}: nothing was fused in this run; --emit report says why" in capsys.readouterr().err
+    assert inspection.present(request.Request.of(["report"], [], None, None))
     assert not inspection.present(request.Request.of([], ["sm_90"], None, None))
     assert "--arch sm_90: nothing was fused" in capsys.readouterr().err
+
+
+def test_what_takes_a_kernel_fails_where_nothing_was_compiled(capsys: pytest.CaptureFixture[str]):
+    assert not inspection.present(request.Request.of(["cpp"], [], None, None))
+    captured = capsys.readouterr()
+    assert "Flashlight compiled nothing in this run" in captured.out
+    assert captured.err == "flashlight: --emit cpp: nothing was fused in this run\n"
+    assert inspection.present(request.Request.of([], [], None, None))
 
 
 def test_interrupted_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -26,7 +26,7 @@ _SIZE = "{op} makes a tensor of data-dependent size"
 _MASK = "use torch.where with the condition instead"
 _PREFIX = "{op} is a running total: every element depends on those before it"
 NO_SPELLING = "none that is known: Inductor runs it, and the scores are stored"
-_ORDER = "compare with a threshold instead of ordering: where(s >= t, s, -inf)"
+ORDER = "a threshold that does not come from ordering the scores fuses: where(scores >= t, scores, -inf)"
 _EXTREME = (
     "where no two are equal, one_hot(p.argmax(-1)) @ v is (p == p.amax(-1, keepdim=True)).to(v.dtype) @ v; an index by "
     "itself is left to Inductor"
@@ -56,7 +56,7 @@ scores, and each would need an approximation of its own for every target."""
 _REASONS: tuple[tuple[str, Reason], ...] = (
     (
         "topk sort msort argsort kthvalue median nanmedian mode quantile unique_consecutive histc",
-        Reason(_WHOLE, _ORDER),
+        Reason(_WHOLE, ORDER),
     ),
     ("argmax argmin", Reason(_WHOLE, _EXTREME)),
     ("cumsum cumprod cummax cummin logcumsumexp", Reason(_PREFIX, NO_SPELLING)),

@@ -22,7 +22,7 @@ from torch import fx
 
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
-from flashlight.front.lowering.support import NO_SPELLING
+from flashlight.front.lowering.support import NO_SPELLING, ORDER
 from flashlight.front.regions import graph as g
 from flashlight.front.regions import labels as lab
 from flashlight.front.regions.absorb import Reason, is_mask_number, statistics
@@ -30,10 +30,9 @@ from flashlight.front.regions.labels import Dims
 from flashlight.front.regions.propagate import Known, contracted, operands, positional, propagate
 from flashlight.front.regions.seeds import Seed, Sources, find_seed
 
-_THRESHOLD = "compare the scores with a threshold instead of ordering them: where(scores >= t, scores, -inf) fuses"
 _SELECTS = "small scores that select keys for larger ones, whose region reads the selection"
-_TOP = "top-k of the scores needs all of an axis at once", _THRESHOLD
-_SORT = "sort of the scores needs all of an axis at once", _THRESHOLD
+_TOP = "top-k of the scores needs all of an axis at once", ORDER
+_SORT = "sort of the scores needs all of an axis at once", ORDER
 _WHOLE_AXIS: dict[str, tuple[str, str | None]] = {
     "topk": _TOP,
     "kthvalue": _TOP,
