@@ -74,7 +74,7 @@ def test_stages_run(variant: Variant) -> None:
 def test_stages_are_unique_and_cover_every_kind() -> None:
     assert len({v.name for v in STAGES}) == len(STAGES)
     fewest = Counter(v.row for v in STAGES)
-    assert min(fewest.values()) >= 5
+    assert set(fewest) == set(range(1, 11)) and min(fewest.values()) >= 5
 
 
 @pytest.mark.parametrize("case", DECLINES, ids=lambda c: c.name)

@@ -10,8 +10,14 @@
 
 from tests.zoo import (
     feedback,
+    nested,
+    not_attention,
     producers,
+    products_of_maps,
+    projections,
+    recut,
     reduced,
+    reused,
     row1_softmax,
     row2_masks,
     row3_scores,
@@ -39,7 +45,18 @@ _ROWS = (
 
 ZOO: tuple[Variant, ...] = tuple(variant for row in _ROWS for variant in row.ROW.variants)
 
-_KINDS = (reduced, selected, feedback, producers)
+_KINDS = (
+    reduced,
+    selected,
+    feedback,
+    reused,
+    producers,
+    projections,
+    recut,
+    products_of_maps,
+    not_attention,
+    nested,
+)
 
 STAGES: tuple[Variant, ...] = tuple(variant for kind in _KINDS for variant in kind.KIND.variants)
 """Programs by kind of region, one spelling each: big values that hang together, and only small ones between stages."""

@@ -192,6 +192,24 @@ def phases(q, k, v):
     return (scores * size_q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
+@KIND.add("interpolated_positions", "scores at two whole offsets, mixed", square, rows=("A70",))
+def interpolated_positions(q, k, v):
+    i = torch.arange(q.shape[2], device=q.device, dtype=q.dtype)
+    place = torch.where(i < 16, i, 16 + (i - 16) / 3)
+    rate = 0.1 ** torch.arange(q.shape[-1] // 2, device=q.device, dtype=q.dtype)
+
+    def rotated(x, place):
+        angle = place[:, None] * rate
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], dim=-1)
+
+    low = rotated(q, place.floor()) @ rotated(k, place).transpose(-2, -1)
+    high = rotated(q, place.ceil()) @ rotated(k, place).transpose(-2, -1)
+    offset = place[:, None] - place
+    scores = (low - (low - high) * (offset - offset.floor())) * q.shape[-1] ** -0.5
+    return F.softmax(scores.masked_fill(i > i[:, None], -torch.inf), dim=-1) @ v
+
+
 # Positions only, maps from outside
 
 

@@ -192,6 +192,35 @@ def text_prior(q, k, v):
     return (q @ kept_k.mT * q.shape[-1] ** -0.5).softmax(-1) @ kept_v
 
 
+@KIND.add("crop_budgets", "first row, top tokens of every crop", drawn(_blocks), rows=("E178", "E181"))
+def crop_budgets(q, k, v):
+    p = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    saliency = p[:, :, 0].mean(1).unflatten(-1, (-1, BLOCK))
+    share = saliency.sum(-1, keepdim=True).softmax(1)
+    kept = (saliency * share).topk(BLOCK // 4, dim=-1).indices.sort(-1).values
+    index = (kept + torch.arange(0, k.shape[2], BLOCK, device=k.device)[:, None]).flatten(1)
+    short_k, short_v = (t.gather(2, index[:, None, :, None].expand(-1, t.shape[1], -1, t.shape[-1])) for t in (k, v))
+    return p @ v, (q @ short_k.mT * q.shape[-1] ** -0.5).softmax(-1) @ short_v
+
+
+def _history(draw: Draw, size: Size):
+    """A target [B,D] and [B,C], a history [B,N,D] and [B,N,C]."""
+    batch, length, wide = size.batch, 4 * size.keys, 3 * size.dim
+    return (
+        draw.normal(batch, size.dim),
+        draw.normal(batch, wide),
+        draw.normal(batch, length, size.dim),
+        draw.normal(batch, length, wide),
+    )
+
+
+@KIND.add("target_attention", "one query, its best of a long history", drawn(_history), rows=("B78",))
+def target_attention(key, target, keys, values):
+    best, index = torch.einsum("bd,bnd->bn", key, keys).topk(20, dim=-1)
+    chosen = values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+    return ((best * key.shape[-1] ** -0.5).softmax(-1)[..., None] * chosen * target[:, None]).sum(1)
+
+
 def _kinds(draw: Draw, size: Size):
     return (draw.normal(size.batch, size.heads, size.keys, 3),)
 

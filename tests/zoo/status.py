@@ -11,6 +11,8 @@ A program is
     silent    no region, no reason, and something big is stored
     wrong     numbers far from those of float64
     crash     an exception, or no end within the limit
+    noise     not attention, and yet the report speaks of it
+    touched   not attention, and yet a region of it is fused or declined
 
 A value is big when it has more than four times the elements of every input and output: a linear layer of an MLP is not.
 Where an input or output is as large as the scores, one as large as that is.
@@ -44,7 +46,10 @@ BIG = 4.0
 """Times the elements of the largest input or output."""
 FAR = 8.0
 """Times eager's own error, from which numbers are called wrong."""
-STATES = ("fused", "alone", "partly", "declined", "silent", "wrong", "crash")
+STATES = ("fused", "alone", "partly", "declined", "silent", "wrong", "crash", "noise", "touched")
+NOT_ATTENTION = 9
+MARK = "flashlight_map"
+"""Where a node of the compiled graph says why it is not fused."""
 
 _INLINED = {"convert_element_type", "iota", "clone", "constant_pad_nd", "full", "arange", "scalar_tensor", "where"}
 _REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "prod", "any", "all", "argmax", "argmin", "var_mean", "var"}
@@ -114,19 +119,25 @@ def _status(variant: Variant, folder: str, size: Size) -> Line:
     args = variant.make(size, torch.float32, 0)
     eager = variant.fn(*args)
     compiled = compile_only(variant.fn, folder, target="evaluate")
-    got = compiled(*args)
+    got, late = None, []
+    try:
+        got = compiled(*args)
+    except _Late:
+        if not compiled.graphs:
+            raise
+        late = [f"compiled, but not evaluated in {LIMIT_S} s"]
     largest = max(t.numel() for t in [*leaves(args), *leaves(eager)])
     least = largest - 1 if variant.quadratic_io else int(BIG * largest)
     regions = compiled.report.regions
     fused = compiled.report.fused
-    reasons = [_reason(r.source, r.reason) for r in regions if not r.fused]
+    reasons = late + [_reason(r.source, r.reason) for r in regions if not r.fused]
     reasons += [f"untouched: {_reason(source, what)}" for source, what in compiled.report.untouched]
     stored = [*_stored(compiled, least), *_temporaries(compiled, least)]
     line = Line(
         variant, "", fused, len(regions) - fused, sum(len(p.schedule.kernels) for p in compiled.plans), stored, reasons
     )
     line.state = _state(line)
-    if fused:
+    if fused and not late:
         with doubled():
             exact = variant.fn(*as_double(args))
         ratio = error_ratio([got], [eager], [exact])
@@ -136,6 +147,8 @@ def _status(variant: Variant, folder: str, size: Size) -> Line:
 
 
 def _state(line: Line) -> str:
+    if line.variant.row == NOT_ATTENTION:
+        return "touched" if line.regions or line.declined else "noise" if line.reasons else "alone"
     if line.regions:
         return "partly" if line.declined or line.stored else "fused"
     if line.declined:
@@ -162,7 +175,9 @@ def _stored(compiled: Compiled, least: int) -> Iterator[str]:
             value = node.meta.get("val")
             big = node.op == "call_function" and isinstance(value, torch.Tensor) and value.numel() > least
             if big and _is_stored(node):
-                yield f"{_name(node)} {list(value.shape)} of {source_line(node).rpartition('/')[2]}"
+                reason = getattr(node.meta.get(MARK), "reason", "")
+                where = source_line(node).rpartition("/")[2]
+                yield f"{_name(node)} {list(value.shape)} of {where}" + (f": {reason}" if reason else "")
 
 
 def _is_stored(node: fx.Node) -> bool:
