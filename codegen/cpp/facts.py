@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import torch
+
 from flashlight.analysis.spans import INT32, Spans, exceeds, power_of_two
 from flashlight.base.constants import cpu
 from flashlight.codegen.tile import TileProgram
+from flashlight.codegen.tile.contractions import Contraction, split_lanes
 from flashlight.ir.index import Axis, Expr, Gather, const
 from flashlight.ir.program import (
     Carry,
@@ -29,15 +32,14 @@ T = TypeVar("T")
 
 
 class Facts:
-    """lane: the axis whose positions are vector lanes.  loops: axes that are loops inside a task, outermost first."""
+    """lane: the axis whose positions are vector lanes.  pairs: whether bfloat16 is multiplied in pairs."""
 
-    def __init__(self, tiled: TileProgram):
+    def __init__(self, tiled: TileProgram, pairs: bool = False):
+        self.pairs = pairs and tiled.kernel.accumulate is torch.float32
         self.kernel = kernel = tiled.kernel
         self.lane: Axis | None = kernel.tile[0] if kernel.tile else None
-        self.second: Axis | None = kernel.tile[1] if len(kernel.tile) > 1 else None
         self.tensors: dict[str, Tensor] = {t.name: t for t in kernel.inputs + kernel.outputs}
-        self.in_memory: Callable[[Node], bool] = lambda _: False
-        """Reductions that the micro-kernel computes: reading one costs one instruction."""
+        self._contractions: dict[Node, Contraction | None] = {}
         self._carry: dict[Node, bool] = {}
         self._cost: dict[Node, float] = {}
         self._spans = Spans(self.tensors)
@@ -82,7 +84,7 @@ class Facts:
         if isinstance(n, Load):
             return below + (1 if self.lane not in n.free else 1 if self.stride(n, self.lane) == 1 else cpu.GATHER_COST)
         if isinstance(n, Reduce):
-            return 1 if self.in_memory(n) else n.axis.size * (below + 1)
+            return 1 if self.contraction(n) is not None else n.axis.size * (below + 1)
         if isinstance(n, Cast):
             return below + (cpu.ROUNDING_COST if not isinstance(n.to, str) else 1)
         if isinstance(n, Map):
@@ -91,6 +93,40 @@ class Facts:
             own = 1 if n.fn == "REM" and power_of_two(n.args[1]) else cpu.FUNCTION_COST.get(n.fn, 1)
             return below + (1 if own == cpu.DIVISION_COST and isinstance(n.args[-1], Const) else own)
         return below + (cpu.RANDOM_COST if isinstance(n, Random) else isinstance(n, Index | Carry))
+
+    # ------------------------------------------------------------ contractions
+
+    def contraction(self, node: Node) -> Contraction | None:
+        """The contraction with lanes that the micro-kernel computes for a node: its result is in memory, and reading it
+        costs one instruction."""
+        if node not in self._contractions:
+            self._contractions[node] = split_lanes(node, self.kernel, self.lanes) if self.lanes(node) else None
+        return self._contractions[node]
+
+    def in_pairs(self, c: Contraction) -> bool:
+        """Whether both sides are rounded to bfloat16 and multiplied in pairs."""
+        return self.pairs and c.operand is torch.bfloat16 and c.written
+
+    def steps(self, c: Contraction) -> list[int] | None:
+        """Elements from one position to the next along the row and the summed axes of the side without lanes, where it
+        is a Load and each is fixed."""
+        if not isinstance(c.right, Load):
+            return None
+        steps = [self.stride(c.right, a) for a in (c.row, *c.sums)]
+        known = [s for s in steps if s is not None]
+        return known if len(known) == len(steps) else None
+
+    def in_place(self, c: Contraction) -> bool:
+        """Whether the micro-kernel can read the side without lanes where it is."""
+        steps = self.steps(c)
+        if steps is None or not isinstance(c.right, Load):
+            return False
+        dtype = self.tensors[c.right.tensor].dtype
+        if not self.in_pairs(c):
+            return dtype is self.kernel.accumulate
+        return dtype is torch.bfloat16 and steps[-1] == 1 and c.inner.is_even(2) and c.inner in self.kernel.resident
+
+    # ------------------------------------------------------------ loads and integers
 
     def linear(self, node: Load) -> Expr:
         """Offset in elements of a Load, as one expression."""

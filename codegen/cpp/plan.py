@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from flashlight.base.constants import cpu
 from flashlight.codegen.cpp.facts import Facts, affine
 from flashlight.codegen.cpp.order import arrange
-from flashlight.codegen.cpp.products import Product, find_product
 from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, LoopPlan, Plan, Stage
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.tile import Fold, Loop, TileProgram
+from flashlight.codegen.tile.contractions import Contraction
 from flashlight.ir.index import ZERO, Axis
 from flashlight.ir.program import Carry, Const, Index, Load, Node, Reduce, Store, postorder
 
@@ -31,15 +31,13 @@ Key = tuple[Node, str, Axis | None]
 
 
 class Planner:
-    """Plans one kernel.  pairs: bfloat16 is multiplied in pairs; tiles: as matrices, whose rows have their pairs
-    together.  `forced` values get buffers because several loops use them."""
+    """Plans one kernel.  tiles: bfloat16 is multiplied as matrices, whose rows have their pairs together.
+    `forced` values get buffers because several loops use them."""
 
     def __init__(
-        self, tiled: TileProgram, tiling: Tiling, pairs: bool, tiles: bool, forced: frozenset[tuple[int, Node]]
+        self, tiled: TileProgram, facts: Facts, tiling: Tiling, tiles: bool, forced: frozenset[tuple[int, Node]]
     ):
-        self.tiled, self.tiling, self.pairs, self.tiles, self.forced = tiled, tiling, pairs, tiles, forced
-        self.facts = Facts(tiled)
-        self.facts.in_memory = lambda n: self.facts.lanes(n) and find_product(n, self.facts, None, pairs) is not None
+        self.tiled, self.facts, self.tiling, self.tiles, self.forced = tiled, facts, tiling, tiles, forced
         self.kept: dict[Key, Stage] = {}
         """Stages that outlive a sweep."""
         self.in_sweep: dict[Key, Stage] = {}
@@ -96,9 +94,9 @@ class Planner:
     # ------------------------------------------------------------ targets
 
     def _carry_stage(self, f: Fold, x: Axis) -> Stage:
-        product = find_product(f.step, self.facts, x, self.pairs)
+        product = self.facts.contraction(f.step)
         axes = self.facts.ordered({*f.step.body.free, x, *f.axes})
-        if product is not None and self.facts.lanes(f.step):
+        if product is not None:
             return Stage("product", f.step, "block", axes, fold=f, product=product)
         if find_search(f, self.facts, x) is not None:
             return Stage("search", f.step, "block", axes, fold=f)
@@ -174,10 +172,9 @@ class Planner:
         for key in ((node, "pack", None), (node, "contract", None), (node, "map", None)):
             if key in self.kept or key in self.in_sweep:
                 return self.kept.get(key) or self.in_sweep[key]
-        if isinstance(node, Reduce) and lanes:
-            product = find_product(node, self.facts, None, self.pairs)
-            if product is not None:
-                return self._stage("contract", node, level, product)
+        product = self.facts.contraction(node)
+        if product is not None:
+            return self._stage("contract", node, level, product)
         if isinstance(node, Load) and lanes and self._packed(node) is not None:
             return self._stage("pack", node, level)
         if (self.index, node) in self.forced and level == "block":
@@ -205,7 +202,7 @@ class Planner:
         return next((a for a in reversed(axes) if self.facts.stride(node, a) == 1), None)
 
     def _stage(
-        self, kind: str, node: Node, level: str, product: Product | None = None, along: Axis | None = None
+        self, kind: str, node: Node, level: str, product: Contraction | None = None, along: Axis | None = None
     ) -> Stage:
         key = (node, kind, along)
         table = self.kept if level in ("tile", "prologue") else self.in_sweep
@@ -230,13 +227,13 @@ class Planner:
         self.names[letter] = self.names.get(letter, -1) + 1
         return f"{letter}{self.names[letter]}"
 
-    def _operands(self, product: Product, stage: Stage) -> list[Stage]:
+    def _operands(self, product: Contraction, stage: Stage) -> list[Stage]:
         """Stages of both sides of a contraction: lanes are always packed, scalars unless they can be read in place."""
-        lane_side = self._kept(product.lanes)
+        lane_side = self._kept(product.left)
         deps = [lane_side]
-        if product.pairs:
+        if self.facts.in_pairs(product):
             deps = [self._pairs(lane_side, product)]
-        if not product.direct(self.facts):
+        if not self.facts.in_place(product):
             deps.append(self._scalar_side(product))
         return deps
 
@@ -245,31 +242,29 @@ class Planner:
         cut = self._cut(node, Stage("contract", node, level, ()), self.facts.ordered(node.free))
         return cut or self._stage("map", node, level)
 
-    def _pairs(self, source: Stage, product: Product) -> Stage:
-        key = (product.lanes, "pairs", product.inner)
+    def _pairs(self, source: Stage, product: Contraction) -> Stage:
+        key = (product.left, "pairs", product.inner)
         table = self.kept if source.level in ("tile", "prologue") else self.in_sweep
         if key not in table:
             assert source.out is not None
             axes = (*[a for a in source.out.axes if a != product.inner], product.inner)
             out = Buffer(self._name(source.level), axes, True, "pair", source.level, paired=product.inner)
             table[key] = Stage(
-                "pairs", product.lanes, source.level, source.axes, out=out, along=product.inner, deps=[source]
+                "pairs", product.left, source.level, source.axes, out=out, along=product.inner, deps=[source]
             )
         return table[key]
 
-    def _scalar_side(self, product: Product) -> Stage:
+    def _scalar_side(self, product: Contraction) -> Stage:
         """s in scratch: [batch..., row, inner] or, when the swept axis is summed, [batch..., inner, row] unless pairs
         have to be together."""
-        node, level = product.scalars, self.level(product.scalars)
+        node, level = product.right, self.level(product.right)
         moving = self.loop.axis if self.loop else None
         pair = (product.row, product.inner) if product.inner != moving else (product.inner, product.row)
         batch = tuple(a for a in self.facts.ordered(node.free) if a not in pair)
         axes = (*batch, *pair)
-        source: Stage | None = None
-        if product.pairs and not product.readable(self.facts):
-            source = self._laid_out(node, level, axes)
-        if not product.pairs:
+        if not self.facts.in_pairs(product):
             return self._laid_out(node, level, axes)
+        source = self._laid_out(node, level, axes) if self.facts.steps(product) is None else None
         key = (node, "operand", product.inner)
         table = self.kept if level == "tile" else self.in_sweep
         if key not in table:
@@ -303,10 +298,11 @@ class Planner:
 
 
 def make_plan(tiled: TileProgram, tiling: Tiling, pairs: bool, tiles: bool = False) -> Plan:
-    """Plan until no loop computes again what another has.  pairs, tiles: see Planner."""
+    """Plan until no loop computes again what another has.  pairs: see Facts, tiles: see Planner."""
+    facts = Facts(tiled, pairs)
     forced: frozenset[tuple[int, Node]] = frozenset()
     while True:
-        planner = Planner(tiled, tiling, pairs, tiles, forced)
+        planner = Planner(tiled, facts, tiling, tiles, forced)
         plan = planner.plan()
         if planner.shared <= forced:
             return plan

@@ -9,10 +9,10 @@ from flashlight.codegen.cpp.emit import C_TYPES, Emitter
 from flashlight.codegen.cpp.facts import affine
 from flashlight.codegen.cpp.memory import LANE_TYPES
 from flashlight.codegen.cpp.order import POINTWISE
-from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.codegen.tile import Loop
+from flashlight.codegen.tile.contractions import Contraction
 from flashlight.ir.index import Axis, Expr
 from flashlight.ir.program import Load, Node, Store
 
@@ -74,7 +74,7 @@ class StagePrinter(CarryPrinter):
         p = s.product
         if p is None or nest[0].kind not in POINTWISE or len(p.sums) > 1:
             return False
-        return (*p.batch, p.row) == nest[0].axes
+        return (*self.facts.ordered(p.batch), p.row) == nest[0].axes
 
     def _pointwise(self, nest: Nest, source: Stage | None = None, source_nest: Nest | None = None) -> list[str]:
         """Fused loops over lanes; over the rows of a contraction, while they are made, where there is one."""
@@ -147,11 +147,11 @@ class StagePrinter(CarryPrinter):
         assert s.product is not None and s.out is not None
         return self._contraction(s, s.product, self._declare(s.out), nest, False)
 
-    def _contraction(self, s: Stage, product: Product, out: Buffer, nest: Nest, add: bool) -> list[str]:
+    def _contraction(self, s: Stage, product: Contraction, out: Buffer, nest: Nest, add: bool) -> list[str]:
         em = self.emitter(nest, self.facts.lane)
         row, inner = product.row, product.inner
         fixed = (row, inner)
-        self._open(em, product.batch)
+        self._open(em, self.facts.ordered(product.batch))
         several = len(product.sums) > 1
         if several and not add:
             em.line(f"memset({self.memory.pointer(out, fixed)}, 0, {self._rows_bytes(out, row)});")
@@ -159,26 +159,25 @@ class StagePrinter(CarryPrinter):
         em.line(f"{self._contraction_call(em, s, product, out, add or several)});")
         return em.close()
 
-    def _contraction_call(self, em: Emitter, s: Stage, product: Product, out: Buffer, add: bool) -> str:
+    def _contraction_call(self, em: Emitter, s: Stage, product: Contraction, out: Buffer, add: bool) -> str:
         """The call, its last parenthesis left open."""
         row, inner = fixed = (product.row, product.inner)
-        lanes = next(
-            d.out for d in s.deps if d.node is product.lanes and d.kind in ("pairs", "map", "pack", "contract")
-        )
+        lanes = next(d.out for d in s.deps if d.node is product.left and d.kind in ("pairs", "map", "pack", "contract"))
         assert lanes is not None
-        scalars = next((d.out for d in s.deps if d.node is product.scalars and d.out and not d.out.lanes), None)
+        scalars = next((d.out for d in s.deps if d.node is product.right and d.out and not d.out.lanes), None)
+        pairs = self.facts.in_pairs(product)
         l_steps, o_steps = self.memory.strides(lanes), self.memory.strides(out)
         if scalars is not None:
             steps = self.memory.strides(scalars)
             rs, ks, source = steps[row], steps[inner], self.memory.pointer(scalars, fixed)
         else:
             rs, ks, source = self._in_place(em, product, fixed)
-            ks *= 2 if product.pairs else 1
+            ks *= 2 if pairs else 1
         args = [f"{rs}", f"{ks}", f"{l_steps[inner]} * W", f"{o_steps[row]} * W", "true" if add else "false"]
         count = self.bounds(inner)[1]
-        if product.pairs:
+        if pairs:
             count = f"({count} + 1) / 2"
-        name = "contract_pairs" if product.pairs else "contract"
+        name = "contract_pairs" if pairs else "contract"
         return (f"{name}<{', '.join(args)}>({source}, {self.memory.pointer(lanes, fixed)}, "
                 f"{self.memory.pointer(out, fixed)}, {self.bounds(row)[1]}, {count}")  # fmt: skip
 
@@ -187,8 +186,8 @@ class StagePrinter(CarryPrinter):
         assert steps[row] == 1, "rows of an accumulated contraction are neighbours"
         return f"{self.bounds(row)[1]} * W * sizeof(real)"
 
-    def _in_place(self, em: Emitter, product: Product, fixed: tuple[Axis, ...]) -> tuple[int, int, str]:
-        node = product.scalars
+    def _in_place(self, em: Emitter, product: Contraction, fixed: tuple[Axis, ...]) -> tuple[int, int, str]:
+        node = product.right
         assert isinstance(node, Load)
         steps = [self.facts.stride(node, a) or 0 for a in fixed]
         return steps[0], steps[1], self._tensor_at(em, node, fixed)

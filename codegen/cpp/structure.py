@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flashlight.codegen.cpp.facts import Facts
-from flashlight.codegen.cpp.products import Product
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.tile import Fold, Loop, TileProgram
+from flashlight.codegen.tile.contractions import Contraction
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Node, Store
 
@@ -47,7 +47,7 @@ class Stage:
     out: Buffer | None = None
     fold: Fold | None = None
     store: Store | None = None
-    product: Product | None = None
+    product: Contraction | None = None
     along: Axis | None = None
     deps: list[Stage] = field(default_factory=list)
     carries: list[Node] = field(default_factory=list)

@@ -88,8 +88,8 @@ class _Block:
         if isinstance(node, Map):
             return gpu.WIDE_WORDS.get(node.fn, 0) * size
         contraction = self.products.get(node)
-        if contraction is None or not isinstance(node, Reduce):
+        if contraction is None:
             return 0.0
-        narrow = node.operand in (torch.float16, torch.bfloat16)
+        narrow = contraction.operand in (torch.float16, torch.bfloat16)
         sides = [s for s in (contraction.left, contraction.right) if not isinstance(s, Load) and s.free & self.swept]
         return sum(self.layout.size(s.free - self.single) for s in sides) * (gpu.NARROW_WORDS if narrow else 0.0)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from flashlight.base.constants import gpu
 from flashlight.codegen.tile import TileProgram
-from flashlight.codegen.tile.contractions import Contraction, split
+from flashlight.codegen.tile.contractions import Contraction, Dims, split
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Node, Reduce, postorder
 
@@ -35,7 +35,7 @@ class Layout:
         self.grid = frozenset(kernel.grid) | ones
         self.blocked = tuple(a for a in (*kernel.tile, *self.swept) if a not in ones)
         nodes = postorder([*tiled.roots, *tiled.full_roots, *[f.carry for f in tiled.folds]])
-        contractions = [c for n in nodes if (c := split(n, self._static_dims)) is not None]
+        contractions = [c for n in nodes if (c := split(n, self.dims)) is not None]
         self.batch = frozenset(a for c in contractions for a in c.batch if a not in self.blocked)
         self.heads = self.batch.union(*map(self._score_axes, nodes))
         tests = [n for s in kernel.sweeps if s.visit for n in postorder(s.visit.roots) if isinstance(n, Reduce)]
@@ -49,8 +49,14 @@ class Layout:
         scores = isinstance(node, Reduce) and node.free & set(self.kernel.tile) and node.free & set(self.swept)
         return node.free - self.grid - set(self.blocked) if scores else frozenset()
 
-    def _static_dims(self, node: Node) -> frozenset[Axis]:
+    def dims(self, node: Node) -> frozenset[Axis]:
+        """The axes of a value that are dimensions of its tile, outside of serial loops."""
         return node.free - self.grid
+
+    def contraction(self, node: Node, dims: Dims | None = None) -> Contraction | None:
+        """The two sides of a sum of products that matrix instructions can do.  dims: if not those outside of loops."""
+        contraction = split(node, dims or self.dims)
+        return contraction if contraction is not None and self.usable(contraction) else None
 
     def _pad(self, contractions: Iterable[Contraction]) -> None:
         """Widen whole axes that meet in a matrix product to what its instructions need."""

@@ -13,11 +13,9 @@ import torch
 
 from flashlight.base.constants import gpu
 from flashlight.codegen.tile import TileProgram, unlined
-from flashlight.codegen.tile.contractions import split
 from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.layout import Layout
-from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Load, Map, Node, Reduce, postorder
 
@@ -63,12 +61,12 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     nodes = postorder(tiled.roots)
     word = kernel.accumulate.itemsize // 4
     carries = sum(layout.size(c.axes) for c in kernel.carries) * word
-    products = {n: c for n in nodes if (c := split(n, lambda m: _dims(m, layout))) is not None and layout.usable(c)}
+    products = {n: c for n in nodes if (c := layout.contraction(n)) is not None}
     contractions = list(products.values())
     tile, scores = _largest_score(tiled, layout, nodes, set(products))
     serial = [n for n in scores if isinstance(n, Reduce) and n not in products and _serial(n, layout)]
     if layout.heads:
-        added_up = sum(layout.size(_dims(n, layout)) for n in serial)
+        added_up = sum(layout.size(layout.dims(n)) for n in serial)
         held = gpu.HEADS_WORDS * tile * word + gpu.SERIAL_HEADS_WORDS * added_up
     else:
         held = peak(tiled, layout, products, frozenset(n.axis for n in serial))
@@ -79,14 +77,14 @@ def estimate(kernel: Kernel, tiling: Tiling, arch: str) -> Need:
     for n in nodes:
         if not isinstance(n, Load):
             continue
-        size, swept = layout.size(_dims(n, layout)), bool(_dims(n, layout) & set(layout.swept))
+        size, swept = layout.size(layout.dims(n)), bool(layout.dims(n) & set(layout.swept))
         width = max(kernel.tensor(n.tensor).dtype.itemsize, 1)
         if n in sides:
             shared += size * width * (tiling.num_stages if swept else not left)
             registers += 0 if swept else size * width / 4 * left
-        elif len(_dims(n, layout)) > 1:
+        elif len(layout.dims(n)) > 1:
             shared += size * width * (tiling.num_stages - 1) * swept
-            looked_up = {a for g in n.args for a in _dims(g, layout)}
+            looked_up = {a for g in n.args for a in layout.dims(g)}
             registers += size * width / 4 + (gpu.ADDRESS_WORDS * layout.size(looked_up) if swept and looked_up else 0)
     owned = 0
     if without_instructions(kernel):
@@ -103,10 +101,10 @@ def _largest_score(
     tiled: TileProgram, layout: Layout, nodes: list[Node], products: set[Node]
 ) -> tuple[int, list[Node]]:
     """Elements of the largest tile of computed values with a swept axis, and all these values."""
-    scores: list[Node] = [n for n in nodes if isinstance(n, Map | Reduce) and _dims(n, layout) & set(layout.swept)]
+    scores: list[Node] = [n for n in nodes if isinstance(n, Map | Reduce) and layout.dims(n) & set(layout.swept)]
     unseen = {n.args[0] for n in nodes if isinstance(n, Reduce) and (n in products or _serial(n, layout))}
     unseen -= {f.step.body for f in tiled.folds if f.step not in products}
-    return max((layout.size(_dims(n, layout)) for n in scores if n not in unseen), default=0), scores
+    return max((layout.size(layout.dims(n)) for n in scores if n not in unseen), default=0), scores
 
 
 def _references(tiled: TileProgram) -> int:
@@ -140,13 +138,9 @@ def _full_precision(n: Node) -> bool:
     return is_product and all(n.axis in a.free and a.dtype == "float" for a in body.args)
 
 
-def _dims(node: Node, layout: Layout) -> frozenset[Axis]:
-    return node.free - layout.grid
-
-
 def _serial(node: Node, layout: Layout) -> bool:
     """Whether a reduction's body is too large to be held at once."""
-    return layout.size(_dims(node.args[0], layout)) > gpu.LARGEST_TILE
+    return layout.size(layout.dims(node.args[0])) > gpu.LARGEST_TILE
 
 
 def fits(kernel: Kernel, tiling: Tiling, arch: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
@@ -53,7 +54,7 @@ def reduction(state: State, node: Reduce) -> Value:
         return Value(state.define("total", repeated(state, node, axis.size), node), dims)
     found = state.contraction(node)
     if found is not None:
-        return Value(state.define("score" if len(dims) > 1 else "dot", dot(state, node, found), node), dims)
+        return Value(state.define("score" if len(dims) > 1 else "dot", dot(state, found), node), dims)
     if axis in state.kernel.tile or state.layout.size({*dims, axis}) <= gpu.LARGEST_TILE:
         return Value(state.define(HINTS[op], collapsed(state, node), node), dims)
     return _serial(state, node, dims)
@@ -165,15 +166,15 @@ def filled(state: State, op: str, kind: str, dims: tuple[Axis, ...]) -> str:
 # ---------------------------------------------------------------- matrix products
 
 
-def dot(state: State, node: Reduce, c: Contraction, start: str | None = None) -> str:
+def dot(state: State, c: Contraction, start: str | None = None) -> str:
     """A contraction by matrix instructions, added to `start` if there is one."""
     sort = state.layout.sort
     if _first(state, c.n) < _first(state, c.m):
-        c = Contraction(c.right, c.left, c.rest, c.batch, c.n, c.m, c.k)
+        c = replace(c, left=c.right, right=c.left, m=c.n, n=c.m)
     batch, m, n = sort(c.batch), sort(c.m), sort(c.n)
-    dtype = operand_type(state, node.operand, c)
-    left = _matrix(state, c.left, c.k, dtype, (batch, m, (c.k,)))
-    right = _matrix(state, c.right, c.k, dtype, (batch, (c.k,), n))
+    dtype = _operand_type(state, c)
+    left = _matrix(state, c.left, c.inner, dtype, (batch, m, c.sums))
+    right = _matrix(state, c.right, c.inner, dtype, (batch, c.sums, n))
     natural = batch + m + n
     direct = natural == sort(natural) and max(len(batch), len(m), len(n)) == 1 and c.rest is None
     options = [f"acc={start}"] if start and direct else []
@@ -200,10 +201,10 @@ def _first(state: State, axes: frozenset[Axis]) -> tuple[int, int, str]:
     return state.layout.rank(state.layout.sort(axes)[0])
 
 
-def operand_type(state: State, operand: torch.dtype | None, c: Contraction) -> torch.dtype | None:
+def _operand_type(state: State, c: Contraction) -> torch.dtype | None:
     """The 16-bit type that both sides may have; None for the compute type."""
-    if operand in (torch.float16, torch.bfloat16):
-        return operand
+    if c.operand in (torch.float16, torch.bfloat16):
+        return c.operand
     sides = {_loaded_type(state, side) for side in (c.left, c.right)}
     only = sides.pop()
     return only if not sides and only in (torch.float16, torch.bfloat16) else None

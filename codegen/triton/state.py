@@ -18,7 +18,7 @@ import torch
 from flashlight.analysis.spans import INT32, Spans, exceeds
 from flashlight.codegen.text import INDENT, broken
 from flashlight.codegen.tile import TileProgram
-from flashlight.codegen.tile.contractions import Contraction, split
+from flashlight.codegen.tile.contractions import Contraction
 from flashlight.codegen.triton.layout import Layout
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, postorder
@@ -194,8 +194,7 @@ class State:
 
     def contraction(self, node: Node) -> Contraction | None:
         """The two sides of a sum of products that matrix instructions can do here."""
-        contraction = split(node, lambda n: frozenset(self.dims(n)))
-        return contraction if contraction is not None and self.layout.usable(contraction) else None
+        return self.layout.contraction(node, lambda n: frozenset(self.dims(n)))
 
     # ------------------------------------------------------------ writing
 

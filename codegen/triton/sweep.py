@@ -138,7 +138,7 @@ class LoopPrinter:
             return combined(f.op, total, repeated(state, step, count))
         contraction = state.contraction(step)
         if contraction is not None:
-            return dot(state, step, contraction, total)
+            return dot(state, contraction, total)
         exact = not f.may_drop_nan
         nan = exact and f.op in EXTREMA and step.dtype == "float"
         return combined(f.op, total, collapsed(state, step, exact), nan)
