@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 import torch
 
@@ -12,6 +11,7 @@ from flashlight.analysis.spans import INT32, Spans, exceeds, power_of_two
 from flashlight.base.constants import cpu
 from flashlight.codegen.tile import TileProgram
 from flashlight.codegen.tile.contractions import Contraction, split_lanes
+from flashlight.codegen.tile.placement import HasCarry
 from flashlight.ir.index import Axis, Expr, Gather, const
 from flashlight.ir.program import (
     Carry,
@@ -28,8 +28,6 @@ from flashlight.ir.program import (
     value_of,
 )
 
-T = TypeVar("T")
-
 
 class Facts:
     """lane: the axis whose positions are vector lanes.  pairs: whether bfloat16 is multiplied in pairs."""
@@ -40,7 +38,7 @@ class Facts:
         self.lane: Axis | None = kernel.tile[0] if kernel.tile else None
         self.tensors: dict[str, Tensor] = {t.name: t for t in kernel.inputs + kernel.outputs}
         self._contractions: dict[Node, Contraction | None] = {}
-        self._carry: dict[Node, bool] = {}
+        self.has_carry = HasCarry()
         self._cost: dict[Node, float] = {}
         self._spans = Spans(self.tensors)
         tops = [f for f in tiled.folds if f.op == "MAX"]
@@ -68,16 +66,16 @@ class Facts:
         """The loop axes among these, in nesting order: whole axes, then blocked ones, the swept axis innermost."""
         return tuple(sorted({a for a in axes if a in self._rank}, key=self._rank.__getitem__))
 
-    def has_carry(self, node: Node) -> bool:
-        return self._fill(self._carry, node, lambda n: isinstance(n, Carry) or any(self._carry[a] for a in n.args))
-
     def lanes(self, node: Node) -> bool:
         """Whether the value differs between lanes (carries are kept a lane each)."""
         return self.lane in node.free or self.has_carry(node)
 
     def cost(self, node: Node) -> float:
         """Vector instructions to compute the value once, contractions being in memory already."""
-        return self._fill(self._cost, node, self._own_cost)
+        for n in postorder([node], lambda n: n not in self._cost):
+            if n not in self._cost:
+                self._cost[n] = self._own_cost(n)
+        return self._cost[node]
 
     def _own_cost(self, n: Node) -> float:
         below = sum(self._cost[a] for a in n.args)
@@ -151,13 +149,6 @@ class Facts:
     def overflows(self, node: Node) -> bool:
         """Whether arithmetic of integers may leave 64 bits, and wraps."""
         return self._spans.overflows(node)
-
-    def _fill(self, table: dict[Node, T], node: Node, rule: Callable[[Node], T]) -> T:
-        if node not in table:
-            for n in postorder([node]):
-                if n not in table:
-                    table[n] = rule(n)
-        return table[node]
 
 
 def _half_sum(n: Node) -> bool:

@@ -23,8 +23,9 @@ from flashlight.codegen.cpp.structure import Buffer, LoopPlan, Plan, Stage
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.tile import Fold, Loop, TileProgram
 from flashlight.codegen.tile.contractions import Contraction
+from flashlight.codegen.tile.placement import Place, Placement
 from flashlight.ir.index import ZERO, Axis
-from flashlight.ir.program import Carry, Const, Index, Load, Node, Reduce, Store, postorder
+from flashlight.ir.program import Carry, Const, Index, Load, Node, Reduce, Store
 
 Key = tuple[Node, str, Axis | None]
 """What a stage is found by: the value, the kind of stage, the axis it is laid out along."""
@@ -43,8 +44,8 @@ class Planner:
         self.in_sweep: dict[Key, Stage] = {}
         self.index = 0
         self.loop: Loop | None = None
-        self.own: dict[Node, Node] = {}
-        """What stands for a carry of the loop before a block and after it: that carry."""
+        self.carries: dict[Node, Carry] = {}
+        self.placement = Placement(None)
         self.uses: dict[Node, set[Stage]] = {}
         self.names: dict[str, int] = {}
         self.shared: set[tuple[int, Node]] = set()
@@ -66,7 +67,7 @@ class Planner:
 
     def _enter(self, loop: Loop | None) -> None:
         self.loop = loop
-        self.own = {n: f.carry for f in (loop.masked.folds if loop else ()) for n in (f.carry, f.next)}
+        self.carries, self.placement = loop.carries if loop else {}, Placement(loop)
         self.in_sweep, self.uses = {}, {}
 
     def _collect(self, targets: list[Stage]) -> LoopPlan:
@@ -78,15 +79,13 @@ class Planner:
     # ------------------------------------------------------------ levels
 
     def level(self, node: Node) -> str:
-        moving = self.loop is not None and (self.loop.axis in node.free or self._own_below(node))
+        """Where a value is kept, by its place and by whether it differs between lanes."""
+        place = self.placement(node)
         if not self.facts.lanes(node):
-            return "shared" if moving else "tile"
-        if moving or self.loop is None:
+            return "shared" if place is Place.BLOCK else "tile"
+        if place is Place.BLOCK or self.loop is None:
             return "block"
-        return "start" if self.facts.has_carry(node) else "prologue"
-
-    def _own_below(self, node: Node) -> bool:
-        return self.facts.has_carry(node) and any(n in self.own for n in postorder([node]))
+        return "start" if place is Place.START else "prologue"
 
     def extent(self, axis: Axis) -> int:
         return self.tiling.extent(axis)
@@ -154,7 +153,7 @@ class Planner:
                 if cut not in stage.deps:
                     stage.deps.append(cut)
                 continue
-            carry = self.own.get(node)
+            carry = self.carries.get(node)
             own = stage.fold is not None and carry is stage.fold.carry
             if carry is not None and carry not in stage.carries and not own:
                 stage.carries.append(carry)

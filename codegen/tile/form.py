@@ -113,6 +113,11 @@ class Loop:
         return self.phases[0]
 
     @property
+    def carries(self) -> dict[Node, Carry]:
+        """The carries of the loop, by what stands for them before a block and after it."""
+        return {n: f.carry for f in self.masked.folds for n in (f.carry, f.next)}
+
+    @property
     def only_masked(self) -> frozenset[Node]:
         """The conditions, and what only they use: blocks where nothing is masked do not need it."""
         if self.visit is None:

@@ -19,6 +19,7 @@ from flashlight.analysis.spans import INT32, Spans, exceeds
 from flashlight.codegen.text import INDENT, broken
 from flashlight.codegen.tile import TileProgram
 from flashlight.codegen.tile.contractions import Contraction
+from flashlight.codegen.tile.placement import Place, Placement
 from flashlight.codegen.triton.layout import Layout
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Carry, Cast, Const, Index, Load, Map, Node, postorder
@@ -40,7 +41,10 @@ class Value:
 
 @dataclass
 class Scope:
-    """A block of the generated function.  axes, carries: what is known here and not outside of it."""
+    """A block of the generated function.
+
+    axes, carries: what is known here and not outside of it.     placement: by the loop whose blocks it computes
+    """
 
     parent: Scope | None = None
     axes: frozenset[Axis] = frozenset()
@@ -51,6 +55,11 @@ class Scope:
     ragged: bool = False
     settled: set[Node] = field(default_factory=set)
     origin: str = ""
+    placement: Placement | None = None
+
+    def changes(self, node: Node) -> bool:
+        """Whether a value changes from block to block of this loop."""
+        return self.placement is not None and self.placement(node) is Place.BLOCK
 
     def chain(self) -> Iterator[Scope]:
         """This scope and those around it, innermost first."""
@@ -98,7 +107,6 @@ class State:
         self.handle: Callable[[State, Node], Value] = _unhandled
         self.inlined: list[str] = []
         self.hints = dict(tiled.names)
-        self._carries: dict[Node, frozenset[Node]] = {}
         self._spans = Spans({t.name: t for t in (*kernel.inputs, *kernel.outputs)})
         self._wide: dict[Node, bool] = {}
 
@@ -124,24 +132,13 @@ class State:
 
     # ------------------------------------------------------------ where a value lives
 
-    def carries(self, node: Node) -> frozenset[Node]:
-        """Carry nodes below (and including) a node."""
-        if node not in self._carries:
-            for n in postorder([node]):
-                if n not in self._carries:
-                    below = frozenset[Node]().union(*[self._carries[a] for a in n.args])
-                    self._carries[n] = below | {n} if isinstance(n, Carry) else below
-        return self._carries[node]
-
-    def home(self, axes: frozenset[Axis], carries: frozenset[Node] = frozenset()) -> Scope:
-        """The outermost scope where these axes and carries are known."""
-        for scope in self.scope.chain():
-            if scope.axes & axes or not carries.isdisjoint(scope.carries):
-                return scope
-        return self.top
+    def home(self, axes: frozenset[Axis]) -> Scope:
+        """The outermost scope where these axes are known."""
+        return next((s for s in self.scope.chain() if s.axes & axes), self.top)
 
     def home_of(self, node: Node) -> Scope:
-        return self.home(node.free, self.carries(node))
+        """The outermost scope where all that a value is made of is known."""
+        return next((s for s in self.scope.chain() if s.axes & node.free or s.changes(node)), self.top)
 
     @contextmanager
     def inside(self, scope: Scope) -> Iterator[None]:

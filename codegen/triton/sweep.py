@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from flashlight.codegen.text import bare, broken
 from flashlight.codegen.tile import Fold, Loop
+from flashlight.codegen.tile.placement import Placement
 from flashlight.codegen.triton.addressing import all_inside, store
 from flashlight.codegen.triton.expressions import render
 from flashlight.codegen.triton.reductions import EXTREMA, collapsed, combined, dot, filled, repeated
@@ -34,6 +35,7 @@ class LoopPrinter:
         self.names: dict[Node, str] = {}
         self.referenced = loop.masked.referenced
         self.start = "0"
+        self.placement = Placement(loop)
 
     def emit(self) -> None:
         """The carries at their identities, the loops, the final values."""
@@ -61,7 +63,8 @@ class LoopPrinter:
     def _redo(self, exact: Node) -> None:
         """Every block after all, if for some row it was wrong to skip blocks."""
         state, loop = self.state, self.loop
-        scope = Scope(state.scope, carries={f.carry: self._value(f) for f in loop.masked.folds})
+        scope = Scope(state.scope, placement=self.placement)
+        scope.carries.update((f.carry, self._value(f)) for f in loop.masked.folds)
         with state.inside(scope), state.printing([exact]):
             value = state.value(exact)
             wrong = " & ".join([f"~{value.text}", *all_inside(state, exact.free, value.dims)])
@@ -82,8 +85,8 @@ class LoopPrinter:
         state, axis = self.state, self.loop.axis
         single = state.layout.blocks[axis] == 1
         scope = Scope(state.scope, frozenset({axis}), frozenset({axis} if single else ()), ragged=run.ragged)
+        scope.placement = self.placement
         scope.carries = {f.carry: self._value(f) for f in run.phase.folds}
-        scope.carries |= {f.next: Value("") for f in run.phase.folds}
         self.start = run.start
         with state.printing(run.phase.roots):
             if not run.loop:

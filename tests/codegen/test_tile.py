@@ -11,6 +11,7 @@ from flashlight.base.errors import InternalError
 from flashlight.codegen.tile import Fold, tile_program
 from flashlight.codegen.tile.check import check_tiled
 from flashlight.codegen.tile.form import Blocks
+from flashlight.codegen.tile.placement import Place, Placement
 from flashlight.ir.checks import check_kernel
 from flashlight.ir.kernel import KEY_BLOCK, Visit, carry_nodes
 from flashlight.ir.program import Const, Map, is_map
@@ -91,3 +92,14 @@ def test_narrow_outputs_are_not_added_to() -> None:
 def test_the_text_says_what_a_store_does() -> None:
     text = str(tile_program(kernels.CASES["added up"]().kernel))
     assert "bins[h, " in text and "] += total" in text and Map("ADD", Const(1), Const(2)) is Const(3)
+
+
+def test_a_value_belongs_where_all_that_it_is_made_of_is_known() -> None:
+    """The scores of a loop's axis, and what uses its carries, change from block to block; finished carries do not."""
+    tiled = tile_program(kernels.CASES["causal"]().kernel)
+    (loop,) = tiled.loops
+    fold, after = loop.masked.folds[-1], Placement(None)
+    inside = Placement(loop)
+    assert {inside(n) for n in (fold.moved, fold.step.body, fold.next)} == {Place.BLOCK}
+    assert inside(TRUE) is Place.KERNEL and after(fold.carry) is Place.START
+    assert {after(s.value) for s in tiled.stores} == {Place.START}
