@@ -32,12 +32,12 @@ void values_brgemm(Data& x) { blas::brgemm(QUERIES, D, KEYS, KEYS, D, D, true, x
 void scores_half(Data& x) {
   const int32_t* pairs = (const int32_t*)x.half_queries;
   for (long i = 0; i < PANELS; i++)
-    contract_pairs<D, 2, W, W, false>(x.half_keys, pairs + i * D / 2 * W, x.scores + i * KEYS * W, KEYS, D / 2);
+    contract<D, 2, W, W, false>(x.half_keys, pairs + i * D / 2 * W, x.scores + i * KEYS * W, KEYS, D / 2);
 }
 void values_half(Data& x) {
   const int32_t* pairs = (const int32_t*)x.half_scores;
   for (long i = 0; i < PANELS; i++)
-    contract_pairs<2, 2 * D, W, W, true>(x.half_values, pairs + i * KEYS / 2 * W, x.out + i * D * W, D, KEYS / 2);
+    contract<2, 2 * D, W, W, true>(x.half_values, pairs + i * KEYS / 2 * W, x.out + i * D * W, D, KEYS / 2);
 }
 void scores_half_brgemm(Data& x) {
   blas::brgemm(QUERIES, KEYS, D, D, KEYS, KEYS, false, (at::BFloat16*)x.half_queries, (at::BFloat16*)x.half_keys, x.scores);

@@ -53,6 +53,28 @@ struct B { typedef mask scalar; typedef vb vec; vb a, b; };
 template <class T> constexpr bool lanes = std::is_same<T, F>::value || std::is_same<T, I>::value ||
                                           std::is_same<T, J>::value || std::is_same<T, B>::value;
 template <class... T> using if_lanes = typename std::enable_if<(lanes<T> && ...)>::type;
+template <class T> using if_integers = typename std::enable_if<std::is_same<T, I>::value || std::is_same<T, J>::value>::type;
+
+// FL_OP: an instruction on the machine's own vectors of reals, where it multiplies and adds in one.
+#if FL_512 && defined(FL_DOUBLE)
+typedef __m512d vm;
+#define FL_OP(name) _mm512_##name##_pd
+#elif FL_512
+typedef __m512 vm;
+#define FL_OP(name) _mm512_##name##_ps
+#elif FL_256 && defined(FL_DOUBLE)
+typedef __m256d vm;
+#define FL_OP(name) _mm256_##name##_pd
+#elif FL_256
+typedef __m256 vm;
+#define FL_OP(name) _mm256_##name##_ps
+#elif defined(__FMA__) && defined(FL_DOUBLE)
+typedef __m128d vm;
+#define FL_OP(name) _mm_##name##_pd
+#elif defined(__FMA__)
+typedef __m128 vm;
+#define FL_OP(name) _mm_##name##_ps
+#endif
 
 // ---------------------------------------------------------------- storage types
 
@@ -102,14 +124,8 @@ template <class T> FL_INLINE T narrow(real x) {
 // ---------------------------------------------------------------- making vectors
 
 template <class T> FL_INLINE typename T::vec splat(typename T::scalar x) {
-#if FL_512 && !defined(FL_DOUBLE)
-  if constexpr (std::is_same<T, F>::value) return (vf)_mm512_set1_ps(x);
-#elif FL_512
-  if constexpr (std::is_same<T, F>::value) return (vf)_mm512_set1_pd(x);
-#elif FL_256 && !defined(FL_DOUBLE)
-  if constexpr (std::is_same<T, F>::value) return (vf)_mm256_set1_ps(x);
-#elif FL_256
-  if constexpr (std::is_same<T, F>::value) return (vf)_mm256_set1_pd(x);
+#if FL_512 || FL_256
+  if constexpr (std::is_same<T, F>::value) return (vf)FL_OP(set1)(x);
 #endif
   return x - typename T::vec{};
 }
@@ -156,21 +172,16 @@ FL_COMPARE(<) FL_COMPARE(<=) FL_COMPARE(>) FL_COMPARE(>=) FL_COMPARE(==) FL_COMP
 
 FL_INLINE F where(B c, F x, F y) { return {c.a ? x.a : y.a, c.b ? x.b : y.b}; }
 FL_INLINE B where(B c, B x, B y) { return (c & x) | (!c & y); }
-FL_INLINE I where(B c, I x, I y) {
-  vi p = __builtin_convertvector(c.a, vi), q = __builtin_convertvector(c.b, vi);
-  return {p ? x.a : y.a, q ? x.b : y.b};
-}
-FL_INLINE J where(B c, J x, J y) {
-  vj p = __builtin_convertvector(c.a, vj), q = __builtin_convertvector(c.b, vj);
-  return {p ? x.a : y.a, q ? x.b : y.b};
-}
-template <class T> FL_INLINE T where(bool c, T x, T y) { return c ? x : y; }
-
 template <class To, class From> FL_INLINE To convert(From x) {
   return {__builtin_convertvector(x.a, typename To::vec), __builtin_convertvector(x.b, typename To::vec)};
 }
-FL_INLINE F to_real(I x) { return convert<F>(x); }
-FL_INLINE F to_real(J x) { return convert<F>(x); }
+template <class T, class = if_integers<T>> FL_INLINE T where(B c, T x, T y) {
+  T p = convert<T>(c);
+  return {p.a ? x.a : y.a, p.b ? x.b : y.b};
+}
+template <class T> FL_INLINE T where(bool c, T x, T y) { return c ? x : y; }
+
+template <class T, class = if_integers<T>> FL_INLINE F to_real(T x) { return convert<F>(x); }
 FL_INLINE F to_real(B x) { return where(x, all<F>(1), all<F>(0)); }
 FL_INLINE real to_real(long x) { return real(x); }
 FL_INLINE J to_int(F x) {  // what torch gives for NaN and for values beyond the range is the smallest integer
@@ -184,18 +195,8 @@ FL_INLINE J wide(J x) { return x; }
 
 // x*y + z, rounded once on machines that can, whatever the width: kernels with few rows round as those with many
 FL_INLINE vf fma(vf x, vf y, vf z) {
-#if FL_512 && !defined(FL_DOUBLE)
-  return (vf)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
-#elif FL_512
-  return (vf)_mm512_fmadd_pd((__m512d)x, (__m512d)y, (__m512d)z);
-#elif FL_256 && !defined(FL_DOUBLE)
-  return (vf)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
-#elif FL_256
-  return (vf)_mm256_fmadd_pd((__m256d)x, (__m256d)y, (__m256d)z);
-#elif defined(__FMA__) && !defined(FL_DOUBLE)
-  return (vf)_mm_fmadd_ps((__m128)x, (__m128)y, (__m128)z);
-#elif defined(__FMA__)
-  return (vf)_mm_fmadd_pd((__m128d)x, (__m128d)y, (__m128d)z);
+#ifdef FL_OP
+  return (vf)FL_OP(fmadd)((vm)x, (vm)y, (vm)z);
 #else
   return x * y + z;
 #endif
@@ -221,10 +222,8 @@ FL_INLINE vf smaller(vf x, vf y) {
 }
 FL_INLINE F maximum(F x, F y) { return {larger(x.a, y.a), larger(x.b, y.b)}; }
 FL_INLINE F minimum(F x, F y) { return {smaller(x.a, y.a), smaller(x.b, y.b)}; }
-FL_INLINE I maximum(I x, I y) { return {x.a > y.a ? x.a : y.a, x.b > y.b ? x.b : y.b}; }
-FL_INLINE J maximum(J x, J y) { return {x.a > y.a ? x.a : y.a, x.b > y.b ? x.b : y.b}; }
-FL_INLINE I minimum(I x, I y) { return {x.a < y.a ? x.a : y.a, x.b < y.b ? x.b : y.b}; }
-FL_INLINE J minimum(J x, J y) { return {x.a < y.a ? x.a : y.a, x.b < y.b ? x.b : y.b}; }
+template <class T, class = if_integers<T>> FL_INLINE T maximum(T x, T y) { return {x.a > y.a ? x.a : y.a, x.b > y.b ? x.b : y.b}; }
+template <class T, class = if_integers<T>> FL_INLINE T minimum(T x, T y) { return {x.a < y.a ? x.a : y.a, x.b < y.b ? x.b : y.b}; }
 FL_INLINE real maximum(real x, real y) { return x != x ? x : x > y ? x : y != y ? y : y; }
 FL_INLINE real minimum(real x, real y) { return x != x ? x : x < y ? x : y; }
 FL_INLINE long maximum(long x, long y) { return x > y ? x : y; }

@@ -15,18 +15,38 @@ constexpr int ROWS = 6;  // 12 of 16
 constexpr int ROWS = 4;  // 8 of 16: without a fused multiply-add a product needs one more
 #endif
 
-// `then(first, end)` is called when rows first <= r < end are done, while they are still in the nearest cache.
-struct Nothing {
-  void operator()(long, long) const {}
-};
+// What is multiplied: reals, or pairs of bfloat16 that are neighbours along k.  A pair is 32 bits of s and one element of l,
+// and then count is in pairs.
+FL_INLINE vf lanes_at(const real* l) { return *(const vf*)l; }
+FL_INLINE vf everywhere(const real* s) { return splat<F>(*s); }
+#if defined(__AVX512BF16__) && FL_BITS >= 256 && !defined(FL_DOUBLE)
+#define FL_PAIRS 1
+FL_INLINE vi lanes_at(const int32_t* l) { return *(const vi*)l; }
+FL_INLINE vi everywhere(const bf16* s) {
+  int32_t pair;
+  memcpy(&pair, s, 4);
+#if FL_512
+  return (vi)_mm512_set1_epi32(pair);
+#else
+  return (vi)_mm256_set1_epi32(pair);
+#endif
+}
+FL_INLINE vf fma(vi s, vi l, vf acc) {
+#if FL_512
+  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)s, (__m512bh)l);
+#else
+  return (vf)_mm256_dpbf16_ps((__m256)acc, (__m256bh)s, (__m256bh)l);
+#endif
+}
+#endif
 
-template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void micro(const real* s, const real* l, real* out, long count) {
+template <int R, long RS, long KS, long LS, long OS, bool ADD, class S, class L> FL_NOINLINE void micro(const S* s, const L* l, real* out, long count) {
   vf acc[R][2];
   FL_UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = vf{};
   for (long k = 0; k < count; k++) {
-    vf b0 = *(const vf*)(l + k * LS), b1 = *(const vf*)(l + k * LS + V);
+    auto b0 = lanes_at(l + k * LS), b1 = lanes_at(l + k * LS + V);
     FL_UNROLL for (int i = 0; i < R; i++) {
-      vf a = splat<F>(s[i * RS + k * KS]);
+      auto a = everywhere(s + i * RS + k * KS);
       acc[i][0] = fma(a, b0, acc[i][0]);
       acc[i][1] = fma(a, b1, acc[i][1]);
     }
@@ -38,64 +58,13 @@ template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void 
     *p = ADD ? *p + acc[i][1] : acc[i][1];
   }
 }
-// Long sums are added up in parts: the error grows with the root of a part, not of the whole.
+// Long sums of reals are added up in parts: the error grows with the root of a part, not of the whole.
 constexpr long PART = 64;
-template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_INLINE void rows_of(const real* s, const real* l, real* out, long count) {
-  micro<R, RS, KS, LS, OS, ADD>(s, l, out, count < PART ? count : PART);
-  for (long k = PART; k < count; k += PART) micro<R, RS, KS, LS, OS, true>(s + k * KS, l + k * LS, out, count - k < PART ? count - k : PART);
-}
-template <long RS, long KS, long LS, long OS, bool ADD, class Then = Nothing>
-FL_INLINE void contract(const real* s, const real* l, real* out, long rows, long count, Then then = Then()) {
-  long r = 0;
-  for (; r + ROWS <= rows; r += ROWS) rows_of<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
-  if (ROWS > 4 && r + 4 <= rows) rows_of<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
-  for (; r < rows; r++) rows_of<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
-}
-
-// The same for a sum over a pointwise loop, as a row's sum of weights is: its error is a factor of the whole row.
-constexpr int RUN = 16;
-template <class T> struct Sum {
-  T run = {}, total = {};
-  int count = 0;
-  void add(T x) {
-    run = run + x;
-    if (++count == RUN) total = total + run, run = T{}, count = 0;
-  }
-  T value() const { return total + run; }
-};
-
-#if defined(__AVX512BF16__) && FL_BITS >= 256 && !defined(FL_DOUBLE)
-// The same on bfloat16: a pair of neighbours along k is one 32-bit element of s and of l; count is in pairs.
-FL_INLINE vf dot(vf acc, vi s, vi l) {
-#if FL_512
-  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)s, (__m512bh)l);
-#else
-  return (vf)_mm256_dpbf16_ps((__m256)acc, (__m256bh)s, (__m256bh)l);
-#endif
-}
-template <int R, long RS, long KS, long LS, long OS, bool ADD> FL_NOINLINE void micro_pairs(const bf16* s, const int32_t* l, real* out, long count) {
-  vf acc[R][2];
-  FL_UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = vf{};
-  for (long k = 0; k < count; k++) {
-    vi b0 = *(const vi*)(l + k * LS), b1 = *(const vi*)(l + k * LS + V);
-    FL_UNROLL for (int i = 0; i < R; i++) {
-      int32_t pair;
-      memcpy(&pair, s + i * RS + k * KS, 4);
-#if FL_512
-      vi a = (vi)_mm512_set1_epi32(pair);
-#else
-      vi a = (vi)_mm256_set1_epi32(pair);
-#endif
-      acc[i][0] = dot(acc[i][0], a, b0);
-      acc[i][1] = dot(acc[i][1], a, b1);
-    }
-  }
-  FL_UNROLL for (int i = 0; i < R; i++) {
-    vf* o = (vf*)(out + i * OS);
-    vf* p = (vf*)(out + i * OS + V);
-    *o = ADD ? *o + acc[i][0] : acc[i][0];
-    *p = ADD ? *p + acc[i][1] : acc[i][1];
-  }
+template <int R, long RS, long KS, long LS, long OS, bool ADD, class S, class L> FL_INLINE void rows_of(const S* s, const L* l, real* out, long count) {
+  constexpr bool whole = std::is_same<S, bf16>::value;
+  micro<R, RS, KS, LS, OS, ADD>(s, l, out, whole || count < PART ? count : PART);
+  if constexpr (!whole)
+    for (long k = PART; k < count; k += PART) micro<R, RS, KS, LS, OS, true>(s + k * KS, l + k * LS, out, count - k < PART ? count - k : PART);
 }
 
 #if FL_TILES
@@ -122,24 +91,41 @@ template <int R, long RS, long LS, long OS, bool ADD> FL_INLINE void tile_rows(c
   const long whole = count / 16 * 16;
   micro_tiles<R, RS, LS, OS, ADD>(s, l, out, whole);
   if (whole < count) for (long r = 0; r < 16 * R; r += ROWS)
-    micro_pairs<ROWS, RS, 2, LS, OS, true>(s + r * RS + 2 * whole, l + whole * LS, out + r * OS, count - whole);
+    micro<ROWS, RS, 2, LS, OS, true>(s + r * RS + 2 * whole, l + whole * LS, out + r * OS, count - whole);
 }
 #endif
 
-template <long RS, long KS, long LS, long OS, bool ADD, class Then = Nothing>
-FL_INLINE void contract_pairs(const bf16* s, const int32_t* l, real* out, long rows, long count, Then then = Then()) {
+// `then(first, end)` is called when rows first <= r < end are done, while they are still in the nearest cache.
+struct Nothing {
+  void operator()(long, long) const {}
+};
+template <long RS, long KS, long LS, long OS, bool ADD, class S, class L, class Then = Nothing>
+FL_INLINE void contract(const S* s, const L* l, real* out, long rows, long count, Then then = Then()) {
   long r = 0;
 #if FL_TILES
-  if constexpr (KS == 2) if (count >= 16) {
+  if constexpr (KS == 2 && std::is_same<S, bf16>::value) if (count >= 16) {
     for (; r + 32 <= rows; r += 32) tile_rows<2, RS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 32);
     if (r + 16 <= rows) tile_rows<1, RS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 16), r += 16;
   }
 #endif
-  for (; r + ROWS <= rows; r += ROWS) micro_pairs<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
-  if (ROWS > 4 && r + 4 <= rows) micro_pairs<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
-  for (; r < rows; r++) micro_pairs<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
+  for (; r + ROWS <= rows; r += ROWS) rows_of<ROWS, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + ROWS);
+  if (ROWS > 4 && r + 4 <= rows) rows_of<4, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 4), r += 4;
+  for (; r < rows; r++) rows_of<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
 }
 
+// The same for a sum over a pointwise loop, as a row's sum of weights is: its error is a factor of the whole row.
+constexpr int RUN = 16;
+template <class T> struct Sum {
+  T run = {}, total = {};
+  int count = 0;
+  void add(T x) {
+    run = run + x;
+    if (++count == RUN) total = total + run, run = T{}, count = 0;
+  }
+  T value() const { return total + run; }
+};
+
+#if FL_PAIRS
 // Two rows of floats as one row of pairs: the first in the low half.
 FL_INLINE vi pair(vf lo, vf hi) {
 #if FL_512

@@ -28,8 +28,7 @@ template <class Fn> FL_INLINE F each(F x, F y, Fn fn) {
 FL_INLINE vf signs(vf x) { return (vf)((vb)x & (vb)splat<F>(real(-0.0))); }
 FL_INLINE vf magnitude(vf x) { return (vf)((vb)x & ~(vb)splat<F>(real(-0.0))); }
 FL_INLINE F abs(F x) { return {magnitude(x.a), magnitude(x.b)}; }
-FL_INLINE I abs(I x) { return maximum(x, -x); }
-FL_INLINE J abs(J x) { return maximum(x, -x); }
+template <class T, class = if_integers<T>> FL_INLINE T abs(T x) { return maximum(x, -x); }
 FL_INLINE real abs(real x) { return std::fabs(x); }
 FL_INLINE long abs(long x) { return x < 0 ? -x : x; }
 template <class T, class = if_lanes<T>> FL_INLINE T sign(T x) {
@@ -84,8 +83,7 @@ FL_INLINE real truncdiv(real x, real y) { return std::trunc(x / y); }
 FL_INLINE F rem(F x, F y) { return each(x, y, [](real a, real b) { return rem(a, b); }); }
 FL_INLINE F truncdiv(F x, F y) { return trunc(x / y); }
 #define FL_INTEGER(name) \
-  template <class T, class = typename std::enable_if<std::is_same<T, I>::value || std::is_same<T, J>::value>::type> \
-  FL_INLINE T name(T x, T y) { \
+  template <class T, class = if_integers<T>> FL_INLINE T name(T x, T y) { \
     for (int i = 0; i < V; i++) x.a[i] = name(long(x.a[i]), long(y.a[i])), x.b[i] = name(long(x.b[i]), long(y.b[i])); \
     return x; \
   }
@@ -104,10 +102,8 @@ constexpr int BIAS = 127, MANTISSA = 23;
 
 // Clamped to [lo, hi]; NaN passes.
 FL_INLINE vf bounded(vf x, real lo, real hi) {
-#if FL_512 && !defined(FL_DOUBLE)
-  return (vf)_mm512_max_ps(_mm512_set1_ps(lo), _mm512_min_ps(_mm512_set1_ps(hi), (__m512)x));
-#elif FL_256 && !defined(FL_DOUBLE)
-  return (vf)_mm256_max_ps(_mm256_set1_ps(lo), _mm256_min_ps(_mm256_set1_ps(hi), (__m256)x));
+#if (FL_512 || FL_256) && !defined(FL_DOUBLE)
+  return (vf)FL_OP(max)(FL_OP(set1)(lo), FL_OP(min)(FL_OP(set1)(hi), (vm)x));
 #else
   x = x < splat<F>(lo) ? splat<F>(lo) : x;
   return x > splat<F>(hi) ? splat<F>(hi) : x;
@@ -159,10 +155,8 @@ FL_INLINE vf exp_core(vf x) {
 #endif
 }
 FL_INLINE vf at_least(vf x, real lo) {  // NaN passes
-#if FL_512 && !defined(FL_DOUBLE)
-  return (vf)_mm512_max_ps(_mm512_set1_ps(lo), (__m512)x);
-#elif FL_256 && !defined(FL_DOUBLE)
-  return (vf)_mm256_max_ps(_mm256_set1_ps(lo), (__m256)x);
+#if (FL_512 || FL_256) && !defined(FL_DOUBLE)
+  return (vf)FL_OP(max)(FL_OP(set1)(lo), (vm)x);
 #else
   return x < splat<F>(lo) ? splat<F>(lo) : x;
 #endif

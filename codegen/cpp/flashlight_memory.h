@@ -89,10 +89,18 @@ template <class T, class L> FL_INLINE T lower(typename L::scalar x) {
   else return T(x);
 }
 
-template <class T, class L> FL_INLINE void store_strided(T* p, long stride, L x, long n) {
+// Adding to what other tasks may add to.
+template <class T> FL_INLINE void add_to(T* p, T x) {
+#pragma omp atomic
+  *p += x;
+}
+// ADD: to what is there
+template <bool ADD = false, class T, class L> FL_INLINE void store_strided(T* p, long stride, L x, long n) {
   alignas(64) typename L::scalar t[W];
   to_array(t, x);
-  for (long i = 0; i < (n < W ? n : W); i++) p[i * stride] = lower<T, L>(t[i]);
+  for (long i = 0; i < (n < W ? n : W); i++)
+    if constexpr (ADD) add_to(p + i * stride, lower<T, L>(t[i]));
+    else p[i * stride] = lower<T, L>(t[i]);
 }
 template <class T, class L> FL_INLINE void store(T* p, L x, long n) {
 #if FL_512 && !defined(FL_DOUBLE)
@@ -107,29 +115,14 @@ template <class T, class L> FL_INLINE void store(T* p, L x, long n) {
   }
   store_strided(p, 1, x, n);
 }
-template <class T, class L, class N> FL_INLINE void scatter(T* p, N at, L x, long n) {
+template <bool ADD = false, class T, class L, class N> FL_INLINE void scatter(T* p, N at, L x, long n) {
   alignas(64) typename N::scalar k[W];
   alignas(64) typename L::scalar t[W];
   to_array(k, at);
   to_array(t, x);
-  for (long i = 0; i < (n < W ? n : W); i++) p[k[i]] = lower<T, L>(t[i]);
-}
-// Adding to what other tasks may add to.
-template <class T> FL_INLINE void add_to(T* p, T x) {
-#pragma omp atomic
-  *p += x;
-}
-template <class T, class L> FL_INLINE void add_strided(T* p, long stride, L x, long n) {
-  alignas(64) typename L::scalar t[W];
-  to_array(t, x);
-  for (long i = 0; i < (n < W ? n : W); i++) add_to(p + i * stride, lower<T, L>(t[i]));
-}
-template <class T, class L, class N> FL_INLINE void scatter_add(T* p, N at, L x, long n) {
-  alignas(64) typename N::scalar k[W];
-  alignas(64) typename L::scalar t[W];
-  to_array(k, at);
-  to_array(t, x);
-  for (long i = 0; i < (n < W ? n : W); i++) add_to(p + k[i], lower<T, L>(t[i]));
+  for (long i = 0; i < (n < W ? n : W); i++)
+    if constexpr (ADD) add_to(p + k[i], lower<T, L>(t[i]));
+    else p[k[i]] = lower<T, L>(t[i]);
 }
 template <class L> FL_INLINE typename L::scalar lane0(L x) { return x.a[0]; }
 

@@ -20,12 +20,12 @@ or private protected public register return short signed sizeof static struct sw
 try typedef typename union unsigned using virtual void volatile while xor
 """
 _OURS = """
-add_strided add_to aligned_alloc all any any_equal any_of B bf16 clamp contract contract_pairs convert dot
+add_to aligned_alloc all any any_equal any_of B bf16 clamp contract convert dot
 each element end epilogue every_lane exact exp_below exp_rough F f16 first fl floor_div floor_mod fma found
 free FULL g gather get I inf interleave interleave_strided J kind kind_of lane0 lanes last live load
 load_strided lower main mask me memory memset micro nan narrow next omp_get_thread_num own p pack pair
 pair_rows Panel panel PANELS panels positions prologue put real round_rows rounded row rows_first rows_last
-run_task scatter scatter_add setup state store store_strided Sum t take task Tasks tasks Tensors tensors test
+run_task scatter setup state store store_strided Sum t take task Tasks tasks Tensors tensors test
 Thread threads Tile TileState to_int to_real uniform unpack visit visited W w wide Work wrapping_add
 wrapping_mul wrapping_sub
 """

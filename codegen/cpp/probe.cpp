@@ -20,7 +20,7 @@ template <bool ADD> static bool right(long rows, long pairs) {
   for (long i = 0; i < MOST_ROWS * MOST_PAIRS * 2; i++) s[i] = to_bf16(number(i, 1));
   for (long i = 0; i < MOST_PAIRS * W * 2; i++) l[i] = to_bf16(number(i, 5));
   for (long i = 0; i < MOST_ROWS * W; i++) out[i] = number(i, 3);
-  contract_pairs<MOST_PAIRS * 2, 2, W, W, ADD>(s, (const int32_t*)l, out, rows, pairs);
+  contract<MOST_PAIRS * 2, 2, W, W, ADD>(s, (const int32_t*)l, out, rows, pairs);
   for (long i = 0; i < MOST_ROWS * W; i++) {
     const long r = i / W, lane = i % W;
     float want = ADD || r >= rows ? number(i, 3) : 0;

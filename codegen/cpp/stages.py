@@ -177,8 +177,7 @@ class StagePrinter(CarryPrinter):
         count = self.bounds(inner)[1]
         if pairs:
             count = f"({count} + 1) / 2"
-        name = "contract_pairs" if pairs else "contract"
-        return (f"{name}<{', '.join(args)}>({source}, {self.memory.pointer(lanes, fixed)}, "
+        return (f"contract<{', '.join(args)}>({source}, {self.memory.pointer(lanes, fixed)}, "
                 f"{self.memory.pointer(out, fixed)}, {self.bounds(row)[1]}, {count}")  # fmt: skip
 
     def _rows_bytes(self, out: Buffer, row: Axis) -> str:
@@ -313,11 +312,11 @@ class StagePrinter(CarryPrinter):
             return
         text = em.lift(value, {"float": "F", "bool": "B"}.get(t.kind) or (value.type if value.lanes else "J"))
         if at.vector is not None:
-            em.line(f"{'scatter_add' if store.add else 'scatter'}({place}, {at.vector}, {text}, live);")
+            em.line(f"{'scatter<true>' if store.add else 'scatter'}({place}, {at.vector}, {text}, live);")
         elif at.step == 1 and not store.add:
             em.line(f"store({place} + {self.places[lane]}, {text}, live);")
         else:
-            function = "add_strided" if store.add else "store_strided"
+            function = "store_strided<true>" if store.add else "store_strided"
             em.line(f"{function}({place} + {self.places[lane]} * {at.step}, {at.step}, {text}, live);")
 
     def _store_one(self, em: Emitter, store: Store, text: str, place: str) -> None:

@@ -51,7 +51,7 @@ static_assert(FL_TILES == 1 && W == {W}, "tiles");
 static long next_row = 0;
 template <bool ADD> static long contraction(const bf16* s, const int32_t* l, real* out, long rows, long count) {{
   next_row = 0;
-  contract_pairs<{2 * MOST_PAIRS}, 2, W, W, ADD>(s, l, out, rows, count, [](long first, long end) {{
+  contract<{2 * MOST_PAIRS}, 2, W, W, ADD>(s, l, out, rows, count, [](long first, long end) {{
     next_row = first == next_row ? end : -1;
   }});
   return next_row;
@@ -206,8 +206,8 @@ def test_layout():
     tiling = default_tiling(case.kernel, "amx")
     assert tiling == default_tiling(case.kernel, "avx512bf16")
     source = print_kernel(case.kernel, tiling, "amx").source
-    assert source.count("contract_pairs<64, 2, ") == 1
-    assert source.count("contract_pairs<128, 2, ") == 1
+    assert source.count("contract<64, 2, ") == 1
+    assert source.count("contract<128, 2, ") == 1
     assert "interleave" not in source
     narrow = dataclasses.replace(tiling, bits=256)
     sources = [print_kernel(case.kernel, narrow, level).source for level in ("amx", "avx512bf16")]
