@@ -84,10 +84,21 @@ class CarryPrinter:
         own = self.loop is not None and any(f.carry is node for f in self.loop.masked.folds)
         return self.before[node] if own else self.carries[node]
 
-    def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
+    def emitter(self, nest: Nest, axes: Sequence[Axis] = ()) -> Emitter:
+        """Emits values of the lanes of a panel, inside loops over these axes."""
+        em = self.scalar_emitter(nest, self.facts.lane, axes)
+        em.carries_are_lanes = True
+        return em
+
+    def scalar_emitter(
+        self, nest: Nest, lane: Axis | None = None, axes: Sequence[Axis] = (), live: str = "live"
+    ) -> Emitter:
+        """Emits values that have no lanes, or that have them along another axis."""
         box: list[Emitter] = []
         em = Emitter(self.facts, self.new, self.places, self.tensors, lane, self._known(box, nest), self.origins, live)
         box.append(em)
+        for axis in axes:
+            em.open(axis, self.loop_head(axis))
         return em
 
     # ------------------------------------------------------------ loops
@@ -102,10 +113,6 @@ class CarryPrinter:
         end = count if start == "0" else f"{start} + {count}"
         return f"for (long {a} = {start}; {a} < {end}; {f'{a} += {step}' if step else f'++{a}'})"
 
-    def _open(self, em: Emitter, axes: Sequence[Axis]) -> None:
-        for axis in axes:
-            em.open(axis, self.loop_head(axis))
-
     def _fit(self, em: Emitter, v: Value, kind: str) -> Value:
         return em.as_kind(v, {"F": "float", "B": "bool"}.get(kind, "int"))
 
@@ -116,8 +123,7 @@ class CarryPrinter:
         for f in loop.masked.folds:
             b = self.carries[f.carry]
             kind = LANE_TYPES[b.kind]
-            em = self.emitter([], self.facts.lane)
-            self._open(em, b.axes)
+            em = self.emitter([], b.axes)
             em.line(f"put<{kind}>({self.memory.pointer(b)}, all<{kind}>({IDENTITY[f.op, f.carry.dtype]}));")
             lines += em.close()
         return lines
@@ -147,7 +153,7 @@ class CarryPrinter:
         assert f is not None
         b = self.carries[f.carry]
         kind = LANE_TYPES[b.kind]
-        em = self.emitter([s], self.facts.lane)
+        em = self.emitter([s])
         before = self._before(em, f)
         moved = em.value(f.moved).text if f.moves else before
         em.line(f"put<{kind}>({self.memory.pointer(b)}, {combine(f.op, moved, total, f.carry.dtype)});")
@@ -168,8 +174,7 @@ class CarryPrinter:
         assert f is not None
         b = self.carries[f.carry]
         by = frozenset[Axis]().union(*[n.free for n in postorder([f.moved]) if not n.args and n is not f.carry])
-        em = self.emitter([s], self.facts.lane)
-        self._open(em, sorted(b.axes, key=lambda a: a not in by))
+        em = self.emitter([s], sorted(b.axes, key=lambda a: a not in by))
         before = self._before(em, f)
         moved = em.value(f.moved).text if f.moves else before
         if moved != before:

@@ -60,7 +60,7 @@ class Emitter(Positions):
         self.facts, self.new, self.places, self.tensors, self.lane = facts, names, places, tensors, lane
         self.known, self.origins, self.live = known, origins, live
         self.accumulate = facts.kernel.accumulate
-        self.carries_are_lanes = lane == facts.lane
+        self.carries_are_lanes = False
         self.scopes = [Scope(None)]
         self.ranges: Mapping[Axis, str] = {}
         """Heads of the loops of reductions over less than the whole axis."""

@@ -43,6 +43,9 @@ def print_kernel(kernel: Kernel, tiling: Tiling, isa: Isa, origins: Mapping[Node
     return CppKernel(printer.entry, printer.text(), isa)
 
 
+EACH = "for (long i = 0; i < panels; ++i)"
+
+
 @dataclass(frozen=True)
 class _Function:
     """kinds: p for one of a panel, w of work memory, f a template over FULL, b that gives a truth value."""
@@ -74,25 +77,28 @@ class _Printer:
         self.visits = any(s.visit for s in k.sweeps)
         self.memory = Memory(plan.tiling, self.places, self.starts)
         self.buffers: list[Buffer] = []
+        self.kinds: dict[str, str] = {}
+        """The functions that have something to do."""
         self.stages = StagePrinter(plan, self.memory, self.names, self.tensors, self.counts, self.buffers)
 
     # ------------------------------------------------------------ functions
 
     def text(self) -> str:
-        functions, calls = self._functions()
-        parts = [self._header(), "namespace fl {", "namespace {", self._structs(), *functions, self._task(calls),
+        functions = self._functions()
+        parts = [self._header(), "namespace fl {", "namespace {", self._structs(), *functions, self._task(),
                  "}  // namespace", self._entry(), "}  // namespace fl", ""]  # fmt: skip
         return "\n\n".join(parts)
 
-    def _functions(self) -> tuple[list[str], set[str]]:
-        """The functions that have something to do, and their names."""
-        functions: dict[str, str] = {}
+    def _functions(self) -> list[str]:
+        """The functions that have something to do."""
+        functions = []
         for f in self._bodies():
             if f.lines:
-                functions[f.name] = self._function(f)
+                functions.append(self._function(f))
+                self.kinds[f.name] = f.kinds
             for places in (self.tensors, self.places, self.starts, self.counts):
                 places.forget()
-        return list(functions.values()), {*functions}
+        return functions
 
     def _bodies(self) -> Iterator[_Function]:
         """Every function in order; what a body reads is known when it is asked for."""
@@ -167,78 +173,72 @@ class _Printer:
 
     # ------------------------------------------------------------ control
 
-    def _task(self, calls: set[str]) -> str:
+    def _call(self, name: str, indent: str = "  ") -> list[str]:
+        """The call of a function, if it has something to do; for every panel if it is one of a panel."""
+        if name not in self.kinds:
+            return []
+        return [f"{indent}{EACH} {name}(t, g, p[i], w);" if "p" in self.kinds[name] else f"{indent}{name}(t, g, w);"]
+
+    def _task(self) -> str:
         """One task: all panels of a tile through all sweeps."""
-        each = "for (long i = 0; i < panels; ++i)"
         lines = ["static void run_task(const Tensors& t, Tile& g, long panels, Panel* p, Work& w) {"]
-        if "setup" in calls:
-            lines.append("  setup(t, g, w);")
-        if "prologue" in calls:
-            lines.append(f"  {each} prologue(t, g, p[i], w);")
+        lines += [*self._call("setup"), *self._call("prologue")]
         for i, s in enumerate(self.plan.loops):
             assert s.loop is not None
             print_loop = self._loop if s.loop.visit is None else self._visiting
-            lines += print_loop(f"sweep{i}", s.loop, calls, each)
-        if "epilogue" in calls:
-            lines.append(f"  {each} epilogue(t, g, p[i], w);")
-        return "\n".join([*lines, "}"])
+            lines += print_loop(f"sweep{i}", s.loop)
+        return "\n".join([*lines, *self._call("epilogue"), "}"])
 
-    def _loop(self, name: str, loop: Loop, calls: set[str], each: str) -> list[str]:
+    def _loop(self, name: str, loop: Loop) -> list[str]:
         axis = loop.axis
         first, count, block = self.starts[axis], self.counts[axis], self.tiling.extent(axis)
-        lines = []
-        if f"{name}_start" in calls:
-            lines.append(f"  {each} {name}_start(t, g, p[i], w);")
-        lines.append(f"  for (g.{first} = 0; g.{first} < {axis.size}; g.{first} += {block}) {{")
-        lines.append(f"    g.{count} = {axis.size} - g.{first} < {block} ? {axis.size} - g.{first} : {block};")
-        if f"{name}_shared" in calls:
-            lines.append(f"    {name}_shared(t, g, w);")
-        if f"{name}_block" in calls:
-            lines.append(f"    {each} {name}_block(t, g, p[i], w);")
-        lines.append("  }")
-        return lines
+        return [
+            *self._call(f"{name}_start"),
+            f"  for (g.{first} = 0; g.{first} < {axis.size}; g.{first} += {block}) {{",
+            f"    g.{count} = {axis.size} - g.{first} < {block} ? {axis.size} - g.{first} : {block};",
+            *self._call(f"{name}_shared", "    "),
+            *self._call(f"{name}_block", "    "),
+            "  }",
+        ]
 
-    def _visiting(self, name: str, loop: Loop, calls: set[str], each: str) -> list[str]:
+    def _visiting(self, name: str, loop: Loop) -> list[str]:
         """A loop that skips blocks."""
         axis, visit, longest = loop.axis, loop.visit, self.tiling.extent(loop.axis)
         assert visit is not None
         key_block = step(loop, longest)
         rows = "p[0].first, p[panels - 1].first + p[panels - 1].live - 1"
-        lines = [*self._test(f"{name}_test", loop), f"const auto {name} = [&](const auto& test) {{"]
-        if f"{name}_start" in calls:
-            lines.append(f"  {each} {name}_start(t, g, p[i], w);")
-        lines += [
+        one = "p[i].first, p[i].first + p[i].live - 1"
+        lines = [
+            *self._test(f"{name}_test", loop),
+            f"const auto {name} = [&](const auto& test) {{",
+            *self._call(f"{name}_start"),
             f"  visit(0, {axis.size}, {key_block}, {longest}, {coarse(loop, visit)}, test({rows}),",
             "        [&](long first, long count, bool full) {",
             f"    g.{self.starts[axis]} = first, g.{self.counts[axis]} = count;",
             f"    g.visited += (count + {key_block - 1}) / {key_block};",
-        ]
-        if f"{name}_shared" in calls:
-            lines.append(f"    {name}_shared(t, g, w);")
-        one = "p[i].first, p[i].first + p[i].live - 1"
-        lines += [
-            f"    if (full) {each} {name}_block<true>(t, g, p[i], w);",
+            *self._call(f"{name}_shared", "    "),
+            f"    if (full) {EACH} {name}_block<true>(t, g, p[i], w);",
             f"    else if (panels == 1) {name}_block<false>(t, g, p[0], w);",
-            f"    else {each} {{",
-            *(f"      {x}" for x in self._partial(name, loop, f"test({one})", f"{name}_shared" in calls)),
+            f"    else {EACH} {{",
+            *(f"      {x}" for x in self._partial(name, loop, f"test({one})")),
             "    }",
             "  });",
             "};",
             f"{name}({name}_test);",
         ]
-        if f"{name}_exact" in calls:
+        if loop.exact is not None:
             lines += [
                 f"bool {name}_right = true;",
-                f"{each} {name}_right = {name}_right && {name}_exact(t, g, p[i], w);",
+                f"{EACH} {name}_right = {name}_right && {name}_exact(t, g, p[i], w);",
                 f"if (!{name}_right) {name}([](long, long) {{ return [](long, long) {{ return 1; }}; }});",
             ]
         return [f"  {x}" for x in lines]
 
-    def _partial(self, name: str, loop: Loop, test: str, shared: bool) -> list[str]:
+    def _partial(self, name: str, loop: Loop, test: str) -> list[str]:
         """A partial block for one panel: cut again for its own rows, unless panels share what was made of the block."""
         axis, longest = loop.axis, self.tiling.extent(loop.axis)
         key_block = step(loop, longest)
-        if shared:
+        if f"{name}_shared" in self.kinds:
             return [
                 f"const int kind = kind_of({test}, first, count, {key_block});",
                 f"if (kind == 2) {name}_block<true>(t, g, p[i], w);",

@@ -23,8 +23,8 @@ class StagePrinter(CarryPrinter):
     full: frozenset[Node] = frozenset()
     masked: frozenset[Node] = frozenset()
 
-    def emitter(self, nest: Nest, lane: Axis | None, live: str = "live") -> Emitter:
-        em = super().emitter(nest, lane, live)
+    def emitter(self, nest: Nest, axes: Sequence[Axis] = ()) -> Emitter:
+        em = super().emitter(nest, axes)
         em.full = self.full
         return em
 
@@ -39,8 +39,7 @@ class StagePrinter(CarryPrinter):
     def exact(self, exact: Node) -> list[str]:
         """Whether skipping blocks was exact for all rows of a panel."""
         self.loop = None
-        em = self.emitter([], self.facts.lane)
-        self._open(em, self.facts.ordered(exact.free))
+        em = self.emitter([], self.facts.ordered(exact.free))
         value = em.as_kind(em.value(exact), "bool")
         em.line(f"exact = exact & {em.lift(value, 'B')};")
         return ["B exact = all<B>(1);", *em.close(), "return every_lane(exact, live);"]
@@ -78,12 +77,11 @@ class StagePrinter(CarryPrinter):
 
     def _pointwise(self, nest: Nest, source: Stage | None = None, source_nest: Nest | None = None) -> list[str]:
         """Fused loops over lanes; over the rows of a contraction, while they are made, where there is one."""
-        em = self.emitter(nest, self.facts.lane)
         if source is None or source.product is None or source.out is None:
-            self._open(em, nest[0].axes)
+            em = self.emitter(nest, nest[0].axes)
         else:
             *outer, row = nest[0].axes
-            self._open(em, outer)
+            em = self.emitter(nest, outer)
             call = self._contraction_call(em, source, source.product, self._declare(source.out), False)
             a, start = self.places[row], self.bounds(row)[0]
             base = "" if start == "0" else f"{start} + "
@@ -117,13 +115,11 @@ class StagePrinter(CarryPrinter):
         assert s.out is not None
         self._declare(s.out)
         if not s.out.axes:
-            em = self.emitter([s], None)
-            em.carries_are_lanes = False
+            em = self.scalar_emitter([s])
             em.line(f"*{self.memory.pointer(s.out)} = {em.value(s.node).text};")
             return em.close()
         *outer, lane = s.out.axes
-        em = self.emitter([s], lane, f"{self.places[lane]}_live")
-        self._open(em, outer)
+        em = self.scalar_emitter([s], lane, outer, f"{self.places[lane]}_live")
         a, (start, count) = self.places[lane], self.bounds(lane)
         em.open(lane, self.loop_head(lane, "W"))
         end = count if start == "0" else f"{start} + {count}"
@@ -148,14 +144,13 @@ class StagePrinter(CarryPrinter):
         return self._contraction(s, s.product, self._declare(s.out), nest, False)
 
     def _contraction(self, s: Stage, product: Contraction, out: Buffer, nest: Nest, add: bool) -> list[str]:
-        em = self.emitter(nest, self.facts.lane)
-        row, inner = product.row, product.inner
-        fixed = (row, inner)
-        self._open(em, self.facts.ordered(product.batch))
+        em = self.emitter(nest, self.facts.ordered(product.batch))
         several = len(product.sums) > 1
         if several and not add:
-            em.line(f"memset({self.memory.pointer(out, fixed)}, 0, {self._rows_bytes(out, row)});")
-        self._open(em, product.sums[:-1])
+            at = self.memory.pointer(out, (product.row, product.inner))
+            em.line(f"memset({at}, 0, {self._rows_bytes(out, product.row)});")
+        for axis in product.sums[:-1]:
+            em.open(axis, self.loop_head(axis))
         em.line(f"{self._contraction_call(em, s, product, out, add or several)});")
         return em.close()
 
@@ -209,8 +204,7 @@ class StagePrinter(CarryPrinter):
         assert f is not None and loop is not None and lane is not None
         search = find_search(f, self.facts, loop.axis)
         assert search is not None
-        em = self.emitter(nest, lane)
-        self._open(em, [a for a in s.axes if a != loop.axis])
+        em = self.emitter(nest, [a for a in s.axes if a != loop.axis])
         hit, (start, count) = self.new("found"), self.bounds(loop.axis)
         at = self._tensor_at(em, search.load, (lane, loop.axis))
         if search.room is not None:
@@ -227,8 +221,7 @@ class StagePrinter(CarryPrinter):
         """A strided load, transposed into rows of lanes."""
         assert s.out is not None and s.along is not None and self.facts.lane is not None and isinstance(s.node, Load)
         out = self._declare(s.out)
-        em = self.emitter(nest, self.facts.lane)
-        self._open(em, [a for a in s.axes if a != s.along])
+        em = self.emitter(nest, [a for a in s.axes if a != s.along])
         step = self.memory.strides(out)[s.along]
         source = self._tensor_at(em, s.node, (self.facts.lane, s.along))
         em.line(f"pack({self.memory.pointer(out, (s.along,))}, {step} * W, {source}, "
@@ -241,8 +234,7 @@ class StagePrinter(CarryPrinter):
         assert store is not None and source is not None and s.along is not None and self.facts.lane is not None
         self._declare(source)
         t = self.facts.tensors[store.tensor]
-        em = self.emitter(nest, self.facts.lane)
-        self._open(em, [a for a in s.axes if a != s.along])
+        em = self.emitter(nest, [a for a in s.axes if a != s.along])
         e = Expr()
         for i, step in zip(store.index, t.strides, strict=True):
             e = e + i * step
@@ -266,8 +258,7 @@ class StagePrinter(CarryPrinter):
         source, out = s.deps[0].out, s.out
         assert source is not None and out is not None and s.along is not None
         self._declare(out)
-        em = self.emitter(nest, self.facts.lane)
-        self._open(em, [a for a in source.axes if a != s.along])
+        em = self.emitter(nest, [a for a in source.axes if a != s.along])
         em.line(f"pair_rows({self.memory.pointer(out, (s.along,))}, {self.memory.pointer(source, (s.along,))}, "
                 f"{self.memory.strides(source)[s.along]} * W, {self.bounds(s.along)[1]});")  # fmt: skip
         return em.close()
@@ -277,9 +268,7 @@ class StagePrinter(CarryPrinter):
         assert s.out is not None and s.product is not None
         product, out = s.product, self._declare(s.out)
         row, inner = product.row, product.inner
-        em = self.emitter(nest, None)
-        em.carries_are_lanes = False
-        self._open(em, [a for a in out.axes if a not in (row, inner)])
+        em = self.scalar_emitter(nest, None, [a for a in out.axes if a not in (row, inner)])
         source = s.deps[0].out if s.deps else None
         if source is not None:
             steps = self.memory.strides(source)
@@ -288,14 +277,13 @@ class StagePrinter(CarryPrinter):
             rs, ks, text = self._in_place(em, product, (row, inner))
         rows, count = self.bounds(row)[1], self.bounds(inner)[1]
         to = self.memory.pointer(out, (row, inner))
+        steps = self.memory.strides(out)
         if out.axes[-1] == inner:
-            em.line(f"round_rows({to}, {text}, {rs}, {ks}, {rows}, {count}, {self.memory.strides(out)[row]});")
+            em.line(f"round_rows({to}, {text}, {rs}, {ks}, {rows}, {count}, {steps[row]});")
         elif rs == 1:
-            em.line(f"interleave({to}, {text}, {ks}, {count}, {rows}, {self.memory.strides(out)[inner]});")
+            em.line(f"interleave({to}, {text}, {ks}, {count}, {rows}, {steps[inner]});")
         else:
-            em.line(
-                f"interleave_strided({to}, {text}, {rs}, {ks}, {count}, {rows}, {self.memory.strides(out)[inner]});"
-            )
+            em.line(f"interleave_strided({to}, {text}, {rs}, {ks}, {count}, {rows}, {steps[inner]});")
         return em.close()
 
     # ------------------------------------------------------------ outputs

@@ -74,7 +74,7 @@ class TestPrinter:
             places[first(axis)], places[last(axis)] = ends
         nothing: Callable[[Node], Value | None] = lambda _: None  # noqa: E731
         em = _TestEmitter(self.facts, self.names, places, self.tensors, None, nothing, {})
-        em.carries_are_lanes, em.rows = False, self.rows
+        em.rows = self.rows
         em.ranges = {a: f"for (long {places[a]} = {lo}; {places[a]} <= {hi}; ++{places[a]})"
                      for a, (lo, hi) in self.rows.items()}  # fmt: skip
         em.open(first(x), f"return [=, &t, &g](long {places[first(x)]}, long {places[last(x)]}) -> int", "};")

@@ -24,8 +24,6 @@ HINTS = {
 }  # fmt: skip
 """What a variable for the result of a function is called."""
 
-INTEGER_HELPERS = {"_floordiv": "_floordiv_int", "_remainder": "_remainder_int", "_sign": "_sign_int"}
-
 DEPTH = 24
 """Expressions nested deeper than this are taken apart."""
 
@@ -99,9 +97,6 @@ def pointwise(state: State, node: Map | Cast, dims: tuple[Axis, ...]) -> str:
     template = FNS[fn].triton
     if fn == "RELU" and node.dtype == "int":
         template = "tl.maximum({0}, 0)"
-    if node.dtype == "int":
-        for name, other in INTEGER_HELPERS.items():
-            template = template.replace(f"{name}(", f"{other}(")
     state.helpers.update(re.findall(r"\b_\w+(?=\()", template))
     args = [render(state, a, dims) for a in written_order(node)]
     if fn in WIDENING and node.dtype == "int" and state.widens(node):

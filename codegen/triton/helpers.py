@@ -1,6 +1,6 @@
 """The small functions that generated modules bring along, written in Triton so that they also run in its interpreter.
 
-Every one works on float32 and float64 and gives what torch gives at infinities and NaN.
+Every one works on float32 and float64, some on integers too, and gives what torch gives at infinities and NaN.
 """
 
 from __future__ import annotations
@@ -183,12 +183,7 @@ def _signbit(x):
     "_sign": '''
 def _sign(x):
     """-1, 0 or 1."""
-    return tl.where(x > 0.0, 1.0, tl.where(x < 0.0, -1.0, 0.0))
-''',
-    "_sign_int": '''
-def _sign_int(x):
-    """-1, 0 or 1."""
-    return tl.where(x > 0, 1, tl.where(x < 0, -1, 0))
+    return tl.cast(x > 0, x.dtype) - tl.cast(x < 0, x.dtype)
 ''',
     "_trunc": '''
 def _trunc(x):
@@ -208,30 +203,19 @@ def _round(x):
 def _remainder(a, b):
     """The remainder with the sign of b."""
     r = a % b
-    return tl.where((r != 0.0) & ((r < 0.0) != (b < 0.0)), r + b, r)
-''',
-    "_remainder_int": '''
-def _remainder_int(a, b):
-    """The remainder with the sign of b."""
-    r = a % b
     return tl.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
 ''',
     "_floordiv": '''
 def _floordiv(a, b):
-    """a / b rounded down, exact where a is a multiple of b."""
+    """a / b rounded down, exact where a is a multiple of b; Triton's own division rounds integers towards zero."""
     r = a % b
-    q = (a - r) / b
-    q = tl.where((r != 0.0) & ((r < 0.0) != (b < 0.0)), q - 1.0, q)
-    low = tl.floor(q)
-    low = tl.where(q - low > 0.5, low + 1.0, low)
-    return tl.where(b == 0.0, a / b, low)
-''',
-    "_floordiv_int": '''
-def _floordiv_int(a, b):
-    """a / b rounded down; Triton's own division rounds towards zero."""
-    q = a // b
-    r = a % b
-    return tl.where((r != 0) & ((r < 0) != (b < 0)), q - 1, q)
+    q = (a - r) / b if r.dtype.is_floating() else a // b
+    q = tl.where((r != 0) & ((r < 0) != (b < 0)), q - 1, q)
+    if r.dtype.is_floating():
+        low = tl.floor(q)
+        low = tl.where(q - low > 0.5, low + 1.0, low)
+        q = tl.where(b == 0.0, a / b, low)
+    return q
 ''',
     "_multiply": '''
 def _multiply(a, b):

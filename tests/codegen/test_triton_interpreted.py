@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from flashlight.base.constants import gpu
 from flashlight.codegen.offline import compile_source
 from flashlight.codegen.tile import evaluate_kernel
-from flashlight.codegen.triton import Tiling, addressing, default_tiling, print_kernel, run_interpreted
+from flashlight.codegen.triton import Tiling, addressing, default_tiling, interpreter, print_kernel, run_interpreted
+from flashlight.codegen.triton.addressing import TYPES
+from flashlight.codegen.triton.helpers import helper_text
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Cast, Const, Map, Program
@@ -119,3 +121,31 @@ def test_random_programs(program: Program):
         for name, value in want.items():
             torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-4, equal_nan=True)
         env |= want
+
+
+DIVISIONS = """
+@triton.jit
+def divide(a_ptr, b_ptr, quotient_ptr, rest_ptr, sign_ptr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(a_ptr + i)
+    b = tl.load(b_ptr + i)
+    tl.store(quotient_ptr + i, _floordiv(a, b))
+    tl.store(rest_ptr + i, _remainder(a, b))
+    tl.store(sign_ptr + i, _sign(a))
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32, torch.float64])
+def test_division_takes_the_sign_of_the_divisor(dtype: torch.dtype) -> None:
+    """One helper for integers and floats, as torch has it; it compiles for every kind of target too."""
+    helpers = helper_text(["_floordiv", "_remainder", "_sign"])
+    source = f"import triton\nimport triton.language as tl\n{helpers}\n{DIVISIONS}"
+    a = torch.tensor([7, -7, 7, -7, 6, -6, 0, 1] * 2).to(dtype)
+    b = torch.tensor([2, 2, -2, -2, 3, 3, 5, -9] * 2).to(dtype)
+    out = [torch.empty_like(a) for _ in range(3)]
+    interpreter.run(source, "divide", (1,), [a, b, *out, 16])
+    expected = (torch.div(a, b, rounding_mode="floor"), torch.remainder(a, b), torch.sign(a))
+    assert all(torch.equal(x, y) for x, y in zip(out, expected, strict=True))
+    pointers = dict.fromkeys(("a_ptr", "b_ptr", "quotient_ptr", "rest_ptr", "sign_ptr"), f"*{TYPES[dtype]}")
+    for arch in ("sm_90", "gfx942"):
+        compile_source(source, "divide", pointers, {"BLOCK": 16}, arch)
