@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from flashlight.front import capture
+from flashlight.front.lowering import lower_with_inputs
 from flashlight.ir.kernel import Kernel
 from flashlight.runtime import op as runtime
 from flashlight.runtime.targets import KernelRun
@@ -81,3 +84,66 @@ def test_reports_of_all_users_say_that_shared_summaries_failed(tmp_path: Path, m
     assert [r.fused for r in compiled.report.regions] == [True] * 3, "the attentions themselves ran"
     assert all("summaries" in (r.reason or "") and "no such" in (r.reason or "") for r in compiled.report.regions)
     assert "were fused\n  reason: Inductor computes the summaries" in str(compiled.report)
+
+
+def score_layers(*weights: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A layer for each function from scores to weights."""
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        for weight in weights:
+            x = x + weight(x @ x.mT) @ x
+        return x
+
+    return model
+
+
+def scaled(by: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda s: (s * by).softmax(-1)
+
+
+def lowered(model: Callable[..., torch.Tensor], x: torch.Tensor, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many regions of a right result are lowered; all are fused."""
+    times = Counter[str]()
+
+    def counted(*args: Any) -> Any:
+        times["lowered"] += 1
+        return lower_with_inputs(*args)
+
+    monkeypatch.setattr(capture, "lower_with_inputs", counted)
+    compiled = compile_only(model, str(folder))
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    assert compiled.report.declined == 0
+    return times["lowered"]
+
+
+def test_equal_layers_are_lowered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0)) / 4
+    assert lowered(score_layers(*[scaled(0.5)] * 4), x, tmp_path, monkeypatch) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        scaled(0.25),
+        lambda s: (s * 0.5).sigmoid(),
+        lambda s: (s * 0.5).softmax(-2),
+        lambda s: (s.mT * 0.5).softmax(-1),
+        lambda s: torch.where(torch.arange(40) < 30, s * 0.5, -torch.inf).softmax(-1),
+    ],
+)
+def test_layers_that_differ_are_lowered_each(other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0)) / 4
+    assert lowered(score_layers(scaled(0.5), other, scaled(0.5), other), x, tmp_path, monkeypatch) == 2
+
+
+@pytest.mark.parametrize("keys", [[3, 1, 7], [3, 1, 8]])
+def test_layers_with_other_constants_are_lowered_each(
+    keys: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0)) / 4
+
+    def picked(s: torch.Tensor, keys: list[int]) -> torch.Tensor:
+        return (s - s[:, keys].amax(-1, keepdim=True).tanh() * s).softmax(-1)
+
+    models = [lambda s: picked(s, [3, 1, 7]), lambda s: picked(s, keys)]
+    assert lowered(score_layers(*models), x, tmp_path, monkeypatch) == (1 if keys == [3, 1, 7] else 2)

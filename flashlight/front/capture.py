@@ -109,8 +109,10 @@ class _GraphCapture:
         self.fused: list[Region] = []
         self.thrifty = True
         """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
+        self.lowered: dict[object, tuple[Program, list[int]]] = {}
+        """The programs of regions by structure, and which inputs they read: layers of a model often have the same."""
         self.compiled: dict[object, tuple[Schedule, Trace]] = {}
-        """What programs were compiled to, with their lines: layers of a model often have the same."""
+        """What programs were compiled to, with their lines."""
         self.plans: dict[object, Plan] = {}
         """The plans of programs, with their lines."""
 
@@ -289,7 +291,7 @@ class _GraphCapture:
         with stage(f"{place}: lowering"):
             for node, copied in zip(region.outputs, copy.outputs, strict=True):
                 copied.meta["val"] = layouts.preferred(node, copied.meta["val"])
-            program, used = lower_with_inputs(copy.outputs, copy.inputs)
+            program, used = self._lower(copy)
             if not program.inputs:
                 raise Decline("it reads no tensor: its values are known when compiling")
             _check_strides(program, copy.outputs)
@@ -299,6 +301,15 @@ class _GraphCapture:
             self.compiled[key] = schedule, trace
             worth.require(schedule.kernels, region.nodes, smaller=self.thrifty)
         return program, used, schedule, trace
+
+    def _lower(self, copy: Extract) -> tuple[Program, list[fx.Node]]:
+        """The program, and the nodes of the copy that are its inputs."""
+        structure = copy.structure()
+        if structure not in self.lowered:
+            program, used = lower_with_inputs(copy.outputs, copy.inputs)
+            self.lowered[structure] = program, [copy.inputs.index(n) for n in used]
+        program, read = self.lowered[structure]
+        return program, [copy.inputs[i] for i in read]
 
     def _run_as(self, program: Program, schedule: Schedule, source: str) -> Plan:
         """The plan that the op runs."""

@@ -37,6 +37,21 @@ class Extract:
         """Guard that every size is the number that was taken for it.  Raises Decline where that is not allowed."""
         self.sizes.guard()
 
+    def structure(self) -> object:
+        """All that lowering reads, but for names: equal for the copies of equal layers."""
+        nodes = list(self.outputs[0].graph.nodes)
+        number = {node: i for i, node in enumerate(nodes)}
+
+        def operation(node: fx.Node) -> object:
+            value = _layout(node.meta.get("val"))
+            if node.op != "placeholder":
+                arguments = repr(map_arg((node.args, node.kwargs), lambda n: (number[n],)))
+                return node.target, arguments, value, source_line(node)
+            constant = held(node)
+            return value if constant is None else (value, tuple(constant), source_line(node))
+
+        return tuple(map(operation, nodes)), tuple(number[n] for n in self.outputs)
+
 
 def extract(region: Region) -> Extract:
     """Copy what the outputs need, down to the inputs; a constant of one element becomes a number.
@@ -60,6 +75,14 @@ def extract(region: Region) -> Extract:
         new[node] = graph.create_node("call_function", node.target, args, kwargs, node.name)
         sizes.annotate(new[node], node)
     return Extract([new[n] for n in region.outputs], list(inputs), inputs, sizes)
+
+
+def _layout(value: Any) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(map(_layout, value))
+    if not isinstance(value, torch.Tensor):
+        return repr(value)
+    return value.dtype, value.device, tuple(value.shape), value.stride(), str(value.storage_offset())
 
 
 def _filled(node: fx.Node, value: bool | int | float) -> tuple[list[int], bool | int | float]:

@@ -304,24 +304,30 @@ def _nested(e: Expr, c: int) -> tuple[Expr, Expr] | None:
     return None
 
 
-def rewrite(e: Expr, axes: Mapping[Axis, Expr], gathers: Callable[[Node], Expr | Node] | None = None) -> Expr:
-    """Replace axes by expressions, and gathered nodes through `gathers` (which may return an expression or a node)."""
+def rewrite(
+    e: Expr,
+    axes: Mapping[Axis, Expr],
+    gathers: Callable[[Node], Expr | Node] | None = None,
+    divide: Callable[[Expr, int], tuple[Expr, Expr]] = divmod_expr,
+) -> Expr:
+    """Replace axes by expressions, and gathered nodes through `gathers` (which may return an expression or a node).
+
+    divide: the (quotient, remainder) of an expression by a number
+    """
+
+    def atom_as_expr(atom: Atom) -> Expr:
+        if isinstance(atom, Axis):
+            return axes[atom] if atom in axes else Expr(((atom, 1),))
+        if isinstance(atom, Gather):
+            new = atom.node if gathers is None else gathers(atom.node)
+            return new if isinstance(new, Expr) else Expr(((Gather(new, atom.lo, atom.hi), 1),))
+        q, r = divide(rewrite(atom.arg, axes, gathers, divide), atom.by)
+        return q if isinstance(atom, FloorDiv) else r
+
     out = const(e.const)
     for atom, c in e.terms:
-        out = out + _rewrite_atom(atom, axes, gathers) * c
+        out = out + atom_as_expr(atom) * c
     return out
-
-
-def _rewrite_atom(atom: Atom, axes: Mapping[Axis, Expr], gathers: Callable[[Node], Expr | Node] | None) -> Expr:
-    if isinstance(atom, Axis):
-        return axes[atom] if atom in axes else Expr(((atom, 1),))
-    if isinstance(atom, Gather):
-        if gathers is None:
-            return Expr(((atom, 1),))
-        new = gathers(atom.node)
-        return new if isinstance(new, Expr) else Expr(((Gather(new, atom.lo, atom.hi), 1),))
-    q, r = divmod_expr(rewrite(atom.arg, axes, gathers), atom.by)
-    return q if isinstance(atom, FloorDiv) else r
 
 
 def linearise(index: Sequence[Expr], shape: Sequence[int]) -> Expr:

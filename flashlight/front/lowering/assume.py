@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 
 from flashlight.analysis.positions import Facts, bounds, compared, facts_of
 from flashlight.base.constants import limits
-from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, const, divmod_expr
+from flashlight.ir.index import Axis, Expr, const, divmod_expr, rewrite
 from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, index_expr, postorder, rebuild, value_of
 
 _Steps = Generator[tuple[Node, Facts], Node, Node]
@@ -21,26 +21,16 @@ _Steps = Generator[tuple[Node, Facts], Node, Node]
 
 def narrowed(e: Expr, facts: Facts, gathered: dict[Node, Node]) -> Expr:
     """An index expression with the quotients and remainders that the facts decide, and its gathered nodes replaced."""
-    out = const(e.const)
-    for atom, c in e.terms:
-        out = out + _narrowed_atom(atom, facts, gathered) * c
-    return out
 
+    def position(gather: Node) -> Expr | Node:
+        node = gathered.get(gather, gather)
+        return index_expr(node) or node
 
-def _narrowed_atom(atom: Axis | FloorDiv | Mod | Gather, facts: Facts, gathered: dict[Node, Node]) -> Expr:
-    if isinstance(atom, Axis):
-        return Expr(((atom, 1),))
-    if isinstance(atom, Gather):
-        node = gathered.get(atom.node, atom.node)
-        position = index_expr(node)
-        return Expr(((Gather(node, atom.lo, atom.hi), 1),)) if position is None else position
-    arg = narrowed(atom.arg, facts, gathered)
-    lo, hi = bounds(arg, facts)
-    block = lo // atom.by
-    if block == hi // atom.by:
-        return const(block) if isinstance(atom, FloorDiv) else arg - block * atom.by
-    quotient, remainder = divmod_expr(arg, atom.by)
-    return quotient if isinstance(atom, FloorDiv) else remainder
+    def divide(arg: Expr, by: int) -> tuple[Expr, Expr]:
+        lo, hi = (end // by for end in bounds(arg, facts))
+        return (const(lo), arg - lo * by) if lo == hi else divmod_expr(arg, by)
+
+    return rewrite(e, {}, position, divide)
 
 
 class _Assume:
@@ -144,5 +134,5 @@ def use_conditions(roots: Sequence[Node], origins: dict[Node, str]) -> list[Node
     """Simplify every branch of a WHERE by what its condition says about positions; extends origins."""
     if not _worthwhile(roots):
         return list(roots)
-    rewrite = _Assume(origins)
-    return [rewrite(r) for r in roots]
+    assume = _Assume(origins)
+    return [assume(r) for r in roots]
