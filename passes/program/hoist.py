@@ -3,6 +3,8 @@
 sum[n](p[m, n] / l[m] * v[n])                  ->   sum[n](p[m, n] * v[n]) / l[m]
 sum[n](where(c[m, n], p[m, n] / l[m], 0) * v[n])
         ->   sum[n](where(c[m, n], p[m, n], 0) * v[n]) / where(any[n](c[m, n]), l[m], 1)
+sum[n]((p[m, n] / l[m] - where(c[m, n], p[m, n] / l[m], 0)) * v[n])
+        ->   sum[n]((p[m, n] - where(c[m, n], p[m, n], 0)) * v[n]) / l[m]
 
 Side conditions:
 
@@ -15,6 +17,7 @@ Side conditions:
   1 / 0 - 1 / 0 is NaN inside and may be anything outside.  Data that is read is taken not to be 0 when it divides, nor
   to be infinite when it multiplies.
 * Choice.  A factor inside where(c, ..., 0) counts only where c holds somewhere.
+* Terms.  A factor leaves a sum of terms if all of them have it, one of them not inside a choice.
 * float16 operands stay narrow only if what stays is bounded (bounded.py).
 """
 
@@ -24,6 +27,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import TypeGuard
 
 import torch
@@ -31,7 +36,7 @@ import torch
 from flashlight.analysis.bounded import LIMIT, Bounds
 from flashlight.analysis.facts import FREE, SumFacts
 from flashlight.analysis.fills import PRODUCTS, SUMS_AND_EXTREMA, constants_of
-from flashlight.analysis.product import ONE, ZERO, Factors, factors
+from flashlight.analysis.product import ONE, ZERO, Factors, addends, factors, total
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Map, Node, Program, Reduce, postorder, rebuild, value_of
 
@@ -60,7 +65,8 @@ def _leaving(body: Node, axis: Axis) -> tuple[Factors, list[Leaving]]:
         groups += [Leaving(Factors(outside.scale))] if outside.scale != 1.0 else []
     else:
         inside.scale = outside.scale
-    return inside, groups + [c for n, times in inside.above.items() if times == 1 and (c := _choice(n, axis))]
+    once = [n for n, times in inside.above.items() if times == 1]
+    return inside, groups + [g for n in once if (g := _choice(n, axis) or _common(n, axis))]
 
 
 def _moderate_scale(scale: float) -> bool:
@@ -69,7 +75,7 @@ def _moderate_scale(scale: float) -> bool:
 
 def _choice(n: Node, axis: Axis) -> Leaving | None:
     """where(c, a * b, 0) as where(c, a, 0) and b, which counts where c holds somewhere."""
-    if not isinstance(n, Map) or n.fn != "WHERE" or n.dtype != "float" or value_of(n.args[2]) != 0:
+    if not _is_choice(n):
         return None
     condition, yes, _ = n.args
     inside, outside = factors(yes).split(axis)
@@ -78,6 +84,29 @@ def _choice(n: Node, axis: Axis) -> Leaving | None:
     inside.scale, outside.scale = outside.scale, 1.0
     anywhere = Reduce("ANY", axis, condition) if axis in condition.free else condition
     return Leaving(outside, anywhere, Map("WHERE", condition, inside.node(), ZERO), n)
+
+
+def _is_choice(n: Node) -> bool:
+    """Whether a node is where(c, ..., 0) of floats."""
+    return isinstance(n, Map) and n.fn == "WHERE" and n.dtype == "float" and value_of(n.args[2]) == 0
+
+
+def _common(n: Node, axis: Axis) -> Leaving | None:
+    """a * b + where(c, a * d, 0) as a and b + where(c, d, 0)."""
+    terms = addends(n)
+    if len(terms) == 1:
+        return None
+    chosen = [t.args[0] if _is_choice(t) else None for t, _ in terms]
+    products = [factors(t.args[1] if c else t) for (t, _), c in zip(terms, chosen, strict=True)]
+    every = [p.split(axis)[1] for p in products]
+    above, below = (reduce(and_, sides) for sides in ([p.above for p in every], [p.below for p in every]))
+    if None not in chosen or not (above or below):
+        return None
+    left = [Factors(p.scale, p.above - above, p.below - below).node() for p in products]
+    stay = [Map("WHERE", c, p, ZERO) if c else p for c, p in zip(chosen, left, strict=True)]
+    return Leaving(
+        Factors(1.0, above, below), None, total((p, sign) for p, (_, sign) in zip(stay, terms, strict=True)), n
+    )
 
 
 def hoisted(node: Reduce, facts: SumFacts) -> tuple[Reduce, Factors]:
@@ -134,13 +163,13 @@ def _exchange(counts: Counter[Node], old: Node | None, new: Node | None) -> None
         counts[new] += 1
 
 
-def _multiply(total: Factors, more: Factors, condition: Node | None) -> None:
-    total.scale *= more.scale
+def _multiply(product: Factors, more: Factors, condition: Node | None) -> None:
+    product.scale *= more.scale
     for side in ("above", "below"):
         for n, times in getattr(more, side).items():
             if condition is not None and not is_plain_number(n):
                 n = Map("WHERE", condition, n, ONE)
-            getattr(total, side)[n] += times
+            getattr(product, side)[n] += times
 
 
 def is_plain_number(n: Node) -> bool:

@@ -37,6 +37,7 @@ from flashlight.ir.program import (
     value_of,
 )
 from flashlight.passes.program.hoist import hoisted, is_sum, scaled
+from flashlight.passes.schedule.cancel import may_cancel
 from flashlight.passes.schedule.separate import TRUE, Exponent, Parts, Separator, collected, difference, replaced
 from flashlight.passes.schedule.stages import Group, Groups
 
@@ -124,8 +125,9 @@ class Streamer:
     def _distributed(self, body: Node) -> list[tuple[Node, int]] | None:
         """Terms of a body that is separable term by term but not as a whole, when each is an exponential.
 
-        Distribution loses accuracy where terms cancel (moments), so it is not used for anything else.  Where what they
-        are multiplied with is infinite, their sum may be NaN and not infinite.
+        Distribution loses accuracy where terms cancel (moments), so it is not used for anything else, nor for terms
+        of the same scores that may have opposite signs (cancel.py).  Where what they are multiplied with is infinite,
+        their sum may be NaN and not infinite.
         """
         _, running = self._running(body)
         separator = self._separator(running)
@@ -133,6 +135,8 @@ class Streamer:
             return None
         rest, terms = _expand(body)
         if not 1 < len(terms) <= limits.CARRY_TERMS or not all(self._is_weight(t, separator) for t, _ in terms):
+            return None
+        if may_cancel(terms, self.facts):
             return None
         every = [(t if rest.trivial else Map("MUL", t, rest.node()), sign) for t, sign in terms]
         return every if all(separator.parts(self._inside(t)) for t, _ in every) else None
