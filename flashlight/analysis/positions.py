@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flashlight.ir.index import Expr
+from flashlight.ir.index import Expr, Mod
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Map, Node, index_expr
 
@@ -52,3 +52,24 @@ def bounds(e: Expr, facts: Facts) -> tuple[int, int]:
                 rest = (e - fact * (c // k)).range
                 lo, hi = (lo, min(hi, rest[1])) if c // k > 0 else (max(lo, rest[0]), hi)
     return lo, hi
+
+
+def unwrapped(fn: str, positions: Sequence[Expr]) -> list[Expr]:
+    """A comparison of a remainder with a number as expressions without it that are at most 0 where it holds, and only
+    there; nothing where the remainder wraps besides.
+
+    (i - j) % 8 <= 3   of i - j in [-4, 7]   ->   j - i <= 0,  i - j - 3 <= 0
+    """
+    limit = compared(fn, positions, True)
+    if len(limit) != 1 or len(limit[0].terms) != 1:
+        return []
+    (mod, k), bound = limit[0].terms[0], -limit[0].const
+    if not isinstance(mod, Mod) or k not in (1, -1):
+        return []
+    lo, hi = mod.arg.range
+    first, last = lo // mod.by, hi // mod.by
+    least, most = (0, bound) if k == 1 else (-bound, mod.by - 1)
+    first += lo - first * mod.by > most
+    last -= hi - last * mod.by < least
+    start = first * mod.by
+    return [-mod.arg + start + least, mod.arg - start - most] if first == last else []

@@ -1,11 +1,14 @@
 """Conditions as facts: masks decide quotients, remainders, clamps and nested conditions in the branch they guard."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from flashlight.front.lowering.assume import bounds, facts_of
-from flashlight.ir.index import Axis, FloorDiv, Gather, Mod, of
+from flashlight.front.lowering.assume import bounds, facts_of, unwrapped
+from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, const, of, rewrite
+from flashlight.ir.ops import value_at
 from flashlight.ir.program import Const, Index, Load, Map
 from tests.lowering.harness import both, nodes
 
@@ -47,6 +50,33 @@ SPELLINGS = {
 def test_a_relative_shift_under_a_mask_is_affine(name):
     program = both(SPELLINGS[name], S)
     assert not curved(program)
+
+
+@pytest.mark.parametrize("pad", [M, N + 2])
+def test_a_padded_skew_sums_along_diagonals(pad):
+    """A remainder that stays below a number wraps nowhere: the rows of diagonals are rows of the map."""
+
+    def fn(s):
+        width = N + pad - 1
+        return F.pad(s, (0, pad)).flatten(-2)[..., : M * width].unflatten(-1, (M, width)).sum(-2)
+
+    program = both(fn, S)
+    assert not curved(program)
+    assert not any(isinstance(a, Mod) for n in nodes(program, Index) for a, _ in n.expr.terms)
+
+
+LIMITS = [(fn, shift, number) for fn in ("LT", "LE", "GT", "GE") for shift in (0, 3, 5, 9) for number in range(-1, 8)]
+
+
+@pytest.mark.parametrize(("fn", "shift", "number"), LIMITS)
+def test_a_remainder_is_unwrapped_only_where_it_wraps_nowhere(fn, shift, number):
+    a, b = Axis("a", 4), Axis("b", 3)
+    position = of(a) - of(b) + shift
+    within = unwrapped(fn, [Expr([(Mod(position, 6), 1)]), const(number)])
+    for i, j in product(range(a.size), range(b.size)):
+        holds = bool(value_at(fn, (i - j + shift) % 6, number))
+        here = [rewrite(e, {a: const(i), b: const(j)}).const <= 0 for e in within]
+        assert not within or all(here) == holds
 
 
 def test_without_a_mask_the_shift_stays():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from flashlight.analysis.positions import Facts, bounds, compared, facts_of
+from flashlight.analysis.positions import Facts, bounds, compared, facts_of, unwrapped
 from flashlight.base.constants import limits
 from flashlight.ir.index import Axis, Expr, const, divmod_expr, rewrite
 from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, index_expr, postorder, rebuild, value_of
@@ -92,8 +92,9 @@ def _extended(facts: Facts, new: Sequence[Expr]) -> Facts:
 
 
 def _decided(node: Node, args: Sequence[Node], facts: Facts) -> Node | None:
-    """A comparison, maximum, minimum or absolute value of positions that the facts decide."""
-    if not isinstance(node, Map) or not facts:
+    """A comparison, maximum, minimum or absolute value of positions that the facts decide, or spelled without a
+    remainder."""
+    if not isinstance(node, Map):
         return None
     es = [index_expr(a) for a in args]
     if any(e is None for e in es):
@@ -107,6 +108,9 @@ def _decided(node: Node, args: Sequence[Node], facts: Facts) -> Node | None:
     if fn == "ABS":
         lo, hi = bounds(positions[0], facts)
         return args[0] if lo >= 0 else Map("NEG", args[0]) if hi <= 0 else None
+    within = unwrapped(fn, positions)
+    if within:
+        return Map("AND", *[Map("LE", Index(e), Const(0)) for e in within])
     for verdict in (True, False):
         needed = compared(fn, positions, verdict)
         if needed and all(bounds(e, facts)[1] <= 0 for e in needed):
