@@ -1,13 +1,30 @@
-"""Text of expressions that knows how it was put together, so that no printer has to read what it has written."""
+"""Text of expressions that knows how it was put together, so that no printer has to read what it has written; names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 WIDTH = 100
 """Longer lines are broken where they are one call."""
 
 INDENT = "    "
+
+
+class Names:
+    """Hands out identifiers, each once.  reserved: words that are none; second: what the second of a name ends with."""
+
+    def __init__(self, reserved: Iterable[str], second: int = 1):
+        self.used, self.second = set(reserved), second
+
+    def __call__(self, hint: str) -> str:
+        base = re.sub(r"\W", "_", hint).strip("_") or "value"
+        base = f"t{base}" if base[0].isdigit() else base
+        name, number = base, self.second
+        while name in self.used:
+            name, number = f"{base}_{number}", number + 1
+        self.used.add(name)
+        return name
 
 
 class Wrapped(str):

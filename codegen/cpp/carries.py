@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from flashlight.codegen.cpp.emit import Emitter, Value
+from flashlight.codegen.cpp.emit import SCALARS, Emitter, Value
 from flashlight.codegen.cpp.functions import IDENTITY, combine
 from flashlight.codegen.cpp.memory import LANE_TYPES, Memory
 from flashlight.codegen.cpp.names import Names
@@ -40,7 +40,7 @@ class CarryPrinter:
 
     def _carry_buffers(self, f: Fold, referenced: bool) -> None:
         axes = self.facts.ordered(f.axes)
-        kind = {"float": "real", "int": "long", "bool": "bool"}[f.carry.dtype]
+        kind = SCALARS[f.carry.dtype]
         self.carries[f.carry] = self._declare(Buffer(self.new(f.carry.name), axes, True, kind, "panel"))
         if referenced:
             self.before[f.carry] = self._declare(Buffer(self.new(f"{f.carry.name}_old"), axes, True, kind, "block"))

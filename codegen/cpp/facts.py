@@ -12,7 +12,7 @@ from flashlight.base.constants import cpu
 from flashlight.codegen.tile import TileProgram
 from flashlight.codegen.tile.contractions import Contraction, split_lanes
 from flashlight.codegen.tile.placement import HasCarry
-from flashlight.ir.index import Axis, Expr, Gather, const
+from flashlight.ir.index import Axis, Expr, Gather
 from flashlight.ir.program import (
     Carry,
     Cast,
@@ -128,10 +128,7 @@ class Facts:
 
     def linear(self, node: Load) -> Expr:
         """Offset in elements of a Load, as one expression."""
-        total = const(0)
-        for e, step in zip(node.index, self.tensors[node.tensor].strides, strict=True):
-            total = total + e * step
-        return total
+        return self.tensors[node.tensor].offset(node.index)
 
     def inside(self, node: Load) -> bool:
         """Whether every index of a Load is inside the tensor, whatever the axes."""

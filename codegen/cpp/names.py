@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 
+from flashlight.codegen import text
 from flashlight.ir.ops import FNS
 
 Key = TypeVar("Key")
@@ -32,31 +32,20 @@ wrapping_mul wrapping_sub
 """What printed code names besides the functions of the table."""
 
 
-class Names:
-    """Hands out C++ identifiers, each once."""
+class Names(text.Names):
+    """Hands out C++ identifiers."""
 
     def __init__(self) -> None:
+        super().__init__({*_KEYWORDS.split(), *_OURS.split(), *map(str.lower, FNS)}, second=2)
         self.count = 0
-        self.taken: set[str] = {*_KEYWORDS.split(), *_OURS.split(), *map(str.lower, FNS)}
 
     def temporary(self) -> str:
         """v1, v2, ..."""
         self.count += 1
         name = f"v{self.count}"
-        if name in self.taken:
+        if name in self.used:
             return self.temporary()
-        self.taken.add(name)
-        return name
-
-    def __call__(self, wanted: str) -> str:
-        base = re.sub(r"\W", "_", wanted)
-        if not base or base[0].isdigit() or base.startswith("_"):
-            base = f"a{base}"
-        name, i = base, 1
-        while name in self.taken:
-            i += 1
-            name = f"{base}_{i}"
-        self.taken.add(name)
+        self.used.add(name)
         return name
 
 

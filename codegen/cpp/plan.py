@@ -24,7 +24,7 @@ from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.tile import Fold, Loop, TileProgram
 from flashlight.codegen.tile.contractions import Contraction
 from flashlight.codegen.tile.placement import Place, Placement
-from flashlight.ir.index import ZERO, Axis
+from flashlight.ir.index import Axis
 from flashlight.ir.program import Carry, Const, Index, Load, Node, Reduce, Store
 
 Key = tuple[Node, str, Axis | None]
@@ -113,7 +113,7 @@ class Planner:
         lane = self.facts.lane
         if lane is None or lane not in s.axes or s.add:
             return None
-        offset = sum((e * k for e, k in zip(s.index, self.facts.tensors[s.tensor].strides, strict=True)), start=ZERO)
+        offset = self.facts.tensors[s.tensor].offset(s.index)
         step = affine(offset, lane)
         if step is None or step == 1:
             return None

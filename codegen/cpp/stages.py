@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashlight.codegen.cpp.carries import CarryPrinter
-from flashlight.codegen.cpp.emit import C_TYPES, Emitter
+from flashlight.codegen.cpp.emit import C_TYPES, SCALARS, Emitter
 from flashlight.codegen.cpp.facts import affine
 from flashlight.codegen.cpp.memory import LANE_TYPES
 from flashlight.codegen.cpp.order import POINTWISE
@@ -235,9 +235,7 @@ class StagePrinter(CarryPrinter):
         self._declare(source)
         t = self.facts.tensors[store.tensor]
         em = self.emitter(nest, [a for a in s.axes if a != s.along])
-        e = Expr()
-        for i, step in zip(store.index, t.strides, strict=True):
-            e = e + i * step
+        e = t.offset(store.index)
         lane_step = e.coefficient(self.facts.lane)
         e = e - Expr([(self.facts.lane, lane_step), (s.along, e.coefficient(s.along))])
         first = self.memory.starts.of(s.along)
@@ -311,6 +309,6 @@ class StagePrinter(CarryPrinter):
         """What does not differ between lanes, by the first panel."""
         t, lane = self.facts.tensors[store.tensor], self.facts.lane
         guard = f"if ({self.places[lane]} == 0) " if lane is not None else ""
-        text = f"{ {'float': 'real', 'int': 'long', 'bool': 'bool'}[t.kind] }({text})"
+        text = f"{SCALARS[t.kind]}({text})"
         text = f"narrow<{C_TYPES[t.dtype]}>({text})" if t.kind == "float" else text
         em.line(f"{guard}add_to({place}, {text});" if store.add else f"{guard}*({place}) = {text};")

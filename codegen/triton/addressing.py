@@ -14,7 +14,7 @@ import torch
 
 from flashlight.codegen.text import Call, Wrapped, bare, broken
 from flashlight.codegen.triton.state import State, Value, block_name, spread
-from flashlight.ir.index import ZERO, Atom, Axis, Expr, FloorDiv, Gather, Mod
+from flashlight.ir.index import Atom, Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.ir.kernel import first, last
 from flashlight.ir.program import Load, Node, Store, Tensor, postorder
 
@@ -135,12 +135,7 @@ def _gather(state: State, atom: Gather) -> Value:
         text = f"tl.minimum(tl.maximum({value.text}, {atom.lo}), {atom.hi})"
         return Value(state.define("index", text), value.dims)
 
-    scope = state.home_of(atom.node)
-    key = (atom.node, atom.lo, atom.hi)
-    if key not in scope.values:
-        with state.inside(scope):
-            scope.values[key] = build()
-    return scope.values[key]
+    return state.once(state.home_of(atom.node), (atom.node, atom.lo, atom.hi), build)
 
 
 def _leaves(state: State, node: Node) -> bool:
@@ -166,9 +161,7 @@ def pointer(state: State, t: Tensor, index: tuple[Expr, ...], dims: tuple[Axis, 
 
     A dimension along which the address is the same (an expanded tensor) is there too: masks have it.
     """
-    offset = ZERO
-    for e, stride in zip(index, t.strides, strict=True):
-        offset = offset + e * stride
+    offset = t.offset(index)
     wide = span(t) >= LARGE
     scalar = Expr([(a, c) for a, c in offset.terms if not atom_value(state, a).dims], offset.const)
     tile = Expr([(a, c) for a, c in offset.terms if atom_value(state, a).dims])
@@ -206,12 +199,7 @@ def bounds(state: State, t: Tensor, index: tuple[Expr, ...], dims: tuple[Axis, .
 
 def raw_load(state: State, node: Load) -> Value:
     """A loaded tile in the tensor's own type."""
-    scope = state.home_of(node)
-    key = ("raw", node)
-    if key not in scope.values:
-        with state.inside(scope):
-            scope.values[key] = _load(state, node)
-    return scope.values[key]
+    return state.once(state.home_of(node), ("raw", node), lambda: _load(state, node))
 
 
 def _load(state: State, node: Load) -> Value:

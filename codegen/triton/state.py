@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from flashlight.analysis.spans import INT32, Spans, exceeds
-from flashlight.codegen.text import INDENT, broken
+from flashlight.codegen.text import INDENT, Names, broken
 from flashlight.codegen.tile import TileProgram
 from flashlight.codegen.tile.contractions import Contraction
 from flashlight.codegen.tile.placement import Place, Placement
@@ -69,30 +69,13 @@ class Scope:
             scope = scope.parent
 
 
-class Names:
-    """Unique identifiers."""
-
-    def __init__(self, reserved: Iterable[str]):
-        self.used = set(reserved) | set(keyword.kwlist)
-
-    def __call__(self, hint: str) -> str:
-        base = re.sub(r"\W", "_", hint).strip("_") or "value"
-        base = f"t{base}" if base[0].isdigit() else base
-        name, number = base, 0
-        while name in self.used:
-            number += 1
-            name = f"{base}_{number}"
-        self.used.add(name)
-        return name
-
-
 class State:
     """Everything the parts of the printer share."""
 
     def __init__(self, tiled: TileProgram, layout: Layout, precision: str):
         self.kernel = kernel = tiled.kernel
         self.layout, self.origins, self.precision = layout, tiled.origins, precision
-        self.names = Names({"tl", "triton", "range", "float", kernel.name})
+        self.names = Names({"tl", "triton", "range", "float", kernel.name, *keyword.kwlist})
         self.top = Scope()
         self.scope = self.top
         self.peel = True
@@ -218,17 +201,21 @@ class State:
 
     def value(self, node: Node) -> Value:
         """A node as text that may be repeated: a variable, or something as cheap."""
-        scope = self.home_of(node)
-        if node not in scope.values:
+
+        def build() -> Value:
             outer, self.inlined = self.inlined, []
-            with self.inside(scope):
-                scope.values[node] = self.handle(self, node)
+            value = self.handle(self, node)
             self.inlined = outer
-        return scope.values[node]
+            return value
+
+        return self.once(self.home_of(node), node, build)
 
     def remember(self, key: object, axes: frozenset[Axis], build: Callable[[], Value]) -> Value:
         """A value that is no node (positions, pointers), once in the scope where its axes are known."""
-        scope = self.home(axes)
+        return self.once(self.home(axes), key, build)
+
+    def once(self, scope: Scope, key: object, build: Callable[[], Value]) -> Value:
+        """What is built in a scope at the first use."""
         if key not in scope.values:
             with self.inside(scope):
                 scope.values[key] = build()

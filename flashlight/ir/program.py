@@ -76,6 +76,10 @@ class Tensor:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def offset(self, index: Sequence[Expr]) -> Expr:
+        """Elements in memory from the first one to the one at an index."""
+        return sum((e * stride for e, stride in zip(index, self.strides, strict=True)), start=Expr())
+
     @property
     def kind(self) -> Kind:
         if self.dtype is torch.bool:
