@@ -252,9 +252,9 @@ def _first_lines(error: BaseException) -> str:
     return _shorten(f"{outer}{type(inner).__name__}: {inner}")
 
 
-def _shorten(text: str, lines: int = 16) -> str:
-    """At most so many lines; the last ones of a long source excerpt say what is wrong, so the middle goes."""
+def _shorten(text: str) -> str:
+    """At most 16 lines; the last ones of a long source excerpt say what is wrong, so the middle goes."""
     kept = [line for line in text.strip().splitlines() if line.strip()]
-    if len(kept) > lines:
-        kept = [*kept[: lines // 2], "...", *kept[-(lines // 2) :]]
+    if len(kept) > 16:
+        kept = [*kept[:8], "...", *kept[-8:]]
     return "\n".join(kept)

@@ -200,18 +200,15 @@ class Planner:
         axes = self.facts.ordered(node.free)
         return next((a for a in reversed(axes) if self.facts.stride(node, a) == 1), None)
 
-    def _stage(
-        self, kind: str, node: Node, level: str, product: Contraction | None = None, along: Axis | None = None
-    ) -> Stage:
-        key = (node, kind, along)
+    def _stage(self, kind: str, node: Node, level: str, product: Contraction | None = None) -> Stage:
+        key = (node, kind, None)
         table = self.kept if level in ("tile", "prologue") else self.in_sweep
         known = self.kept.get(key) or self.in_sweep.get(key)
         if known is not None:
             return known
         axes = self.facts.ordered(node.free)
+        along = self._packed(node) if kind == "pack" and isinstance(node, Load) else None
         stage = Stage(kind, node, level, axes, (node,) if kind == "map" else (), product=product, along=along)
-        if kind == "pack" and isinstance(node, Load):
-            stage.along = self._packed(node)
         lanes = self.facts.lanes(node) or level in ("block", "start", "prologue")
         kind_of = {"float": "real", "bool": "bool"}.get(node.dtype) or (
             "long" if self.facts.wide(node) or not lanes else "int"

@@ -158,11 +158,11 @@ def build_all(kernels: Sequence[CppKernel], folder: Path | None) -> list[Built]:
         return list(pool.map(lambda k: build(k, folder), kernels))
 
 
-def _first_lines(text: str, lines: int = 3, characters: int = 300) -> str:
+def _first_lines(text: str) -> str:
     """The first errors among a compiler's messages, else its first lines, as one short line."""
     said = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in said if "error" in line.lower()] or said
-    return "; ".join(errors[:lines])[:characters] or "the compiler said nothing"
+    return "; ".join(errors[:3])[:300] or "the compiler said nothing"
 
 
 def _load(kernel: CppKernel, path: Path) -> Built | None:

@@ -10,7 +10,6 @@ that differ only in stages from one that did not compile.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from flashlight.codegen.apart import compile_apart
 from flashlight.codegen.offline import Compiled, OfflineError
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.needs import estimate
-from flashlight.codegen.triton.printer import TritonKernel, print_kernel
+from flashlight.codegen.triton.printer import print_kernel
 from flashlight.codegen.triton.tiling import ranked
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Node
@@ -30,10 +29,8 @@ class Attempt:
     """One compilation.  compiled: None where it failed, for the reason in `error`."""
 
     tiling: Tiling
-    printed: TritonKernel
     compiled: Compiled | None
     error: str
-    seconds: float
 
     @property
     def good(self) -> bool:
@@ -115,7 +112,6 @@ def _same_loops(a: Tiling, b: Tiling) -> bool:
 
 
 def _attempt(kernel: Kernel, tiling: Tiling, arch: str, origins: Mapping[Node, str] | None) -> Attempt:
-    began = time.perf_counter()
     printed = print_kernel(kernel, tiling, origins)
     compiled, error = None, ""
     try:
@@ -125,4 +121,4 @@ def _attempt(kernel: Kernel, tiling: Tiling, arch: str, origins: Mapping[Node, s
         )  # fmt: skip
     except OfflineError as caught:
         error = str(caught)
-    return Attempt(tiling, printed, compiled, error, time.perf_counter() - began)
+    return Attempt(tiling, compiled, error)
