@@ -12,30 +12,20 @@ normaliser between the contractions).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import TypeGuard
 
 from flashlight.analysis.product import Factors, factors
-from flashlight.ir.index import Axis, volume
+from flashlight.ir.index import volume
 from flashlight.ir.program import Load, Map, Node, Program, Reduce, Store, postorder, transform
-from flashlight.passes.program.hoist import may_be_huge, scaled
+from flashlight.passes.program.hoist import is_sum, may_be_huge, scaled
 from flashlight.passes.program.temporaries import Temporaries
-
-
-def _size(axes: Iterable[Axis]) -> int:
-    return volume(axes)
-
-
-def _is_sum(node: Node) -> TypeGuard[Reduce]:
-    return isinstance(node, Reduce) and node.op == "SUM" and node.dtype == "float"
 
 
 def _reordered(node: Reduce, keep: Temporaries) -> Node | None:
     outer = node.axis
     parts = factors(node.args[0])
     for score, times in parts.above.items():
-        if times != 1 or not _is_sum(score) or outer not in score.free:
+        if times != 1 or not is_sum(score) or outer not in score.free:
             continue
         inner = score.axis
         near, far = factors(score.args[0]).split(outer)  # with and without the outer axis
@@ -46,10 +36,10 @@ def _reordered(node: Reduce, keep: Temporaries) -> Node | None:
         if inner not in first.free or inner not in far_node.free or not rows:
             continue
         features = first.free - {inner, outer} - far_node.free
-        before = _size(rows) * outer.size * (inner.size + _size(features))
-        after = inner.size * _size(features) * (outer.size + _size(rows))
-        loads = [_size(n.free) for n in postorder([first]) if isinstance(n, Load)]
-        worth = after < before and _size(first.free - {outer}) <= max(loads)
+        before = volume(rows) * outer.size * (inner.size + volume(features))
+        after = inner.size * volume(features) * (outer.size + volume(rows))
+        loads = [volume(n.free) for n in postorder([first]) if isinstance(n, Load)]
+        worth = after < before and volume(first.free - {outer}) <= max(loads)
         filled = any(map(may_be_huge, [*near.above, *far.above, *rest.above]))
         if worth and not filled:
             total = keep(Reduce("SUM", outer, first, node.operand))
@@ -62,7 +52,7 @@ def reassociate(program: Program) -> Program:
     keep = Temporaries(program)
 
     def rule(node: Node) -> Node:
-        return (_reordered(node, keep) if _is_sum(node) else None) or node
+        return (_reordered(node, keep) if is_sum(node) else None) or node
 
     stores: list[Store] = []
     for store in program.stores:

@@ -50,14 +50,16 @@ def index_tensor(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return (yield x, tuple(out))
 
 
-@rule(*overloads("aten.index_select.default"))
-def index_select(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
+@rule(*overloads("aten.index_select.default", "aten.gather.default"))
+def select(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
+    """Positions along one dimension: index_select has one for each of its positions, gather for each element."""
     args = ctx.arguments(node)
     shape = ctx.shape(args["self"])
     if not shape:
         return (yield args["self"], ())
     dim = dims(args["dim"], len(shape))[0]
-    e = yield from position(ctx, args["index"], (index[dim],), shape[dim], wraps=False)
+    at = index if node.target in overloads("aten.gather.default") else (index[dim],)
+    e = yield from position(ctx, args["index"], at, shape[dim], wraps=False)
     return (yield args["self"], replaced(index, dim, e))
 
 
@@ -68,15 +70,4 @@ def embedding(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return (yield args["weight"], (e, index[-1]))
 
 
-@rule(*overloads("aten.gather.default"))
-def gather(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    args = ctx.arguments(node)
-    shape = ctx.shape(args["self"])
-    if not shape:
-        return (yield args["self"], ())
-    dim = dims(args["dim"], len(shape))[0]
-    e = yield from position(ctx, args["index"], index, shape[dim], wraps=False)
-    return (yield args["self"], replaced(index, dim, e))
-
-
-__all__ = ["embedding", "gather", "index_select", "index_tensor", "position"]
+__all__ = ["embedding", "index_tensor", "position", "select"]

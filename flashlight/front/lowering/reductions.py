@@ -118,6 +118,7 @@ def product(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
 
 @rule(*overloads("aten.mean.dim", "aten.mean.default"), levels=once)
 def mean(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
+    """Over the dimensions that go; of no element it is 0 / 0, as in PyTorch."""
     value = yield from along(ctx, "SUM", node, index, ctx.base(node) + once(node), to("float"))
     return Map("DIV", value, Const(float(count(node))))
 
@@ -236,7 +237,7 @@ def moments(ctx: Lowering, node: fx.Node, index: Position) -> Any:
     The squares of huge finite fills overflow, where eager PyTorch adds up in float64: such a variance is declined.
     """
     n, depth = float(count(node)), once(node)
-    rough = yield from average(ctx, node, index)
+    rough = yield from mean(ctx, node, index)
 
     def deviation(x: Node) -> Node:
         if any(_HUGE < abs(v) < math.inf for v in constants_of(x, SUMS_AND_EXTREMA)):
@@ -252,12 +253,6 @@ def moments(ctx: Lowering, node: fx.Node, index: Position) -> Any:
     sum_of_squares = Map("MAXIMUM", Map("SUB", squares, Map("MUL", shift, total)), Const(0.0))
     variance = Map("DIV", sum_of_squares, Const(max(n - _correction(ctx.arguments(node)), 0.0)))
     return variance, Map("ADD", rough, shift)
-
-
-def average(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
-    """The mean over the dimensions that go; of none it is 0 / 0, as in PyTorch."""
-    value = yield from along(ctx, "SUM", node, index, ctx.base(node) + once(node), to("float"))
-    return Map("DIV", value, Const(float(count(node))))
 
 
 @rule(*overloads("aten.var.correction", "aten.var.dim", "aten.var.default", "prims.var.default"), levels=twice)

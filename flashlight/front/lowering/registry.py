@@ -16,7 +16,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import torch
 import torch._inductor.inductor_prims  # defines prims.fma and others
@@ -37,6 +37,10 @@ Request = tuple[fx.Node, Position]
 Steps = Generator[Request, Node, Node]
 Rule = Callable[["Lowering", fx.Node, Position], Steps | Node]
 PartRule = Callable[["Lowering", fx.Node, int, Position], Steps | Node]
+R = TypeVar("R", bound=Rule)
+P = TypeVar("P", bound=PartRule)
+F = TypeVar("F")
+E = TypeVar("E")
 Op = Union["torch._ops.OpOverload", Callable[..., Any]]
 Unfit = str | tuple[str, str | None] | None
 """Why a call cannot be lowered, alone or with the change that would help; None where it can."""
@@ -76,29 +80,23 @@ def rule(
     *ops: Op | None,
     levels: Callable[[fx.Node], int] = _no_levels,
     check: Callable[[fx.Node], Unfit] = _no_check,
-) -> Callable[[Rule], Rule]:
+) -> Callable[[R], R]:
     """Register a rule for overloads; those that this PyTorch does not have are passed as None."""
-
-    def register(fn: Rule) -> Rule:
-        for op in ops:
-            if op is not None:
-                RULES[op] = Entry(fn, levels, check)
-        return fn
-
-    return register
+    return _registering(RULES, ops, lambda fn: Entry(fn, levels, check))
 
 
 def parts(
     *ops: Op | None,
     levels: Callable[[fx.Node], int] = _no_levels,
     check: Callable[[fx.Node, int], str | None] = _no_check,
-) -> Callable[[PartRule], PartRule]:
+) -> Callable[[P], P]:
     """Register a rule for one result, by number, of operations that return several."""
+    return _registering(PARTS, ops, lambda fn: PartEntry(fn, levels, check))
 
-    def register(fn: PartRule) -> PartRule:
-        for op in ops:
-            if op is not None:
-                PARTS[op] = PartEntry(fn, levels, check)
+
+def _registering(table: dict[Any, E], ops: Sequence[Op | None], entry: Callable[[F], E]) -> Callable[[F], F]:
+    def register(fn: F) -> F:
+        table.update((op, entry(fn)) for op in ops if op is not None)
         return fn
 
     return register
