@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from flashlight.analysis.dominate import Steps, excess, maximised
+from flashlight.analysis.fills import PRODUCTS, SUMS_AND_EXTREMA, Constants
 from flashlight.analysis.interval import INF, Interval, Intervals
-from flashlight.analysis.magnitude import Magnitudes
+from flashlight.analysis.magnitude import FREE, Magnitudes
 from flashlight.analysis.product import Factors, addends, factors
 from flashlight.ir.index import Axis, of
 from flashlight.ir.program import Carry, Cast, Load, Map, Node, Program, Reduce, postorder, substitute, value_of
 
 LN2 = math.log(2.0)
-FREE = 40.0
-"""Binary digits of a factor that may be moved whatever it is multiplied by."""
 ROOM = {4: 120.0, 8: 1000.0}
 """Binary digits that the exponent of a number of so many bytes has, less some for long sums."""
 
@@ -59,6 +58,9 @@ class SumFacts:
         self.intervals = self.family.intervals
         self.magnitudes = Magnitudes(self.intervals, self._known, self._is_elsewhere)
         self.family.members[self.axis] = self
+        self.fills = self.family.fills or Constants(SUMS_AND_EXTREMA, self.meaning)
+        self.cases = self.family.cases or Constants(PRODUCTS, self.meaning)
+        self.family.fills, self.family.cases = self.fills, self.cases
 
     def over(self, axis: Axis) -> SumFacts:
         """The same for sums over another axis."""
@@ -99,7 +101,7 @@ class SumFacts:
     def at_least_one(self, n: Node) -> bool:
         """Whether n adds up the exponentials of all values that a maximum is taken over, less that maximum: that of the
         maximum itself is 1."""
-        if not self._adds_exponentials(n):
+        if not (_is_addition(n) or _is_exponential(n)) or not self._adds_exponentials(n):
             return False
         terms = addends(n)
         exponents = [_exponent(self.meaning(t)) for t, sign in terms if sign > 0]
@@ -199,12 +201,15 @@ class Family:
     """What the facts of one program share.
 
     members: by axis    meanings: what loads of temporaries stand for    exponentials: whether a node adds up such
+    fills, cases: the constants that values are made of, and that they are in one of their cases
     """
 
     intervals: Intervals = field(default_factory=Intervals)
     members: dict[Axis, SumFacts] = field(default_factory=dict)
     meanings: dict[Node, Node] = field(default_factory=dict)
     exponentials: dict[Node, bool] = field(default_factory=dict)
+    fills: Constants | None = None
+    cases: Constants | None = None
 
 
 def _is_addition(n: Node) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 
-from flashlight.analysis.facts import FREE
+from flashlight.analysis.magnitude import FREE
 from flashlight.analysis.walk import Domain
 from flashlight.ir.ops import FNS, value_at
 from flashlight.ir.program import Cast, Map, Node, Reduce, is_map, number_of, value_of
@@ -25,11 +25,13 @@ def constants_of(node: Node, through: Collection[str], meaning: Callable[[Node],
 
     meaning: what a carry or a temporary stands for.
     """
-    return _Constants(through, meaning)(node)
+    return Constants(through, meaning)(node)
 
 
-class _Constants(Domain[list[float]]):
-    def __init__(self, through: Collection[str], meaning: Callable[[Node], Node]):
+class Constants(Domain[list[float]]):
+    """The same for many values, each looked at once."""
+
+    def __init__(self, through: Collection[str], meaning: Callable[[Node], Node] = lambda n: n):
         super().__init__()
         self.through, self.meaning = through, meaning
 

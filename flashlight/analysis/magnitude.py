@@ -21,6 +21,8 @@ from flashlight.ir.program import Cast, Const, Load, Map, Node, Reduce, value_of
 
 MODERATE = 10.0
 """Binary digits by which data is larger or smaller than 1, and which a sum may lose to cancellation."""
+FREE = 40.0
+"""Binary digits of a factor that may be moved whatever it is multiplied by."""
 WHOLE: Interval = (0.0, 63.0)
 """Of an integer."""
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -34,8 +34,9 @@ from typing import TypeGuard
 import torch
 
 from flashlight.analysis.bounded import LIMIT, Bounds
-from flashlight.analysis.facts import FREE, SumFacts
-from flashlight.analysis.fills import PRODUCTS, SUMS_AND_EXTREMA, constants_of
+from flashlight.analysis.facts import SumFacts
+from flashlight.analysis.fills import Constants
+from flashlight.analysis.magnitude import FREE
 from flashlight.analysis.product import ONE, ZERO, Factors, addends, factors, total
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Map, Node, Program, Reduce, postorder, rebuild, value_of
@@ -120,7 +121,7 @@ def hoisted(node: Reduce, facts: SumFacts) -> tuple[Reduce, Factors]:
     for g in groups:
         _exchange(least.above, g.whole, g.stays)
     tame = facts.in_range(least)
-    steady = tame or not any(_has_huge_fill(n, facts.meaning) for n in least.above)
+    steady = tame or not any(_has_huge_fill(n, facts) for n in least.above)
     outside, replaced = Factors(), dict[Node, Node]()
     for g in groups:
         if _may_leave(g, tame, steady, least, facts):
@@ -181,28 +182,25 @@ def is_plain_number(n: Node) -> bool:
 def _may_leave(g: Leaving, tame: bool, steady: bool, terms: Factors, facts: SumFacts) -> bool:
     """tame: what stays is in range.  steady: it is so where the whole is, give or take a moderate factor."""
     every = [*g.factors.above, *g.factors.below]
-    if any(may_be_huge(n, facts.meaning) for n in g.factors.above):
+    if any(may_be_huge(n, facts.fills) for n in g.factors.above):
         return False
-    if any(_may_be_tiny(n, facts.meaning) for n in g.factors.below):
+    if any(_may_be_tiny(n, facts) for n in g.factors.below):
         return False
     in_range = tame or (steady and all(facts.moderate(n) for n in every))
     return in_range and all(facts.divides(n, terms) for n in g.factors.below)
 
 
-def may_be_huge(factor: Node, meaning: Callable[[Node], Node] = lambda n: n) -> bool:
-    """Whether a constant in a factor takes terms out of range or makes them NaN: a fill, also an extremum of fills.
-
-    meaning: what a carry or a temporary stands for.
-    """
-    return any(not abs(v) <= 2.0**FREE for v in constants_of(factor, SUMS_AND_EXTREMA, meaning))
+def may_be_huge(factor: Node, fills: Constants) -> bool:
+    """Whether a constant in a factor takes terms out of range or makes them NaN: a fill, also an extremum of fills."""
+    return any(not abs(v) <= 2.0**FREE for v in fills(factor))
 
 
-def _has_huge_fill(factor: Node, meaning: Callable[[Node], Node]) -> bool:
-    return any(2.0**FREE < abs(v) < math.inf for v in constants_of(factor, SUMS_AND_EXTREMA, meaning))
+def _has_huge_fill(factor: Node, facts: SumFacts) -> bool:
+    return any(2.0**FREE < abs(v) < math.inf for v in facts.fills(factor))
 
 
-def _may_be_tiny(divisor: Node, meaning: Callable[[Node], Node]) -> bool:
-    return any(0 < abs(v) < 2.0**-FREE for v in constants_of(divisor, PRODUCTS, meaning))
+def _may_be_tiny(divisor: Node, facts: SumFacts) -> bool:
+    return any(0 < abs(v) < 2.0**-FREE for v in facts.cases(divisor))
 
 
 def _safe_operand(inside: Factors, axis: Axis, operand: torch.dtype | None, facts: SumFacts) -> torch.dtype | None:

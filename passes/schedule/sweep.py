@@ -8,7 +8,9 @@ statistic of the other direction: it is computed once, by an earlier kernel, and
     o[m, d] = sum[n](exp(s[m, n]) / sum[m'](exp(s[m', n])) * v[n, d])
         ->   t0[n] = sum[x](exp(s[x, n]));    o[m, d] = sum[x](exp(s[m, x]) / t0[x] * v[x, d])
 
-A store is never materialised as a whole: what is materialised is always smaller than what it is part of.
+A store is never materialised as a whole: what is materialised is always smaller than what it is part of.  What is
+larger by a factor than what it is made from and the output, a value of every row and swept position, is computed again
+where it is needed.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from flashlight.base.constants import limits
-from flashlight.ir.index import Axis, of
+from flashlight.base.constants import cpu, limits
+from flashlight.ir.index import Axis, of, volume
 from flashlight.ir.ops import MONOIDS
 from flashlight.ir.program import Const, Index, Load, Map, Node, Reduce, Store, postorder, rebuild, substitute
 from flashlight.passes.schedule.sites import Sites
@@ -36,7 +38,9 @@ def candidates(value: Node) -> list[Reduce]:
     every = reductions(value)
     nested = [r for r in every if r.args[0].level >= 1]
     if nested:
-        return sorted(nested, key=lambda r: (-r.level, -r.axis.size, r.size_order))[: limits.SWEEPS_TRIED]
+        return sorted(nested, key=lambda r: (-r.level, -r.axis.size, -volume(r.free), r.size_order))[
+            : limits.SWEEPS_TRIED
+        ]
     return sorted(every, key=lambda r: (-r.axis.size, r.size_order))[:1]
 
 
@@ -52,11 +56,13 @@ class _Walk:
     outer: Reduce
     root: Node
     sites: Sites
+    output: int
     memo: dict[Node, Node] = field(default_factory=dict)
+    big: dict[Node, bool] = field(default_factory=dict)
     materialised: int = 0
 
     def __call__(self, root: Node) -> Node:
-        for node in postorder([root], lambda n: self.role(n) == "tile"):
+        for node in postorder([root], lambda n: n not in self.memo and self.role(n) == "tile"):
             if node in self.memo:
                 continue
             role = self.role(node)
@@ -108,13 +114,20 @@ class _Walk:
             return "tile"
         body, axis = node.args[0], node.axis
         if self.axis in node.free:
-            if body.level == 0 or (self.rows <= node.free and not self._across(node)):
-                return "tile"
-            return "materialise"
+            inside = body.level == 0 or (self.rows <= node.free and not self._across(node)) or self._is_big(node)
+            return "tile" if inside else "materialise"
         here = self.sites.of(body, axis)
         if (here & self.along or self._runs_beside(node, here)) and self._offset(node) is not None:
             return "sweep"
-        return "materialise" if body.level >= 1 and here & self.row_sites and node is not self.root else "tile"
+        across = body.level >= 1 and here & self.row_sites and node is not self.root
+        return "materialise" if across and not self._is_big(node) else "tile"
+
+    def _is_big(self, node: Reduce) -> bool:
+        """Whether a statistic would be larger, by a factor, than what it is made from and the output together."""
+        if node not in self.big:
+            made_from = sum(volume(n.free) for n in postorder([node]) if isinstance(n, Load))
+            self.big[node] = volume(node.free) > cpu.BIG * (made_from + self.output)
+        return self.big[node]
 
     def _runs_beside(self, node: Reduce, here: int) -> bool:
         """Whether a reduction over other tensors may share the loop: over scores as many as the swept ones."""
@@ -184,7 +197,7 @@ def _walk(store: Store, outer: Reduce, materialise: MaterialiseFn, sites: Sites)
             row_sites |= sites.of(score, a)
     # row dimensions of tensors that the swept axis does not index: the query side
     row_sites &= ~along & ~sites.tensors(sites.of(body, x))
-    return _Walk(x, along, rows, materialise, row_sites, outer, store.value, sites)
+    return _Walk(x, along, rows, materialise, row_sites, outer, store.value, sites, volume(store.axes))
 
 
 def _groups_held(body: Node, x: Axis, rows: frozenset[Axis], sites: Sites) -> frozenset[Axis]:
@@ -257,5 +270,5 @@ def _rows(store: Store, body: Node, x: Axis) -> frozenset[Axis]:
         return frozenset[Axis]().union(*inner) & own
     loads = [n.free for n in postorder([body]) if isinstance(n, Load) and x in n.free] or [body.free]
     shared = frozenset.intersection(*loads)
-    long = {a for a in frozenset[Axis]().union(*loads) - shared if a.size > x.size}
-    return (shared | long) & own
+    long = [load for load in loads if any(a.size > x.size for a in load - shared)]
+    return shared.union(*long) & own

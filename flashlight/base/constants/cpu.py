@@ -126,6 +126,10 @@ FEW_ROWS = 8
 """Rows a tile must have for fusion to pay: with fewer the scores are no larger than the keys.  Not measured: a
 guess."""
 
+BIG = 4
+"""Elements of a value for each element of what it is made from, or reduced to, from which it is not stored.  Not
+measured: the widest layers of an MLP are four times as wide as their input."""
+
 RECOMPUTED_FEATURES = 32
 """A contraction over at most so many features is computed again in the region rather than stored, where its result is
 as large as the scores.  Not measured: a guess."""
