@@ -28,6 +28,8 @@ from flashlight.passes.schedule.kernels import kernels
 from flashlight.passes.schedule.maps import maps
 from flashlight.passes.schedule.materialise import materialise
 from flashlight.passes.schedule.pick import pick
+from flashlight.passes.schedule.reuse import reuse
+from flashlight.passes.schedule.rounds import rounds
 from flashlight.passes.schedule.stages import Groups, Kernels, Sweeps
 from flashlight.passes.schedule.stream import stream
 from flashlight.passes.schedule.tile import tile
@@ -47,8 +49,10 @@ LAWS: tuple[tuple[str, Callable[[Program], Program]], ...] = (
     ("canonical", canonical),
     ("reassociate", reassociate),  # (q k) v is q (k v) where nothing stands between
     ("canonical", canonical),
+    ("rounds", rounds),  # statistics that change direction again and again are stored
     ("pick", pick),  # one score of a row comes from its sweep
     ("materialise", materialise),  # what a sweep needs before it starts gets a store of its own
+    ("reuse", reuse),  # what an earlier kernel stores is loaded where that saves a sweep
     ("align", align),  # outputs share the names of their rows
     ("operands", operands),  # which products may round their factors
 )

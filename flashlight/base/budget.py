@@ -1,6 +1,6 @@
 """What planning may cost: expressions, and seconds for what they do not see.
 
-    allowance = Allowance(nodes=100_000, seconds=5.0)
+    allowance = Allowance(nodes=200_000, seconds=5.0)
     with allowance.attempt():
         lower, run the passes, schedule          # raises TooMuch where it takes more than half of what is left
 

@@ -125,8 +125,7 @@ class _Walk:
     def _is_big(self, node: Reduce) -> bool:
         """Whether a statistic would be larger, by a factor, than what it is made from and the output together."""
         if node not in self.big:
-            made_from = sum(volume(n.free) for n in postorder([node]) if isinstance(n, Load))
-            self.big[node] = volume(node.free) > cpu.BIG * (made_from + self.output)
+            self.big[node] = is_big(node, self.output)
         return self.big[node]
 
     def _runs_beside(self, node: Reduce, here: int) -> bool:
@@ -154,6 +153,12 @@ class _Walk:
 def _identity(op: str, body: Node) -> Node:
     identity = MONOIDS[op].identity
     return Const(bool(identity)) if body.dtype == "bool" else Const(identity)
+
+
+def is_big(node: Node, output: int = 0) -> bool:
+    """Whether a value is larger, by a factor, than what it is made from and an output of so many elements together."""
+    made_from = sum(volume(n.free) for n in postorder([node]) if isinstance(n, Load))
+    return volume(node.free) > cpu.BIG * (made_from + output)
 
 
 def scores(body: Node, axis: Axis) -> list[Reduce]:
