@@ -11,7 +11,8 @@ from __future__ import annotations
 NODES = 200_000
 SECONDS = 5.0
 """Expressions that planning one graph may ask for, and seconds of processor time: the options' defaults.  One attempt
-has half of them: five rounds of normalising rows and columns in turn ask for 73,000 in 1.5 seconds."""
+has half of them: four rounds of normalising rows and columns in turn ask for 44,000 in 1 to 2 seconds, five for 73,000
+in 1.5 to 3, which is too long on a slow or busy machine."""
 
 LEAST_NODES, LEAST_SECONDS = 4_000, 0.5
 """What an attempt may take in any case; no program of the test zoo takes half of it."""
@@ -69,7 +70,7 @@ WRITTEN_OPERATIONS = 64
 
 TEMPORARIES = 24
 """Temporaries of a program: vectors, each of which a kernel reads and writes.  Five rounds of normalising rows and
-columns in turn have 20, and take two seconds."""
+columns in turn have 20."""
 
 TURNS = 3
 """Changes of direction, from rows to keys or back, from which statistics of statistics are stored, each once."""
