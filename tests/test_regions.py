@@ -15,7 +15,6 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from flashlight.front.lowering import can_lower
 from flashlight.front.regions import Findings, find_regions
-from flashlight.front.regions import labels as lab
 from flashlight.front.regions.graph import name_of, shape
 from tests.zoo import ZOO, Size, Variant
 from tests.zoo.declines import DECLINES, PASS_THROUGH, Decline, PassThrough
@@ -74,26 +73,6 @@ def qkv() -> list[torch.Tensor]:
 
 def shapes(nodes: Sequence[fx.Node]) -> list[tuple[int, ...]]:
     return sorted(map(shape, nodes))
-
-
-# ---------------------------------------------------------------- labels
-
-
-def test_a_skew_comes_back_to_rows_and_keys():
-    m, n = lab.seed_bits(0)
-    dims = (((B, 0),), ((M, m),), ((N + 1, n),))
-    skewed = lab.regroup(dims, (B, N + 1, M), {m: (M, N)})
-    assert lab.mixed(skewed) == m
-    cut = (skewed[0], ((N, lab.dim_bits(skewed[1])),), skewed[2])
-    assert lab.regroup(cut, (B, M, N), {m: (M, N)})[1:] == (((M, m),), ((N, n),))
-
-
-def test_merging_and_splitting_keeps_dimensions_apart():
-    m, n = lab.seed_bits(3)
-    dims = (((B, 0),), ((H, 0),), ((M, m),), ((N, n),))
-    merged = lab.regroup(dims, (B * H * M, N), {})
-    assert lab.regroup(merged, (B, H, M, N), {}) == dims
-    assert lab.quadratic(lab.all_bits(dims)) == m
 
 
 # ---------------------------------------------------------------- what is a region
@@ -372,7 +351,8 @@ def test_the_fix_of_a_rule_reaches_the_refusal(change, fix):
 
 def test_what_stands_between_two_products_is_named():
     found = regions(lambda q, k, v: (q @ k.mT / 8).sort(-1).values @ v, *qkv())
-    assert not found.regions and "sort" in str(found.untouched)
+    (refusal,) = found.declined
+    assert not found.regions and "sort" in str(refusal.decline)
 
 
 @pytest.mark.parametrize("case", PASS_THROUGH, ids=lambda c: c.name)

@@ -31,13 +31,13 @@ from flashlight.front.regions import (
     Refusal,
     Region,
     find_regions,
-    seed_by_seed,
+    join_by_join,
     source_of,
     without_map_products,
     without_producers,
 )
-from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.graph import is_symbolic, name_of, numel
+from flashlight.front.regions.reads import Reason
 from flashlight.front.sdpa import Attention, decompose, restore
 from flashlight.ir.kernel import Schedule
 from flashlight.ir.program import Program
@@ -57,7 +57,7 @@ FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explici
 
 Costly = tuple[Region, TooMuch]
 """A region that is too much, and why."""
-Smaller = Callable[[fx.Graph, Findings, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
+Smaller = Callable[[fx.Graph, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
 """Smaller regions in the place of others, see regions/smaller.py."""
 Planned = tuple[Program, Sequence[fx.Node], Schedule, Trace]
 
@@ -150,10 +150,14 @@ class _GraphCapture:
         findings = find_regions(self.graph, self.parameters, _reason)
         self.outcomes += [(r.seeds[0], self._refused(r)) for r in findings.declined]
         tried = left = self._all(findings.regions)
-        for smaller in (without_producers, seed_by_seed, without_map_products):
-            left = self._again(smaller, findings, left) if left else []
+        for smaller in (without_producers, join_by_join, without_map_products):
+            left = self._again(smaller, left) if left else []
+        stored: set[fx.Node] = set()
         for region, why in left:
-            self._left(region, why)
+            if region.core.starts <= stored:
+                self.maps = dict.fromkeys(region.quadratic, why) | self.maps
+            elif not self._left(region, why):
+                stored |= region.core.starts
         self._note_parts(tried)
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
@@ -166,37 +170,41 @@ class _GraphCapture:
         """Fuse regions or say why not; gives those that are too much, and those like them that are no smaller."""
         costly: list[Costly] = []
         known: dict[object, Costly] = {}
+        stored: set[fx.Node] = set()
         for number, region in enumerate(regions, 1):
             try:
                 alike, why = known.get(_kind(region), (None, None))
                 if alike and why and len(region.nodes) >= len(alike.nodes):
                     raise type(why)(why.reason, why.fix)
+                if costly and region.core.starts <= stored:
+                    raise type(costly[-1][1])(costly[-1][1].reason, costly[-1][1].fix)
                 report = self._region(region, f"region {number} of {len(regions)}, {region.source}")
             except TooMuch as too_much:
                 known.setdefault(_kind(region), (region, too_much))
+                stored |= region.core.starts
                 costly.append((region, too_much))
             else:
                 self.outcomes += [(region.first, report)] if report is not None else []
         return costly
 
-    def _again(self, smaller: Smaller, findings: Findings, costly: list[Costly]) -> list[Costly]:
+    def _again(self, smaller: Smaller, costly: list[Costly]) -> list[Costly]:
         """Try regions that are too much in smaller parts; gives those of which no part is fused."""
         self.insertion.retire({n for r in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in costly]))
         self.insertion.sort()
-        parts = smaller(self.graph, findings, [region for region, _ in costly], self.parameters, _reason)
+        parts = smaller(self.graph, [region for region, _ in costly], self.parameters, _reason)
         before = len(self.outcomes)
         failed = self._all(parts)
         left = [(region, why) for region, why in costly if not any(_within(part, region) for part in self.fused)]
         whole = [region for region, _ in left]
         tried = self.outcomes[before:]
-        self.outcomes[before:] = [o for o in tried if o[1].fused or not any(o[0] in r.core.inside for r in whole)]
+        self.outcomes[before:] = [o for o in tried if o[1].fused or not any(o[0] in r.core.nodes for r in whole)]
         for part, why in failed:
             if not any(_within(part, region) for region in whole):
                 self.outcomes.append((part.first, self._not_fused(part, _declined(why, part.source))))
         return left
 
-    def _left(self, region: Region, why: TooMuch) -> None:
-        """What no smaller part is fused of: all of it, if it could be planned, or nothing."""
+    def _left(self, region: Region, why: TooMuch) -> bool:
+        """What no smaller part is fused of: all of it, if it could be planned, or nothing.  Gives whether it is."""
         try:
             if not isinstance(why, worth.TooCostly):
                 raise why
@@ -207,6 +215,7 @@ class _GraphCapture:
         finally:
             self.thrifty = True
         self.outcomes += [(region.first, report)] if report is not None else []
+        return report is not None and report.fused
 
     def _note_parts(self, costly: list[Costly]) -> None:
         """Say of which regions only parts are fused."""
@@ -368,13 +377,13 @@ def _reason(node: fx.Node) -> Decline | None:
 
 def _within(part: Region, region: Region) -> bool:
     """Whether a region is what became of a larger one."""
-    return region.core.inside.issuperset(part.seeds)
+    return region.core.nodes.issuperset(part.seeds)
 
 
 def _kind(region: Region) -> object:
     """Equal for regions around equal cores, as in the layers of a model."""
-    names = Counter(name_of(n) for n in region.core.inside)
-    return frozenset(names.items()), tuple(s.size for s in region.core.component.seeds)
+    names = Counter(name_of(n) for n in region.core.nodes)
+    return frozenset(names.items()), tuple(j.size for j in region.core.joins)
 
 
 def _placeholders(graph: fx.Graph) -> list[fx.Node]:

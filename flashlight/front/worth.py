@@ -17,7 +17,6 @@ from flashlight.base.budget import TooMuch
 from flashlight.base.constants import cpu, limits
 from flashlight.front.counts import adds_products, instances, positions, repeats
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.propagate import operands
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Load, Map, Node, Reduce, postorder
@@ -105,7 +104,7 @@ def _products(node: fx.Node) -> int:
     """Two operations for each product that a node adds up."""
     name = g.name_of(node)
     if name in g.CONTRACTIONS or name in g.DISTANCES:
-        left, _ = operands(node)
+        left, _ = g.factors(node)
         return 2 * g.numel(node) * g.shape(left)[-1]
     if name == "sum" and g.name_of(g.tensors(node)[0]) == "mul":
         return 2 * g.numel(g.tensors(node)[0])

@@ -130,6 +130,9 @@ BIG = 4
 """Elements of a value for each element of what it is made from, or reduced to, from which it is not stored.  Not
 measured: the widest layers of an MLP are four times as wide as their input."""
 
+SMALL = 0.5
+"""The same below which a product that looks like a linear layer is one.  Not measured: a guess."""
+
 RECOMPUTED_FEATURES = 32
 """A contraction over at most so many features is computed again in the region rather than stored, where its result is
 as large as the scores.  Not measured: a guess."""

@@ -22,6 +22,9 @@ MOST_EXPRESSIONS = 640
 
 # Finding regions.
 
+UNKNOWN_SIZE = 61
+"""Stands for a size that is known only when the program runs."""
+
 TREE_NODES = 24
 """Nodes of the pointwise tree below a sum that are looked at."""
 

@@ -2,14 +2,14 @@
 
 from flashlight.front.regions.assemble import Refusal, Region, source_of
 from flashlight.front.regions.find import Findings, find_regions
-from flashlight.front.regions.smaller import seed_by_seed, without_map_products, without_producers
+from flashlight.front.regions.smaller import join_by_join, without_map_products, without_producers
 
 __all__ = [
     "Findings",
     "Refusal",
     "Region",
     "find_regions",
-    "seed_by_seed",
+    "join_by_join",
     "source_of",
     "without_map_products",
     "without_producers",

@@ -16,12 +16,8 @@ import torch
 from torch import fx
 
 from flashlight.base.constants import cpu, limits
-from flashlight.base.errors import Decline
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.propagate import operands
-
-Reason = Callable[[fx.Node], Decline | None]
-"""Why a node cannot be lowered."""
+from flashlight.front.regions.reads import Reason
 
 Again = Callable[[fx.Node], tuple[set[fx.Node], list[tuple[fx.Node, bool]]]]
 """What of another region is copied to compute a node again, and what the copy reads: nodes, whether as an operand."""
@@ -95,7 +91,7 @@ def is_operand(node: fx.Node, user: fx.Node, trees: set[fx.Node]) -> bool:
     """Whether a node is a factor of the product that its user computes."""
     if user in trees:
         return True
-    return g.name_of(user) in g.CONTRACTIONS | g.DISTANCES and node in operands(user)
+    return g.name_of(user) in g.CONTRACTIONS | g.DISTANCES and node in g.factors(user)
 
 
 def _absorbs(node: fx.Node, operand: bool, score: int, reason: Reason) -> bool:
@@ -207,7 +203,7 @@ def is_mask_number(node: fx.Node) -> bool:
 def _small_contraction(node: fx.Node, name: str, score: int) -> bool:
     """A bias from features of pairs: [M, N, C] @ [C, H] with few C."""
     if name in g.CONTRACTIONS:
-        left, right = operands(node)
+        left, right = g.factors(node)
         large = max(g.numel(left), g.numel(right))
         return g.shape(left)[-1] <= cpu.RECOMPUTED_FEATURES and large >= score
     if name == "sum":
@@ -219,31 +215,6 @@ def _small_contraction(node: fx.Node, name: str, score: int) -> bool:
 def _is_float(node: fx.Node) -> bool:
     dtype = g.dtype(node)
     return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
-
-
-def statistics(quadratic: set[fx.Node], ends: set[fx.Node]) -> set[fx.Node]:
-    """What leaves the quadratic values and rejoins them: row statistics and the maps of them."""
-    forward: set[fx.Node] = set()
-    stack = [u for e in ends for u in e.users]
-    while stack:
-        node = stack.pop()
-        if node in forward or node in quadratic or g.name_of(node) not in g.FOLLOWED or g.value(node) is None:
-            continue
-        forward.add(node)
-        stack += node.users
-    return _leads_into(forward, quadratic)
-
-
-def _leads_into(candidates: set[fx.Node], goal: set[fx.Node]) -> set[fx.Node]:
-    """The candidates from which the goal is reached through candidates."""
-    leading: set[fx.Node] = set()
-    stack = [a for q in goal for a in q.all_input_nodes if a in candidates]
-    while stack:
-        node = stack.pop()
-        if node not in leading:
-            leading.add(node)
-            stack += [a for a in node.all_input_nodes if a in candidates]
-    return leading
 
 
 def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node], reason: Reason) -> set[fx.Node]:

@@ -23,14 +23,14 @@ class Recomputation:
 
     def __init__(self, order: Mapping[fx.Node, int], cores: Sequence[Core]):
         self.order = order
-        self.owners = {n: core for core in cores for n in core.inside}
-        self.stored = {n for core in cores for n in core.quadratic if is_returned(n)}
+        self.owners = {n: core for core in cores for n in core.nodes}
+        self.stored = {n for core in cores for n in core.maps if is_returned(n)}
 
     def __call__(self, node: fx.Node, core: Core) -> tuple[set[fx.Node], list[tuple[fx.Node, bool]]]:
         """The nodes by which `core` computes a node of another one again, and what they read, with whether that is an
         operand of a product; nothing where the node is read from memory."""
         copied = set() if node in self.stored else self.below(node, core)
-        products = core.again | {n for n in copied if n in self.owners[n].seeds}
+        products = core.again | {n for n in copied if n in self.owners[n].starts}
         others = {self.owners[n] for n in copied}
         if len(products) > limits.PRODUCTS_AGAIN or any(self._feeds(core, other) for other in others):
             self.stored.add(node)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -22,10 +23,9 @@ from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason, bare_producers, outputs, producers
 from flashlight.front.regions.again import Recomputation
-from flashlight.front.regions.core import Core, is_returned, least_map
-from flashlight.front.regions.grow import Component, Growth
+from flashlight.front.regions.core import Core, is_returned
 from flashlight.front.regions.stored import is_stored
-from flashlight.front.regions.tangles import Untangler, disjoint, waiting
+from flashlight.front.regions.tangles import Untangler, waiting
 
 _READ_WHOLE = "{op} reads the whole map, which is stored for it"
 _LATER = f"a later layer needs scores made of more than {limits.PRODUCTS_AGAIN} products of earlier ones: stored for it"
@@ -78,10 +78,10 @@ class Refusal:
     least: int
 
     @classmethod
-    def of(cls, component: Component, decline: Decline) -> Refusal:
+    def of(cls, core: Core, decline: Decline) -> Refusal:
         """All values of the scores' size are stored for the same reason."""
-        maps = dict.fromkeys(component.quadratic, decline)
-        return cls([s.node for s in component.seeds], decline, maps, least_map(component.seeds))
+        maps = dict.fromkeys((*core.maps, *core.left), decline)
+        return cls([j.node for j in core.joins], decline, maps, core.least)
 
 
 def source_of(nodes: Iterable[fx.Node]) -> str:
@@ -90,38 +90,69 @@ def source_of(nodes: Iterable[fx.Node]) -> str:
 
 
 class Assembly:
-    """All regions of a graph.  order: of its nodes.  bare: whether they take in only what costs nothing."""
+    """All regions of a graph.
 
-    def __init__(self, order: Mapping[fx.Node, int], reason: Reason, growth: Growth, bare: bool = False):
-        self.order, self.reason, self.bare = order, reason, bare
-        self.growth = growth
+    order: of its nodes.  maps: values over rows and keys.  bare: whether regions take in only what costs nothing.
+    """
+
+    def __init__(
+        self, order: Mapping[fx.Node, int], reason: Reason, maps: Container[fx.Node] = frozenset(), bare: bool = False
+    ):
+        self.order, self.reason, self.maps, self.bare = order, reason, maps, bare
         self.regions: list[Region] = []
         self.refusals: list[Refusal] = []
         self.cores: list[Core] = []
 
     def run(self, cores: Sequence[Core]) -> None:
         """Fill regions and refusals."""
-        claimed = disjoint(cores, self.order)
-        taken = {n for core in claimed for n in core.base}
-        for core in claimed:
+        cores = list(cores)
+        taken = {n for core in cores for n in core.base}
+        for core in cores:
             core.grow(taken, self.reason)
             taken |= core.nodes
+        while True:
+            parts = self._untangled(cores)
+            idle = self._idle(parts)
+            if not idle:
+                break
+            cores = [core for core in self.cores if core not in idle]
+        self.regions = list(parts.values())
+
+    def _untangled(self, cores: Sequence[Core]) -> dict[Core, Region]:
+        """The regions of cores, changed until none waits for itself."""
         untangle = Untangler(self.order, self.reason)
+        self.refusals = []
+        parts: dict[Core, Region] = {}
         for attempt in itertools.count():
-            self.cores = sorted(claimed, key=lambda core: min(self.order[n] for n in core.seeds))
+            self.cores = sorted(cores, key=lambda core: min(self.order[n] for n in core.starts))
             parts = self._regions()
-            self.regions = list(parts.values())
             knots = waiting(self.order, {core: (r.outputs, r.inputs) for core, r in parts.items()})
             if not knots:
                 break
-            claimed = self.cores
+            cores = self.cores
             for knot in knots:
-                claimed = untangle(claimed, knot, attempt < limits.CHANGED_CORES)
-        self.refusals += [Refusal.of(core.whole, decline) for core, decline in untangle.refused]
+                cores = untangle(cores, knot, attempt < limits.CHANGED_CORES)
+        self.refusals += [Refusal.of(core, decline) for core, decline in untangle.refused]
+        return parts
+
+    def _idle(self, parts: Mapping[Core, Region]) -> set[Core]:
+        """Cores all of whose maps are stored nevertheless, for something else that needs them."""
+        computed_by = {n: r for r in parts.values() for n in r.outputs}
+        live: set[fx.Node] = set()
+        stack = [n for n in self.order if n.op == "output" or g.name_of(n) == "copy_"]
+        while stack:
+            node = stack.pop()
+            if node not in live:
+                live.add(node)
+                region = computed_by.get(node)
+                stack += node.all_input_nodes if region is None else region.inputs
+        dead = self.order.keys() - live
+        return {c for c in parts if all(n in live and is_stored(n, dead) for n in c.maps if is_stored(n))}
 
     def _regions(self) -> dict[Core, Region]:
         """The regions of the cores; those that make none are refused."""
         self.recomputation = Recomputation(self.order, self.cores)
+        self.computed: set[fx.Node] = set()
         parts: dict[Core, Region] = {}
         for step in (self._take_in, self._build):
             for core in list(self.cores):
@@ -129,7 +160,7 @@ class Assembly:
                     part = step(core)
                 except Decline as decline:
                     self.cores.remove(core)
-                    self.refusals.append(Refusal.of(core.whole, decline))
+                    self.refusals.append(Refusal.of(core, decline))
                 else:
                     parts |= {core: part} if part else {}
         return parts
@@ -137,7 +168,7 @@ class Assembly:
     # inputs
 
     def _take_in(self, core: Core) -> None:
-        score = min((s.size[0] * s.size[1] for s in core.component.seeds), default=1)
+        score = min((math.prod(j.size) for j in core.joins), default=1)
         foreign = set().union(*(other.nodes for other in self.cores)) - core.nodes
         core.again = set()
         again = functools.partial(self.recomputation, core=core)
@@ -149,25 +180,28 @@ class Assembly:
 
     # outputs
 
-    def _build(self, core: Core) -> Region:
+    def _build(self, core: Core) -> Region | None:
         others = [c for c in self.cores if c is not core]
         read = {n for c in others for n in c.inputs}
-        leaving = {n for n in outputs(core.nodes, core.inside) if self._leaves(n, core, others)}
-        leaving = self._sorted(leaving | (core.nodes & read))
+        leaving = {n for n in outputs(core.nodes, core.nodes) if self._leaves(n, core, others)}
+        leaving = self._sorted((leaving | (core.nodes & read)) - self.computed)
         needed = {n: self._why_stored(n, core) for n in leaving if core.is_map(n) and not is_returned(n)}
         beside = {n for n in needed if self._stored_beside(n, core, n in read) <= g.numel(n)}
         leaving = [n for n in leaving if n not in beside]
         if not leaving:
-            raise next(iter(needed.values()))
+            if needed:
+                raise next(iter(needed.values()))
+            return None
+        self.computed.update(leaving)
         if all(core.is_map(n) for n in leaving):
             raise Decline(_ONLY_MAPS, _WITH_VALUES, source_of(leaving) or None)
         return Region(
-            seeds=[s.node for s in core.component.seeds],
+            seeds=self._sorted(core.starts),
             outputs=leaving,
             inputs=self._sorted(core.inputs),
             nodes=core.nodes | core.absorbed,
-            ends=core.component.ends,
-            quadratic=core.component.quadratic,
+            ends=self._sorted(core.stage.ends),
+            quadratic=self._sorted(core.maps),
             maps=self._maps(core, needed, beside),
             least=core.least,
             core=core,
@@ -176,23 +210,23 @@ class Assembly:
     def _stored_beside(self, node: fx.Node, core: Core, read: bool) -> int:
         """Elements that are stored when Inductor computes a map that something outside needs.  read: by our op."""
         below = self.recomputation.below(node)
-        stored = {n for n in below if is_stored(n, core.inside - below)} | ({node} if read else set())
+        stored = {n for n in below if is_stored(n, core.nodes - below)} | ({node} if read else set())
         return sum(map(g.numel, stored))
 
     def _leaves(self, node: fx.Node, core: Core, others: Sequence[Core]) -> bool:
         """Whether something outside needs the node, regions that compute it again aside."""
-        users = [u for u in node.users if u not in core.inside]
+        users = [u for u in node.users if u not in core.nodes]
         return any(not any(c.takes(node, u) for c in others) for u in users)
 
     def _why_stored(self, node: fx.Node, core: Core) -> Decline:
         """What outside a region reads a map of it, and why it is not part of the region."""
         for user in node.users:
-            if user in core.inside:
+            if user in core.nodes:
                 continue
-            if any(user in c.inside for c in self.cores):
+            if any(user in c.nodes for c in self.cores):
                 return Decline(_LATER, source=source_line(user) or None)
             text = _READ_WHOLE.format(op=g.name_of(user) or user.name)
-            return self.growth.reasons.get(user) or self.reason(user) or Decline(text, source=source_line(user) or None)
+            return self.reason(user) or Decline(text, source=source_line(user) or None)
         return Decline(_LATER, source=source_line(node) or None)
 
     def _maps(
@@ -200,12 +234,12 @@ class Assembly:
     ) -> dict[fx.Node, Decline]:
         """Values as large as a map that are stored although the region is fused."""
         maps = {n: needed[node] for node in beside for n in self.recomputation.below(node)} | dict(needed)
-        maps |= {n: core.whole.barriers[0][1] for n in core.whole.quadratic if n in core.whole.tainted}
+        maps |= core.left
         for node in (n for n in core.inputs if g.numel(n) >= core.least):
             source = g.through_views(node)
-            if any(source in c.inside for c in self.cores):
+            if any(source in c.nodes for c in self.cores):
                 maps[source] = Decline(_LATER, source=source_line(source) or None)
-            elif source in self.growth.dims:
+            elif source in self.maps:
                 fix = _FROM_THE_LEFT if g.name_of(source) in g.CONTRACTIONS else None
                 why = Decline(_IN_PLACE_OF_VALUES, fix, source_line(source) or None)
                 maps |= dict.fromkeys(self._quadratic_below(source), why)
@@ -217,7 +251,7 @@ class Assembly:
         stack = [node]
         while stack:
             n = stack.pop()
-            if n in self.growth.dims and n not in below:
+            if n in self.maps and n not in below:
                 below.add(n)
                 stack += n.all_input_nodes
         return below

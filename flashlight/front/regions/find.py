@@ -1,48 +1,45 @@
-"""Find the attention-like regions of a joint graph.
+"""Find the regions of a joint graph.
 
-    found = find_regions(graph, parameters, can_lower)
-    found.regions     to be fused, each convex, with its outputs and inputs
-    found.declined    what looks like attention and cannot be fused, with the reason
-    found.untouched   notes on what merely resembles it
-    found.maps        values of the scores' size that no region computes, and why
+    findings = find_regions(graph, parameters, can_lower)
+    findings.regions     to be fused, each computed in one go, with its outputs and inputs
+    findings.declined    what would be fused but for an operation that has no rule, with the reason
+    findings.untouched   notes on what merely resembles it
+    findings.maps        values of the scores' size that no region computes, and why
 
-A component of the growth is attention-like when a contraction with values removes m or n from its quadratic values,
-with something between the two contractions that is not linear, and its seeds are not linear layers.
+Axes of two tensors meet in a join; what runs over both is a map.  Maps are not stored: each end, which is small, is
+computed from them, and they from small values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
 
-from flashlight.base.constants import cpu
 from flashlight.base.errors import Decline
-from flashlight.front.lowering.expand import expand
+from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.assemble import Assembly, Refusal, Region, source_of
-from flashlight.front.regions.core import Core, least_map
-from flashlight.front.regions.grow import Component, Growth
+from flashlight.front.regions.choose import Choice, choose, contracts
+from flashlight.front.regions.core import Core, is_returned
+from flashlight.front.regions.joins import Join, Sources, least_map
 from flashlight.front.regions.notes import Note, notes
-from flashlight.front.regions.pairs import pair_weights
-from flashlight.front.regions.seeds import Sources, is_linear
+from flashlight.front.regions.obstacles import obstacle
+from flashlight.front.regions.spread import Reach, Spread
+from flashlight.front.regions.stages import Stages
+from flashlight.front.regions.stored import is_stored
 
-_EXPONENTIALS = frozenset({"exp", "exp2", *g.SOFTMAXES})
-_LINEAR = (
-    "linear layers around a map, not queries and keys (these fuse where keys are stored [N, features] and transposed "
-    "for the product, or where all have a batch dimension)"
-)
-_PLAIN_CHAIN = "a plain chain of products: nothing happens to the product in between"
 _NO_VALUES = "no product with values follows that can be fused with it"
+_SELECTS = "small scores that select keys for larger ones, whose region reads the selection"
 
 
 @dataclass
 class Findings:
     """What there is in a graph: regions, what looks like one and is none, and notes on the rest.
 
-    maps: values of the scores' size that are stored, and why.  growth: labels of all values, for smaller regions.
+    maps: values of the scores' size that are stored, and why.
     """
 
     regions: list[Region] = field(default_factory=list)
@@ -51,247 +48,179 @@ class Findings:
     maps: dict[fx.Node, Decline] = field(default_factory=dict)
     least: int = 0
     """Elements of the smallest map of a region or refusal; 0 where there is none."""
-    growth: Growth | None = None
 
 
 def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reason) -> Findings:
     """All regions of a functional graph.  parameters: placeholders that hold parameters of a module."""
-    return _Finder(graph, Sources(set(parameters)), reason).run()
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    sources = Sources(set(parameters))
+    cores = Cores(graph.nodes, order, sources, reason)
+    assembly = Assembly(order, cores.why, cores.maps)
+    assembly.run(cores.cores)
+    findings = Findings()
+    findings.regions = sorted(assembly.regions, key=lambda r: (order[r.first], order[r.outputs[0]]))
+    findings.declined = sorted(cores.refused + assembly.refusals, key=lambda r: order[r.seeds[0]])
+    parts = [*findings.regions, *findings.declined]
+    taken = {n for r in findings.regions for n in r.nodes} | {n for r in findings.declined for n in r.seeds}
+    findings.untouched = notes(graph, sources, taken, cores.rejected, bool(parts), cores.selecting)
+    findings.maps.update(cores.selecting)
+    rejected = [(join, text) for join, text in cores.rejected.items() if not join.suspect and not join.weight]
+    findings.least = min((part.least for part in parts), default=0)
+    findings.least = findings.least or min((least_map([join]) for join, _ in rejected if join.inner), default=0)
+    for join, text in rejected:
+        why = Decline(text or _NO_VALUES, source=source_line(join.node) or None)
+        findings.maps.update(dict.fromkeys(cores.spread.reaches[join].maps, why))
+    for part in parts:
+        findings.maps.update(part.maps)
+    return findings
 
 
-class _Finder:
-    def __init__(self, graph: fx.Graph, sources: Sources, reason: Reason):
-        self.graph, self.sources = graph, sources
-        self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self._reasons: dict[fx.Node, Decline | None] = {}
-        self._can_lower = reason
-        self.findings = Findings()
+class Cores:
+    """The cores of the regions in part of a graph.  order: of all nodes of the graph."""
 
-    def reason(self, node: fx.Node) -> Decline | None:
-        if node not in self._reasons:
-            self._reasons[node] = self._can_lower(node)
-        return self._reasons[node]
-
-    def run(self) -> Findings:
-        candidates = Candidates(self.graph.nodes, self.order, self.sources, self.reason)
-        candidates.judge()
-        self.findings.growth, self.rejected = candidates.growth, candidates.rejected
-        assembly = Assembly(self.order, lambda n: candidates.selecting.get(n) or self.reason(n), candidates.growth)
-        assembly.run(candidates.cores)
-        self.findings.regions = sorted(assembly.regions, key=lambda r: self.order[r.first])
-        self.findings.declined = sorted(candidates.refused + assembly.refusals, key=lambda r: self.order[r.seeds[0]])
-        taken = {n for r in self.findings.regions for n in r.nodes} | {
-            n for r in self.findings.declined for n in r.seeds
-        }
-        busy = bool(self.findings.regions or self.findings.declined)
-        pairs = {n: why for n, why in pair_weights(self.graph.nodes, candidates.growth.dims).items() if n not in taken}
-        self.findings.maps.update(candidates.selecting)
-        self.findings.untouched = notes(
-            self.graph, self.sources, taken, self.rejected, busy, pairs | candidates.selecting
-        )
-        self._name_maps(pairs)
-        return self.findings
-
-    def _name_maps(self, pairs: dict[fx.Node, Decline]) -> None:
-        """Fill maps and least, where something is attention-like.  pairs: weights whose scores are no products."""
-        findings = self.findings
-        parts = [*findings.regions, *findings.declined]
-        rejected = [(component, text) for component, text in self.rejected if not _suspect(component)]
-        findings.least = min([part.least for part in parts] + [g.numel(n) for n in pairs], default=0)
-        findings.least = findings.least or min((least_map(component.seeds) for component, _ in rejected), default=0)
-        findings.maps.update(pairs)
-        for component, text in rejected:
-            why = Decline(text or _NO_VALUES, source=source_of([s.node for s in component.seeds]) or None)
-            findings.maps.update(dict.fromkeys(component.quadratic, why))
-        for part in parts:
-            findings.maps.update(part.maps)
-
-
-class Candidates:
-    """The components that grow in part of a graph, and which of them are attention-like.
-
-    order: of all nodes of the graph.  cores, refused, rejected: what `judge` says of each.
-    """
-
-    def __init__(self, nodes: Iterable[fx.Node], order: Mapping[fx.Node, int], sources: Sources, reason: Reason):
-        self.order, self.sources, self.reason = order, sources, reason
-        self.claimed_ends: set[fx.Node] = set()
-        self.claimed_seeds: set[fx.Node] = set()
-        nodes = list(nodes)
-        self.growth = Growth(nodes, sources, reason)
-        self.selecting = self._selecting()
-        hiding = self._hiding() | set(self.selecting)
-        if hiding:
-            self.growth = Growth(nodes, sources, reason, hiding)
-        no_scores = self._no_scores()
-        if no_scores:
-            growth = Growth(nodes, sources, reason, hiding | no_scores)
-            if not {s.node for s in growth.seeds} <= {s.node for s in self.growth.seeds}:
-                self.growth = growth
-        self.rejected: list[tuple[Component, str]] = []
-        self.cores: list[Core] = []
+    def __init__(
+        self,
+        nodes: Iterable[fx.Node],
+        order: Mapping[fx.Node, int],
+        sources: Sources,
+        reason: Reason,
+        without: Iterable[fx.Node] = (),
+    ):
+        self.order, self.reason = order, reason
+        self.known: dict[fx.Node, Decline | None] = {}
+        self.spread = Spread(nodes, sources, self.why, without)
+        self.choice: Choice = choose(self.spread, order)
+        self.rejected = self.choice.rejected
+        self.selecting: dict[fx.Node, Decline] = {}
         self.refused: list[Refusal] = []
-        self._barred: list[tuple[Component, Decline]] = []
+        self.cores: list[Core] = []
+        self._barred = self._behind_barriers()
+        self._drop_selections()
+        self._build()
 
-    def judge(self) -> None:
-        """Every component, the most likely attention first: an operation that ends one ends no other."""
-        components = self.growth.components()
-        without = {id(c) for c in components if not self._has_values(c)}
-        for component in sorted(
-            components,
-            key=lambda c: (id(c) in without, not _has_exponential(c), _suspect(c), self.order[c.seeds[0].node]),
-        ):
-            self._judge(component)
-        self._refuse()
+    @property
+    def maps(self) -> set[fx.Node]:
+        """Values over the rows and keys of a join, fused or not."""
+        joins = [*self.choice.taken, *(j for j in self.rejected if j.inner and not j.suspect)]
+        return {n for j in joins for n in self.spread.reaches[j].maps}
 
-    def _refuse(self) -> None:
-        """Components of which a barrier leaves nothing.
+    def why(self, node: fx.Node) -> Decline | None:
+        """Why a node cannot be computed in a region."""
+        if node not in self.known:
+            self.known[node] = self.selecting_reason(node) or obstacle(node) or self.reason(node)
+        return self.known[node]
 
-        Scores that no values follow and that are smaller than those of all cores select keys for these: they are no
-        attention by themselves.
-        """
-        least = min((g.numel(s.node) for core in self.cores for s in core.component.seeds), default=0)
-        for component, decline in self._barred:
-            if max(g.numel(s.node) for s in component.seeds) < least and not self._has_values(component):
-                self.selecting |= self.growth.selecting(component)
-            else:
-                self.refused.append(Refusal.of(component, decline))
+    def selecting_reason(self, node: fx.Node) -> Decline | None:
+        """Why a value is read although it could be computed."""
+        return getattr(self, "selecting", {}).get(node)
 
-    def _hiding(self) -> set[fx.Node]:
-        """Sums that look like the product of one query or key, and whose axes go on where those of other scores end.
+    def _behind_barriers(self) -> dict[fx.Node, set[Join]]:
+        """The joins on whose maps there is an operation without a rule, by what is computed from that."""
+        starts: dict[fx.Node, set[Join]] = {}
+        for join, reach in self.choice.taken.items():
+            for node in reach.barriers:
+                starts.setdefault(node, set()).add(join)
+        behind: dict[fx.Node, set[Join]] = {}
+        if starts:
+            for node in self.order:
+                joins = starts.get(node, set()).union(*[behind[a] for a in node.all_input_nodes if a in behind])
+                if joins:
+                    behind[node] = joins
+        return behind
 
-        The norm of (k * scale), where only k has a batch, is such a sum: cosine attention divides by it.
-        """
-        hiding: set[fx.Node] = set()
-        for component in self.growth.components():
-            single = {s.node for s in component.seeds if 1 in s.size}
-            if 0 < len(single) < len(component.seeds) and not self._has_values(component):
-                hiding |= single
-        return hiding
-
-    def _no_scores(self) -> set[fx.Node]:
-        """Products that are no scores, and that a sum follows which may be one over the features of scores.
-
-        k = x @ w of inputs;  ((q[:, None] - k) ** 2).sum(-1)      the distances are, k is a linear layer
-        """
-        no_scores: set[fx.Node] = set()
-        for component in self.growth.components():
-            ends = [e for e in component.ends if self._contracts(e, component)]
-            summed = any(g.name_of(e) in ("sum", "mean") for e in component.ends)
-            if summed and self._rejection(component, ends) is not None:
-                no_scores.update(s.node for s in component.seeds)
-        return no_scores
-
-    def _selecting(self) -> dict[fx.Node, Decline]:
-        """Small scores from which keys are selected for others, and what leads from them to the selection.
+    def _drop_selections(self) -> None:
+        """Small scores from which keys are selected for others are read by the region of these.
 
             gate = q @ pooled.mT;  chosen = gate >= gate.topk(3).values[..., -1:];  where(chosen, q @ k.mT, -inf)
 
-        The region around the others reads them: computed again, they might round to the other side of a threshold.
+        Computed again, they might round to the other side of a threshold.
         """
-        selecting: dict[fx.Node, Decline] = {}
-        for component in self.growth.components():
-            if component.barriers and not self._has_values(component, component.tainted):
-                small = self.growth.selecting(component)
-                first = [g.numel(s.node) for s in component.seeds if s.node in small]
-                rest = [g.numel(s.node) for s in component.seeds if s.node not in small]
-                if first and rest and max(first) < min(rest):
-                    selecting |= small
-        return selecting
+        taken = self.choice.taken
+        largest = max((g.numel(j.node) for j, r in taken.items() if not r.barriers), default=0)
+        for join in [j for j, r in taken.items() if r.barriers and g.numel(j.node) < largest]:
+            reach = taken[join]
+            if any(contracts(e, reach) for e in reach.ends if join not in self._barred.get(e, ())):
+                continue
+            barrier = next(iter(reach.barriers))
+            why = Decline(f"{_SELECTS}: {g.name_of(barrier) or barrier.name}", source=source_line(barrier) or None)
+            del taken[join]
+            self.selecting.update(dict.fromkeys(self._leading(reach), why))
+            self.known.clear()
 
-    def _has_values(self, component: Component, without: Container[fx.Node] = ()) -> bool:
-        """Whether a contraction with values ends a component."""
-        return any(self._contracts(e, component) for e in component.ends if e not in without)
+    def _leading(self, reach: Reach) -> set[fx.Node]:
+        """The maps from which a barrier is computed."""
+        leading: set[fx.Node] = set()
+        stack = [a for b in reach.barriers for a in self.spread.read[b]]
+        while stack:
+            node = stack.pop()
+            if node in reach.maps and node not in leading:
+                leading.add(node)
+                stack += self.spread.read[node]
+        return leading
 
-    def _judge(self, component: Component) -> None:
-        if any(s.node in self.claimed_ends for s in component.seeds):
-            return
-        ends = [e for e in component.ends if self._contracts(e, component)]
-        rejection = self._rejection(component, ends)
-        if rejection is not None:
-            self.rejected.append((component, rejection))
-            return
-        self.claimed_ends.update(ends)
-        self.claimed_seeds.update(s.node for s in component.seeds)
-        try:
-            kept = _without_tainted(component, ends)
-        except Decline as decline:
-            self._barred.append((component, decline))
-            return
-        self.cores.append(Core(kept, component))
+    def _build(self) -> None:
+        taken = self.choice.taken
+        lost = [j for j, r in taken.items() if r.barriers and not self._has_free_ends(j)]
+        self._refuse(lost)
+        taken = {j: r for j, r in taken.items() if j not in lost}
+        barriers = {n for r in taken.values() for n in r.barriers}
+        free = [n for r in taken.values() for n in (*r.maps, *r.ends) if n not in barriers and self._is_free(n)]
+        maps = {n: self.spread.read[n] for n in free if any(n in r.maps for r in taken.values())}
+        read = {a for b in barriers for a in self.spread.read[b]}
+        ends = {n for n in free if n not in maps or is_returned(n) or n in read}
+        stages = Stages(self.order, maps, {j.node for j in taken if j.inner}, self.why)
+        for stage in stages.run(sorted(ends, key=self.order.__getitem__), self.spread.read):
+            joins = [j for j in taken if j.node in stage.maps]
+            if joins and any(map(is_stored, stage.maps)) and any(self.spread.forms(e).sums for e in stage.ends):
+                self.cores.append(Core(stage, joins, self._left(joins)))
 
-    def _contracts(self, end: fx.Node, component: Component) -> bool:
-        if end in self.claimed_seeds or end in self.claimed_ends or not self.growth.removes(end, component):
-            return False
-        return g.name_of(end) not in g.CONTRACTIONS or not is_linear(end, self.sources)
+    def _has_free_ends(self, join: Join) -> bool:
+        """Whether something is left of a join when what depends on a barrier is gone: a product with values, or a
+        statistic that others use."""
+        reach = self.choice.taken[join]
+        products = [e for e in reach.ends if contracts(e, reach)]
+        if products:
+            return any(map(self._is_free, products))
+        inside = {*reach.maps, *reach.ends}
+        return any(self._is_free(e) and any(u not in inside for u in g.walk_users(e)) for e in reach.ends)
 
-    def _rejection(self, component: Component, ends: list[fx.Node]) -> str | None:
-        """Why a component is not attention at all; '' for what deserves no note."""
-        if any(not (s.inner and g.numel(s.node)) and not g.is_data_dependent(s.node) for s in component.seeds):
-            return ""
-        if self.growth.is_read_again(component) and not _suspect(component):
-            return None
-        normalised = _has_exponential(component) and _has_statistic(component)
-        if not any(_is_map(q) for q in component.quadratic):
-            between = [str(why.reason) for _, why in component.barriers] or [_PLAIN_CHAIN]
-            return between[0] if ends else ""
-        if _suspect(component) and not normalised:
-            return _LINEAR
-        if all(s.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(s.size)) for s in component.seeds):
-            return "products smaller than their operands: nothing quadratic to avoid"
-        if not ends and all(1 in s.size for s in component.seeds):
-            return "one query or one key: no matrix of scores"
-        if ends or (component.barriers and self._meets_values(component)):
-            return None
-        if normalised and not _suspect(component) and any(s.batched or not s.suspect for s in component.seeds):
-            return None
-        return ""
+    def _is_free(self, node: fx.Node) -> bool:
+        """Whether nothing that a value is computed from depends on a barrier of one of its own joins."""
+        barred = self._barred.get(node, set()) & self.choice.taken.keys()
+        return not barred or barred.isdisjoint(self._joins_of(node))
 
-    def _meets_values(self, component: Component) -> bool:
-        """Whether what a barrier made of the scores goes on into a contraction or leaves the graph."""
-        return any(s.batched for s in component.seeds)
+    def _joins_of(self, node: fx.Node) -> set[Join]:
+        below: set[Join] = set()
+        for n in (node, *self.spread.read.get(node, ())):
+            below.update(self.spread.places.get(n, ()))
+        return below
 
+    def _left(self, joins: Collection[Join]) -> dict[fx.Node, Decline]:
+        left: dict[fx.Node, Decline] = {}
+        for join in joins:
+            reach = self.choice.taken[join]
+            if reach.barriers:
+                why = next(iter(reach.barriers.values()))
+                left |= {n: why for n in reach.maps if not self._is_free(n)}
+        return left
 
-def _without_tainted(component: Component, ends: list[fx.Node]) -> Component:
-    """The component without what depends on a barrier.
-
-    Raises Decline where a barrier leaves no contraction with values, nor a statistic that others use.
-    """
-    if not component.barriers:
-        return component
-    inside = {*component.quadratic, *component.ends}
-    statistics = [e for e in component.ends if not ends and any(u not in inside for u in g.walk_users(e))]
-    if not [e for e in (*ends, *statistics) if e not in component.tainted]:
-        raise component.barriers[0][1]
-    return Component(
-        component.seeds,
-        [n for n in component.quadratic if n not in component.tainted],
-        [n for n in component.ends if n not in component.tainted],
-    )
-
-
-def _suspect(component: Component) -> bool:
-    return all(s.suspect for s in component.seeds)
-
-
-def _has_exponential(component: Component) -> bool:
-    return any(g.name_of(q) in _EXPONENTIALS for q in component.quadratic)
-
-
-def _has_statistic(component: Component) -> bool:
-    """A row statistic, or an operation that contains one."""
-    if any(g.name_of(q) in g.SOFTMAXES for q in component.quadratic):
-        return True
-    return any(g.name_of(n) in g.REDUCTIONS for n in (*component.ends, *component.quadratic))
+    def _refuse(self, joins: list[Join]) -> None:
+        """Joins of which a barrier leaves nothing, together where they share maps."""
+        taken, barred = self.choice.taken, list(joins)
+        while barred:
+            group = [barred.pop(0)]
+            maps = dict(taken[group[0]].maps)
+            while more := [j for j in barred if not maps.keys().isdisjoint(taken[j].maps)]:
+                group += more
+                barred = [j for j in barred if j not in more]
+                for j in more:
+                    maps |= taken[j].maps
+            reasons: dict[fx.Node, Decline] = {}
+            for j in group:
+                reasons |= taken[j].barriers
+            first = min(reasons, key=self.order.__getitem__)
+            nodes = sorted((j.node for j in group), key=self.order.__getitem__)
+            self.refused.append(Refusal(nodes, reasons[first], dict.fromkeys(maps, reasons[first]), least_map(group)))
 
 
-def _is_map(node: fx.Node) -> bool:
-    """A function of the scores that is more than moving, rounding or scaling them."""
-    name = g.name_of(node)
-    if name in g.SOFTMAXES or name in g.NONLINEAR:
-        return True
-    if name not in g.FOLLOWED and (expansion := expand(node)) is not None:
-        return any(map(_is_map, expansion.module.graph.nodes))
-    if name not in g.POINTWISE or name in g.CASTS or g.is_scalar_map(node):
-        return False
-    return sum(isinstance(a, fx.Node) and g.numel(a) > 1 for a in node.args) > 1
+__all__ = ["Cores", "Findings", "Reach", "find_regions", "source_of"]

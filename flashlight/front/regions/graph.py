@@ -180,6 +180,27 @@ def dtype(node: fx.Node) -> torch.dtype | None:
     return None if tensor is None else tensor.dtype
 
 
+_FACTORS = {
+    "mm": ("self", "mat2"),
+    "bmm": ("self", "mat2"),
+    "addmm": ("mat1", "mat2"),
+    "baddbmm": ("batch1", "batch2"),
+    "_cdist_forward": ("x1", "x2"),
+}
+
+
+def factors(node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """The two factors of mm, bmm, addmm or baddbmm, the two tensors of distances."""
+    left, right = _FACTORS[name_of(node)]
+    return argument(node, left), argument(node, right)
+
+
+def is_float(node: fx.Node) -> bool:
+    """Whether the elements of the result are floating-point numbers."""
+    kind = dtype(node)
+    return kind is not None and kind.is_floating_point
+
+
 def tensors(node: fx.Node) -> list[fx.Node]:
     """The tensor arguments, each once."""
     return [a for a in node.all_input_nodes if value(a) is not None]

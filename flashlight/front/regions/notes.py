@@ -10,8 +10,7 @@ from flashlight.base.constants import limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.grow import Component
-from flashlight.front.regions.seeds import Sources, is_linear
+from flashlight.front.regions.joins import Join, Sources
 
 Note = tuple[str, str]
 
@@ -22,7 +21,7 @@ def notes(
     graph: fx.Graph,
     sources: Sources,
     taken: set[fx.Node],
-    rejected: Iterable[tuple[Component, str]],
+    rejected: Mapping[Join, str],
     busy: bool,
     pairs: Mapping[fx.Node, Decline],
 ) -> list[Note]:
@@ -35,8 +34,8 @@ def notes(
         text = _note(node, sources) if node not in taken else None
         if text:
             texts[source_line(node), text] = None
-    for component, text in rejected:
-        node = component.seeds[0].node
+    for join, text in rejected.items():
+        node = join.node
         if text and node not in taken and not busy:
             texts[source_line(node), text] = None
     if not texts and not busy:
@@ -66,7 +65,7 @@ def _behind_linear(node: fx.Node, sources: Sources) -> bool:
     for _ in range(limits.NOTED_STEPS):
         name = g.name_of(node)
         if name in g.CONTRACTIONS:
-            return is_linear(node, sources) or len(g.shape(node)) == 2
+            return sources.is_linear(node) or len(g.shape(node)) == 2
         if name not in g.POINTWISE and name not in g.VIEWS and name not in g.SOFTMAXES:
             return False
         node = max(g.tensors(node), key=g.numel)

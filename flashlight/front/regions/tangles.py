@@ -21,22 +21,11 @@ from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason
-from flashlight.front.regions.core import Core, united
+from flashlight.front.regions.core import Core
 
 T = TypeVar("T", bound=Hashable)
 
 _BETWEEN = g.POINTWISE | {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand", "alias", "clone"}
-
-
-def disjoint(cores: Sequence[Core], order: Mapping[fx.Node, int]) -> list[Core]:
-    """The cores, those that share nodes united."""
-    kept: list[Core] = []
-    for core in cores:
-        while sharing := [other for other in kept if not other.base.isdisjoint(core.base)]:
-            core = united([*sharing, core], order)
-            kept = [other for other in kept if other not in sharing]
-        kept.append(core)
-    return kept
 
 
 def waiting(
@@ -78,20 +67,8 @@ class Untangler:
             released = [self._release(core, waited[core], loose, knot) for core in tied]
             if any(released):
                 return list(cores)
-            one = self._united(cores, tied, loose)
-            if one is not None:
-                return one
         self.refused.append((tied[-1], _why(loose, self.reason)))
         return [core for core in cores if core is not tied[-1]]
-
-    def _united(self, cores: Sequence[Core], tied: Sequence[Core], loose: Sequence[fx.Node]) -> list[Core] | None:
-        """The cores with the tied ones united, if that unties them."""
-        whole, others = united(tied, self.order), [core for core in cores if core not in tied]
-        taken = {n for other in others for n in other.nodes}
-        if len(tied) < 2 or not whole.base.issuperset(loose) or not taken.isdisjoint(whole.base):
-            return None
-        whole.grow(taken, self.reason)
-        return [*others, whole]
 
     def _release(
         self, core: Core, waited: set[fx.Node], loose: Sequence[fx.Node], knot: Collection[fx.Node | Core]
@@ -119,10 +96,10 @@ class Untangler:
     def _after(self, waited: set[fx.Node], core: Core) -> set[fx.Node]:
         """The nodes of a core that need what it waits for."""
         late: set[fx.Node] = set()
-        for node in sorted(core.inside | core.absorbed, key=self.order.__getitem__):
+        for node in sorted(core.nodes | core.absorbed, key=self.order.__getitem__):
             if any(a in waited or a in late for a in node.all_input_nodes):
                 late.add(node)
-        return late & core.inside
+        return late & core.nodes
 
 
 def _why(loose: Sequence[fx.Node], reason: Reason) -> Decline:

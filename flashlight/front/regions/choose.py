@@ -1,0 +1,143 @@
+"""Which joins are scores: their maps are not stored where what follows reduces them.
+
+A join is taken where its maps are larger than what they are made from by a factor, or where both sides have a batch, as
+the products of a linear layer do not, and something is done to them before they are reduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from flashlight.base.constants import cpu
+from flashlight.front.regions import graph as g
+from flashlight.front.regions.joins import Join
+from flashlight.front.regions.spread import Reach, Spread
+
+LINEAR = (
+    "linear layers around a map, not queries and keys (these fuse where keys are stored [N, features] and transposed "
+    "for the product, or where all have a batch dimension)"
+)
+PLAIN_CHAIN = "a plain chain of products: nothing happens to the product in between"
+SMALL = "products smaller than their operands: nothing quadratic to avoid"
+ONE = "one query or one key: no matrix of scores"
+
+
+@dataclass
+class Choice:
+    """The joins that are taken, and why others are not ('' deserves no note)."""
+
+    taken: dict[Join, Reach] = field(default_factory=dict)
+    rejected: dict[Join, str] = field(default_factory=dict)
+
+
+def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
+    """The joins of a graph that are scores, the most likely first: what ends one is no join itself."""
+    backward = any(n.op == "placeholder" and n.name.startswith("tangents") for n in order)
+    choice = Choice()
+    claimed: set[fx.Node] = set()
+    starts: set[fx.Node] = set()
+    all_ends: set[fx.Node] = set()
+    statistics = {j: normalises(r, order) for j, r in spread.reaches.items()}
+
+    def unlikely(join: Join) -> tuple[bool, ...]:
+        reach = spread.reaches[join]
+        ends = any(contracts(e, reach) for e in reach.ends)
+        alone = not join.batched and not join.is_big
+        return (
+            not join.inner,
+            alone,
+            not ends,
+            not statistics[join],
+            not reach.mixed,
+            join.suspect and not join.is_big,
+        )
+
+    for join in sorted(spread.reaches, key=lambda j: (unlikely(j), order[j.node])):
+        reach = spread.reaches[join]
+        if join.node in claimed or (not join.inner and reach.ends and all_ends.issuperset(reach.ends)):
+            continue
+        ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
+        why = _rejection(join, reach, ends, statistics[join], starts, spread.positive)
+        if why is not None and not (backward and statistics[join] and join.batched):
+            choice.rejected[join] = why
+            continue
+        choice.taken[join] = reach
+        all_ends.update(reach.ends)
+        claimed.update(ends)
+        starts.add(join.node)
+    return choice
+
+
+def contracts(end: fx.Node, reach: Reach) -> bool:
+    """Whether an end is a product of maps with something else, or a sum of such products."""
+    name = g.name_of(end)
+    if name in g.CONTRACTIONS:
+        return any(x in reach.maps for x in g.factors(end))
+    if name != "sum":
+        return False
+    body = g.through_views(g.tensors(end)[0])
+    return g.name_of(body) == "mul" and any(x not in reach.maps and g.numel(x) > 1 for x in g.tensors(body))
+
+
+def normalises(reach: Reach, order: Mapping[fx.Node, int]) -> bool:
+    """Whether a sum or an extremum of the maps goes back into them."""
+    last = max((order[n] for n in reach.maps), default=0)
+    stack, seen = [u for e in reach.ends for u in e.users], set[fx.Node]()
+    while stack:
+        node = stack.pop()
+        if node in reach.maps:
+            return True
+        if node not in seen and order[node] <= last and g.name_of(node) not in g.CONTRACTIONS:
+            seen.add(node)
+            stack += node.users
+    return reach.summed
+
+
+def _rejection(
+    join: Join,
+    reach: Reach,
+    ends: list[fx.Node],
+    normalised: bool,
+    starts: Container[fx.Node],
+    positive: Container[fx.Node],
+) -> str | None:
+    if any(e in starts for e in reach.ends):
+        return ""
+    if join.weight and (not join.is_big or ends or reach.barriers or not reach.ends):
+        return ""
+    if join.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(join.size)) and not join.is_big:
+        return SMALL
+    if not reach.ends and not reach.barriers:
+        return ""
+    if reach.barriers and join.batched and not join.weight:
+        return None
+    big = join.is_big and _is_reduced(reach)
+    weighs = [any(x in positive and x in reach.maps for x in e.all_input_nodes) for e in ends]
+    if not reach.mixed and not big:
+        return PLAIN_CHAIN if ends else ""
+    if join.suspect and not big and not (normalised and any(weighs) and join.growth >= cpu.SMALL):
+        return LINEAR
+    if any(not w and _is_projected(e, reach) for e, w in zip(ends, weighs, strict=True)):
+        return ""
+    if not ends and 1 in join.size:
+        return ONE
+    if ends or normalised:
+        return None
+    return None if big else ""
+
+
+def _is_reduced(reach: Reach) -> bool:
+    """Whether all that leaves the maps is smaller by a factor."""
+    largest = max(map(g.numel, reach.maps))
+    return bool(reach.ends) and all(cpu.BIG * g.numel(e) <= largest for e in reach.ends)
+
+
+def _is_projected(end: fx.Node, reach: Reach) -> bool:
+    """Whether an end that is no weighted sum is a linear layer over features of pairs, and no smaller than the maps."""
+    join = reach.join
+    if join.growth < 1:
+        return any(g.name_of(n) in g.CONTRACTIONS for n in reach.maps if n is not join.node)
+    return (cpu.BIG if join.is_big else 1) * g.numel(end) >= max(map(g.numel, reach.maps))

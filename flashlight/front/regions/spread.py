@@ -1,0 +1,197 @@
+"""How far the axes of each join reach: which values run over its rows and its keys.
+
+    s = bmm(q, k)         rows o1, keys o2         s is a map of the join
+    p = s.view(B*H*M, N)  rows o0 % M, keys o1     as every value between
+    o = bmm(p, v)         rows o1                  an end: the keys are summed
+
+A position is followed forwards by substitution: an operation reads an operand where its form says, so a coordinate of
+the operand becomes one of the result.  It ends where no axis of the result is left in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from flashlight.base.constants import cpu
+from flashlight.base.errors import Decline
+from flashlight.front.regions import graph as g
+from flashlight.front.regions.joins import Join, Sources, join_at
+from flashlight.front.regions.reads import Form, Forms, Reason, is_part, moved_axes, own_support, sizes
+from flashlight.ir.index import Axis, Expr, rewrite, volume
+from flashlight.ir.ops import FNS
+from flashlight.ir.program import Cast, Load, Map, Node, Reduce, postorder
+
+Place = tuple[tuple[Expr, ...], tuple[Expr, ...]]
+"""Where the rows and the keys of a join lie in a value."""
+
+
+@dataclass
+class Reach:
+    """What is computed from a join.  maps: values over both its rows and its keys.  ends: what no longer is.
+
+    barriers: operations on maps that have no rule.  mixed: some map is more than a linear function of the scores.
+    summed: some map has sums or extrema of maps in it.
+    """
+
+    join: Join
+    maps: dict[fx.Node, None] = field(default_factory=dict)
+    ends: dict[fx.Node, None] = field(default_factory=dict)
+    barriers: dict[fx.Node, Decline] = field(default_factory=dict)
+    mixed: bool = False
+    summed: bool = False
+
+
+class Spread:
+    """All joins of a graph and what they reach.  nodes: in graph order.  without: nodes that are no joins."""
+
+    def __init__(self, nodes: Iterable[fx.Node], sources: Sources, reason: Reason, without: Iterable[fx.Node] = ()):
+        self.forms, self.reason, self.sources, self.without = Forms(reason), reason, sources, set(without)
+        self.support: dict[fx.Node, frozenset[int]] = {}
+        self.places: dict[fx.Node, dict[Join, Place]] = {}
+        self.positive: set[fx.Node] = set()
+        """Values without negative elements, as weights are."""
+        self.reaches: dict[Join, Reach] = {}
+        self.read: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        """The operands of what lies behind a join."""
+        for node in nodes:
+            if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor):
+                self._visit(node)
+
+    def _visit(self, node: fx.Node) -> None:
+        form = self.forms(node)
+        for a in form.operands:
+            if a not in self.support:
+                self.support[a] = own_support(a)
+        self.support[node] = self._support(node, form)
+        if form.signs[0] or (form.signs[1] and all(a in self.positive or not g.is_float(a) for a in form.operands)):
+            self.positive.add(node)
+        self._follow(node, form)
+        if node not in self.without:
+            join = join_at(node, form, self.support, self.sources)
+            if join is not None and _may_matter(join):
+                self._plant(join)
+
+    def _support(self, node: fx.Node, form: Form) -> frozenset[int]:
+        size = sizes(node)
+        if form.value is None:
+            return frozenset(i for i, s in enumerate(size) if s != 1)
+        axes = frozenset[Axis]().union(*form.positions, *[moved_axes(a, at, self.support) for a, at in form.each()])
+        return frozenset(i for i, s in enumerate(size) if Axis(f"o{i}", s) in axes)
+
+    def _plant(self, join: Join) -> None:
+        node = join.node
+        self.places.setdefault(node, {})[join] = join.rows, join.keys
+        self.reaches[join] = Reach(join, maps={node: None})
+        self.read.setdefault(node, self.forms(node).operands)
+        why = self.reason(node)
+        if why is not None:
+            self.reaches[join].barriers[node] = why
+
+    def _follow(self, node: fx.Node, form: Form) -> None:
+        """Coordinates of joins in the result, and what that makes the node for each of them."""
+        touched = {join: None for a in form.operands for join in self.places.get(a, ())}
+        if not touched:
+            return
+        reads = [(a, index) for a, index in form.each() if a in self.places]
+        self.read[node] = form.operands
+        own = {Axis(f"o{i}", s) for i, s in enumerate(sizes(node))}
+        places: dict[Join, Place] = {}
+        for a, index in reads:
+            axes = {Axis(f"o{i}", s): e for i, (s, e) in enumerate(zip(sizes(a), index, strict=True))}
+            for join, place in self.places[a].items():
+                if join not in places and not self._is_side(a, form):
+                    moved = _moved(place, axes, own)
+                    if moved is not None:
+                        places[join] = moved
+        if places:
+            self.places[node] = places
+        for join in touched:
+            reach = self.reaches[join]
+            if not form.has_rule:
+                call = node.args[0] if is_part(node) else node
+                assert isinstance(call, fx.Node)
+                reach.barriers[node] = (
+                    self.reason(call) or self.reason(node) or Decline(f"{g.name_of(call)} has no rule")
+                )
+            (reach.maps if join in places else reach.ends)[node] = None
+            if join in places and form.has_rule:
+                reach.mixed |= self._bends(form, join)
+                reach.summed |= form.sums
+
+    def _is_side(self, a: fx.Node, form: Form) -> bool:
+        """Whether a map only scales something larger that is stored, as the gates of channels scale an image."""
+        others = [b for b in form.operands if not self.places.get(b)]
+        return any(g.numel(b) >= 2 * g.numel(a) and g.is_float(b) and self._covers(b, a, form) for b in others)
+
+    def _covers(self, b: fx.Node, a: fx.Node, form: Form) -> bool:
+        """Whether an operand runs along all that another runs along."""
+        axes = {
+            n: frozenset[Axis]().union(*[moved_axes(x, at, self.support) for x, at in form.each() if x is n])
+            for n in (a, b)
+        }
+        return axes[a] <= axes[b]
+
+    def _bends(self, form: Form, join: Join) -> bool:
+        """Whether an operation is more than moving or scaling maps, so that no product can pass it."""
+        if form.value is None:
+            return True
+        if sum(g.numel(a) > 1 for a in form.operands) > 1 and not form.sums:
+            return True
+        maps = {f"i{i}" for i, a in enumerate(form.operands) if join in self.places.get(a, ())}
+        degree: dict[Node, int] = {}
+        for n in postorder([form.value]):
+            below = [degree[a] for a in n.args]
+            if isinstance(n, Load):
+                degree[n] = max([1 if n.tensor in maps else 0, *(2 * d for d in below)])
+            elif isinstance(n, Map):
+                degree[n] = _degree(n, below)
+            elif isinstance(n, Reduce) and n.op != "SUM":
+                degree[n] = 2 * max(below)
+            elif isinstance(n, Cast) and n.args[0].dtype == "float" and n.dtype == "float":
+                degree[n] = max(below)
+            else:
+                degree[n] = max(below, default=0) * (1 if isinstance(n, Reduce) else 2)
+        return degree[form.value] > 1
+
+
+def _degree(n: Map, below: list[int]) -> int:
+    """0: free of the maps, 1: linear in them, 2: anything else."""
+    if n.fn in ("ADD", "SUB", "NEG"):
+        return max(below)
+    if n.fn == "MUL":
+        return min(2, sum(below))
+    if n.fn == "DIV":
+        return 2 if below[1] else below[0]
+    return 2 if max(below, default=0) or (FNS[n.fn].result == "bool" and max(below, default=0)) else 0
+
+
+def _may_matter(join: Join) -> bool:
+    """Whether a candidate could be fused: not what is surely a linear layer, nor what is no larger than its parts."""
+    if not g.numel(join.node):
+        return g.is_data_dependent(join.node)
+    if join.weight or (not join.inner):
+        return join.is_big
+    return True
+
+
+def _is_placed(e: Expr, own: set[Axis]) -> bool:
+    """Whether a coordinate runs with the result: not over what a reduction adds up, a few neighbours aside."""
+    return not e.axes.isdisjoint(own) and volume(e.axes - own) < cpu.BIG
+
+
+def _moved(place: Place, axes: dict[Axis, Expr], own: set[Axis]) -> Place | None:
+    """The coordinates in the result; None where one of them is gone, or both are the same."""
+    parts = []
+    for side in place:
+        moved = tuple(rewrite(e, axes) for e in side)
+        if not all(_is_placed(e, own) for e in moved):
+            return None
+        parts.append(moved)
+    rows, keys = parts
+    if rows and keys and set(rows) & set(keys):
+        return None
+    return rows, keys
