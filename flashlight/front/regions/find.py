@@ -21,7 +21,7 @@ from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.absorb import Reason
-from flashlight.front.regions.assemble import Assembly, Refusal, Region, source_of
+from flashlight.front.regions.assemble import Assembly, Refusal, Region
 from flashlight.front.regions.choose import Choice, choose, contracts
 from flashlight.front.regions.core import Core, is_returned
 from flashlight.front.regions.joins import Join, Sources, least_map
@@ -221,6 +221,3 @@ class Cores:
             first = min(reasons, key=self.order.__getitem__)
             nodes = sorted((j.node for j in group), key=self.order.__getitem__)
             self.refused.append(Refusal(nodes, reasons[first], dict.fromkeys(maps, reasons[first]), least_map(group)))
-
-
-__all__ = ["Cores", "Findings", "Reach", "find_regions", "source_of"]

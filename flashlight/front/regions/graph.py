@@ -99,9 +99,6 @@ POINTWISE = (
 FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | WRITES | _words("copy getitem cat constant_pad_nd")
 """What a row statistic may pass through on its way back to the scores."""
 
-NONLINEAR = (TRANSCENDENTAL - {"div"}) | ROUNDING | LOGIC | WRITES | (ARITHMETIC - _words("add sub rsub mul neg"))
-"""What makes a product of matrices more than the first link of a chain of products."""
-
 
 def name_of(node: fx.Node) -> str:
     """'mm' for aten.mm.default; '' where the node is no call."""
