@@ -72,8 +72,8 @@ def register(plan: Plan, report: RegionReport, summaries: bool = False) -> None:
     report.summaries, report.key = (plan.key, report.key) if summaries else (report.summaries, plan.key)
     _tell_shapes()
     with _lock:
-        known = _plans.setdefault(plan.key, plan)
-        again = known is plan and bool(_reports.get(plan.key))
+        again = _plans.get(plan.key) is plan and bool(_reports.get(plan.key))
+        _plans[plan.key] = plan
         _reports.setdefault(plan.key, []).append(report)
     if not again:
         _keep(plan, use_cache(plan.cache_dir))

@@ -85,7 +85,8 @@ def contracts(end: fx.Node, reach: Reach) -> bool:
 def normalises(reach: Reach, order: Mapping[fx.Node, int]) -> bool:
     """Whether a sum or an extremum of the maps goes back into them."""
     last = max((order[n] for n in reach.maps), default=0)
-    stack, seen = [u for e in reach.ends for u in e.users], set[fx.Node]()
+    statistics = (e for e in reach.ends if g.name_of(e) not in g.CONTRACTIONS)
+    stack, seen = [u for e in statistics for u in e.users], set[fx.Node]()
     while stack:
         node = stack.pop()
         if node in reach.maps:
