@@ -43,14 +43,8 @@ PRODUCTS_AGAIN = 4
 CHANGED_CORES = 16
 """Times that cores are changed because one waits for itself, before one is refused instead."""
 
-BEHIND_CONTRACTION = 300
-"""Operations behind a contraction that are looked at for smaller regions."""
-
 NOTED_STEPS = 12
 """Operations that are followed for a note on what was not fused."""
-
-PAIR_STEPS = 24
-"""Operations that are followed from weights to scores that are no products."""
 
 # Lowering.
 

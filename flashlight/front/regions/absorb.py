@@ -10,7 +10,7 @@ Producers are duplicated, so a mask that all layers share glues nothing together
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 
 import torch
 from torch import fx
@@ -30,10 +30,10 @@ _WHOLE = g.VIEWS | {"mul", "add", "sub", "neg", "abs"}
 _RANDOM = frozenset({"rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "inductor_random"})
 
 
-def bare_producers(core: set[fx.Node], trees: set[fx.Node], reason: Reason) -> tuple[set[fx.Node], list[fx.Node]]:
+def bare_producers(core: set[fx.Node], reason: Reason) -> tuple[set[fx.Node], list[fx.Node]]:
     """The same where a core with all its producers is too much: views, constants and short programs of positions."""
-    absorbed, inputs = set(trees), set[fx.Node]()
-    stack = [a for u in sorted(core | trees) for a in u.all_input_nodes]
+    absorbed, inputs = set[fx.Node](), set[fx.Node]()
+    stack = [a for u in sorted(core) for a in u.all_input_nodes]
     while stack:
         node = stack.pop()
         if node in core or node in absorbed or g.value(node) is None:
@@ -58,16 +58,16 @@ def producers(
 ) -> tuple[set[fx.Node], list[fx.Node]]:
     """(what is absorbed before the core, inputs that remain).  score: rows times keys of the smallest seed.
 
-    trees: pointwise nodes below sums of products; their leaves are operands.  foreign: what other regions compute;
+    trees: nodes of the core in which broadcast tensors meet, its operands.  foreign: what other regions compute;
     it is read, but for what is computed again.
     """
-    absorbed: set[fx.Node] = set(trees)
+    absorbed: set[fx.Node] = set()
     sides: set[fx.Node] = set()
     inputs: set[fx.Node] = set()
-    stack = [(a, is_operand(a, u, trees)) for u in sorted(core | trees) for a in u.all_input_nodes]
+    stack = [(a, is_operand(a, u, trees)) for u in sorted(core) for a in u.all_input_nodes]
     while stack:
         node, operand = stack.pop()
-        if node in core or node in trees or node in sides or (operand and node in absorbed):
+        if node in core or node in sides or (operand and node in absorbed):
             continue
         if g.value(node) is None:  # a symbolic size
             continue
@@ -83,7 +83,7 @@ def producers(
         if not operand:
             sides.add(node)
         gathers = g.name_of(node) in g.GATHERS
-        stack += [(a, operand and not (gathers and not _is_float(a))) for a in node.all_input_nodes]
+        stack += [(a, operand and not (gathers and not g.is_float(a))) for a in node.all_input_nodes]
     return absorbed, [n for n in inputs if n not in absorbed]
 
 
@@ -114,10 +114,10 @@ def _cheap_operand(node: fx.Node, name: str) -> bool:
     if name == "getitem":
         return g.name_of(node.args[0]) in g.PIECES  # type: ignore[arg-type]
     if name in g.CASTS:
-        return _is_float(node) and not _is_computed_wider(node)
-    if not _is_float(node) and all(not _is_float(a) for a in g.tensors(node)):
+        return g.is_float(node) and not _is_computed_wider(node)
+    if not g.is_float(node) and all(not g.is_float(a) for a in g.tensors(node)):
         return name in g.POINTWISE
-    return g.is_scalar_map(node) and _is_float(node)
+    return g.is_scalar_map(node) and g.is_float(node)
 
 
 def _large_gather(node: fx.Node, score: int) -> bool:
@@ -134,7 +134,7 @@ def _is_position(node: fx.Node, most: int = limits.MASK_OPERATIONS) -> bool:
     stack = [node]
     while stack:
         one = stack.pop()
-        if _is_float(one) or one.op != "call_function" or len(seen) > most:
+        if g.is_float(one) or one.op != "call_function" or len(seen) > most:
             return False
         if g.name_of(one) not in g.CREATORS:
             new = [a for a in dict.fromkeys(g.tensors(one)) if a not in seen]
@@ -145,8 +145,8 @@ def _is_position(node: fx.Node, most: int = limits.MASK_OPERATIONS) -> bool:
 
 def _cheap_side(node: fx.Node, name: str, score: int) -> bool:
     if name in g.CASTS:
-        return not _is_computed_wider(node) and (_is_float(node) or not any(_is_float(a) for a in g.tensors(node)))
-    if not _is_float(node):
+        return not _is_computed_wider(node) and (g.is_float(node) or not any(g.is_float(a) for a in g.tensors(node)))
+    if not g.is_float(node):
         return name in g.POINTWISE or name in g.GATHERS or name in _ASSEMBLED
     if name in g.LOGIC or name in g.ARITHMETIC:
         return g.numel(node) >= score or _from_mask(node)
@@ -169,7 +169,7 @@ def _is_computed_wider(node: fx.Node) -> bool:
         one = stack.pop()
         name, args = g.name_of(one), g.tensors(one)
         if name in g.CASTS and g.dtype(args[0]) is not torch.float64:
-            widened, whole = True, whole and not _is_float(args[0])
+            widened, whole = True, whole and not g.is_float(args[0])
             continue
         numbers = [a for a in one.args if isinstance(a, float)]
         whole &= name in _WHOLE and all(a.is_integer() for a in numbers)
@@ -181,7 +181,7 @@ def _is_computed_wider(node: fx.Node) -> bool:
 
 def _from_mask(node: fx.Node) -> bool:
     """A number for each truth value or position: every operand is an integer, a truth value or a constant."""
-    return all(not _is_float(a) or g.numel(a) == 1 or is_mask_number(a) for a in g.tensors(node))
+    return all(not g.is_float(a) or g.numel(a) == 1 or is_mask_number(a) for a in g.tensors(node))
 
 
 def is_mask_number(node: fx.Node) -> bool:
@@ -190,11 +190,11 @@ def is_mask_number(node: fx.Node) -> bool:
     stack = list(seen)
     while stack:
         one = stack.pop()
-        if not _is_float(one):
+        if not g.is_float(one):
             continue
         if g.name_of(one) not in g.LOGIC | g.ARITHMETIC or len(seen) > limits.MASK_OPERATIONS:
             return False
-        new = {g.through_views(a) for a in g.tensors(one) if _is_float(a) and g.numel(a) > 1} - seen
+        new = {g.through_views(a) for a in g.tensors(one) if g.is_float(a) and g.numel(a) > 1} - seen
         seen |= new
         stack += new
     return True
@@ -212,12 +212,7 @@ def _small_contraction(node: fx.Node, name: str, score: int) -> bool:
     return False
 
 
-def _is_float(node: fx.Node) -> bool:
-    dtype = g.dtype(node)
-    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
-
-
-def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node], reason: Reason) -> set[fx.Node]:
+def epilogue(core: set[fx.Node], quadratic: set[fx.Node], reason: Reason) -> set[fx.Node]:
     """Pointwise consumers all of whose tensors the region computes, and views right behind; quadratic values stay.
 
     At most EPILOGUE of them; those that come first.
@@ -227,7 +222,7 @@ def epilogue(core: set[fx.Node], quadratic: set[fx.Node], absorbed: set[fx.Node]
     grown = True
     while grown:
         grown = False
-        for node in [w for w in waiting if w not in inside and w not in absorbed]:
+        for node in [w for w in waiting if w not in inside]:
             room = len(inside) - len(core) < limits.EPILOGUE
             if room and _ends_inside(node, inside, quadratic) and reason(node) is None:
                 inside.add(node)
@@ -251,6 +246,6 @@ def _ends_inside(node: fx.Node, inside: set[fx.Node], quadratic: set[fx.Node]) -
     return any(g.numel(a) == largest for a in hidden)
 
 
-def outputs(core: Iterable[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:
+def outputs(core: set[fx.Node]) -> list[fx.Node]:
     """Core values that something outside uses."""
-    return [n for n in core if any(u not in inside for u in n.users)]
+    return [n for n in core if any(u not in core for u in n.users)]

@@ -173,7 +173,7 @@ class Assembly:
         core.again = set()
         again = functools.partial(self.recomputation, core=core)
         if self.bare:
-            core.absorbed, core.inputs = bare_producers(core.nodes, core.trees, self.reason)
+            core.absorbed, core.inputs = bare_producers(core.nodes, self.reason)
         else:
             core.absorbed, core.inputs = producers(core.nodes, core.trees, foreign, score, self.reason, again)
         _check_inputs(core.inputs)
@@ -183,7 +183,7 @@ class Assembly:
     def _build(self, core: Core) -> Region | None:
         others = [c for c in self.cores if c is not core]
         read = {n for c in others for n in c.inputs}
-        leaving = {n for n in outputs(core.nodes, core.nodes) if self._leaves(n, core, others)}
+        leaving = {n for n in outputs(core.nodes) if self._leaves(n, core, others)}
         leaving = self._sorted((leaving | (core.nodes & read)) - self.computed)
         needed = {n: self._why_stored(n, core) for n in leaving if core.is_map(n) and not is_returned(n)}
         beside = {n for n in needed if self._stored_beside(n, core, n in read) <= g.numel(n)}

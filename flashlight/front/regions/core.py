@@ -50,7 +50,7 @@ class Core:
 
     def grow(self, others: Container[fx.Node], reason: Reason) -> None:
         """Take in the epilogue.  others: what other cores have."""
-        behind = epilogue(self.base, self.maps, set(), reason)
+        behind = epilogue(self.base, self.maps, reason)
         self.put_behind({n for n in behind if n not in others})
 
     def is_map(self, node: fx.Node) -> bool:

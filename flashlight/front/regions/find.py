@@ -88,10 +88,11 @@ class Cores:
     ):
         self.order, self.reason = order, reason
         self.known: dict[fx.Node, Decline | None] = {}
+        self.selecting: dict[fx.Node, Decline] = {}
+        """Values that are read although they could be computed."""
         self.spread = Spread(nodes, sources, self.why, without)
         self.choice: Choice = choose(self.spread, order)
         self.rejected = self.choice.rejected
-        self.selecting: dict[fx.Node, Decline] = {}
         self.refused: list[Refusal] = []
         self.cores: list[Core] = []
         self._barred = self._behind_barriers()
@@ -107,12 +108,8 @@ class Cores:
     def why(self, node: fx.Node) -> Decline | None:
         """Why a node cannot be computed in a region."""
         if node not in self.known:
-            self.known[node] = self.selecting_reason(node) or obstacle(node) or self.reason(node)
+            self.known[node] = self.selecting.get(node) or obstacle(node) or self.reason(node)
         return self.known[node]
-
-    def selecting_reason(self, node: fx.Node) -> Decline | None:
-        """Why a value is read although it could be computed."""
-        return getattr(self, "selecting", {}).get(node)
 
     def _behind_barriers(self) -> dict[fx.Node, set[Join]]:
         """The joins on whose maps there is an operation without a rule, by what is computed from that."""
@@ -165,13 +162,15 @@ class Cores:
         taken = {j: r for j, r in taken.items() if j not in lost}
         barriers = {n for r in taken.values() for n in r.barriers}
         free = [n for r in taken.values() for n in (*r.maps, *r.ends) if n not in barriers and self._is_free(n)]
-        maps = {n: self.spread.read[n] for n in free if any(n in r.maps for r in taken.values())}
+        mapped = {n for r in taken.values() for n in r.maps}
+        maps = {n: self.spread.read[n] for n in free if n in mapped}
         read = {a for b in barriers for a in self.spread.read[b]}
         ends = {n for n in free if n not in maps or is_returned(n) or n in read}
+        join_at = {j.node: j for j in taken}
         stages = Stages(self.order, maps, {j.node for j in taken if j.inner}, self.why)
         for stage in stages.run(sorted(ends, key=self.order.__getitem__), self.spread.read):
-            joins = [j for j in taken if j.node in stage.maps]
-            if joins and any(map(is_stored, stage.maps)) and any(self.spread.forms(e).sums for e in stage.ends):
+            joins = [join_at[n] for n in sorted(stage.maps & join_at.keys(), key=self.order.__getitem__)]
+            if joins and any(map(is_stored, stage.maps)) and not self.spread.summing.isdisjoint(stage.ends):
                 self.cores.append(Core(stage, joins, self._left(joins)))
 
     def _has_free_ends(self, join: Join) -> bool:

@@ -193,9 +193,9 @@ def factors(node: fx.Node) -> tuple[fx.Node, fx.Node]:
 
 
 def is_float(node: fx.Node) -> bool:
-    """Whether the elements of the result are floating-point numbers."""
+    """Whether the elements of the result are floating-point or complex numbers."""
     kind = dtype(node)
-    return kind is not None and kind.is_floating_point
+    return kind is not None and (kind.is_floating_point or kind.is_complex)
 
 
 def tensors(node: fx.Node) -> list[fx.Node]:

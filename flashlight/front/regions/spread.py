@@ -57,6 +57,8 @@ class Spread:
         self.reaches: dict[Join, Reach] = {}
         self.read: dict[fx.Node, tuple[fx.Node, ...]] = {}
         """The operands of what lies behind a join."""
+        self.summing: set[fx.Node] = set()
+        """Those of them that add up, or take an extremum of, several elements."""
         for node in nodes:
             if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor):
                 self._visit(node)
@@ -98,6 +100,8 @@ class Spread:
             return
         reads = [(a, index) for a, index in form.each() if a in self.places]
         self.read[node] = form.operands
+        if form.sums:
+            self.summing.add(node)
         own = {Axis(f"o{i}", s) for i, s in enumerate(sizes(node))}
         places: dict[Join, Place] = {}
         for a, index in reads:

@@ -53,7 +53,6 @@ class Stages:
         self.stages: list[Stage] = []
         self.stored: set[fx.Node] = set()
         """Maps that later stages read."""
-        self._owned: set[fx.Node] = set()
 
     def run(self, ends: Iterable[fx.Node], reads: Mapping[fx.Node, tuple[fx.Node, ...]]) -> list[Stage]:
         """The stages that compute these ends, in graph order; an end that is a map itself is stored as well.
@@ -130,13 +129,14 @@ class Stages:
         it is something that no kernel computes."""
         inside = one.nodes
         readers = self._readers(rest)
+        owned = {n for s in rest for n in (*s.ends, *s.between)}
         last = max(self.order[n] for n in (*inside, *(n for s in rest for n in s.ends)))
         needs: dict[fx.Node | Stage, list[fx.Node | Stage]] = {}
         stack: list[tuple[fx.Node, fx.Node | Stage | None]] = [(n, None) for n in inside]
         while stack:
             node, by = stack.pop()
             results = node in one.ends or node in one.between or by is not None
-            followers: list[fx.Node | Stage] = [u for u in node.users if u not in inside and u not in self._owned]
+            followers: list[fx.Node | Stage] = [u for u in node.users if u not in inside and u not in owned]
             followers += [s for s in readers.get(node, ()) if results]
             for f in followers:
                 first = f not in needs
@@ -161,7 +161,6 @@ class Stages:
             for a in dict.fromkeys(a for n in nodes for a in n.all_input_nodes):
                 if a in stage.ends or a not in nodes:
                     readers.setdefault(a, []).append(stage)
-        self._owned = {n for s in stages for n in (*s.ends, *s.between)}
         return readers
 
     def _leading(

@@ -1,12 +1,10 @@
-"""Cores that share row statistics, and regions that wait for their own results.
+"""Regions that wait for their own results.
 
-    m = maximum(s1.amax, s2.amax);  exp(s1 - m) @ v1 + exp(s2 - m) @ v2       one region: both parts need m
     o1 * lse(s2) + o2 * lse(s1)                                               each would wait for the other
     o * exp(lse - logaddexp(lse, other))                                      waits for what is computed from its lse
 
 A region runs as one call, so it may not read what is computed from its results.  What lies between is taken in where
-it needs nothing else; otherwise the part of the epilogue that waits is left to Inductor.  Where the scores themselves
-wait, the regions become one.
+it needs nothing else; otherwise the part of the epilogue that waits is left to Inductor.
 """
 
 from __future__ import annotations
