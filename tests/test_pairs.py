@@ -35,13 +35,24 @@ def additive(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     return (torch.tanh(q[:, :, None] + k[:, None]) @ w).softmax(-1) @ v
 
 
+def expanded(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """Pairs written out by expand, as large as what is made from them."""
+    pairs = q[:, :, None].expand(-1, -1, N, -1), k[:, None].expand(-1, N, -1, -1)
+    return (torch.cat([*pairs, pairs[0] * pairs[1]], -1) @ w.repeat(3)).softmax(-1) @ v
+
+
+def mixture(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """The sum over features leaves a map, of what ran over queries and features."""
+    return (-((torch.arange(N) / N - q.unsqueeze(-1)) ** 2)).exp().sum(2) @ v
+
+
 def attention_free(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     e = torch.exp(q[:, :, :1, None] + k[:, None])
     return (e * v[:, None]).sum(2) / e.sum(2)
 
 
 @pytest.mark.parametrize("target", ["evaluate", "cpp"])
-@pytest.mark.parametrize("fn", [graph_attention, gaussian, of_positions, additive])
+@pytest.mark.parametrize("fn", [graph_attention, gaussian, of_positions, additive, expanded, mixture])
 def test_fused(fn: Callable[..., Tensor], target: str, tmp_path: Path) -> None:
     if target == "cpp" and available():
         pytest.skip(str(available()))

@@ -19,7 +19,7 @@ from torch import fx
 
 from flashlight.base.constants import cpu, limits
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.reads import Form, Support, moved_axes, own_support, sizes
+from flashlight.front.regions.reads import Form, Support, elements, moved_axes, own_support, sizes
 from flashlight.ir.index import Axis, Expr, of, volume
 from flashlight.ir.program import Cast, Index, Load, Map, Node, Reduce, postorder
 
@@ -28,14 +28,14 @@ from flashlight.ir.program import Cast, Index, Load, Map, Node, Reduce, postorde
 class Join:
     """A candidate.  rows, keys: the positions of its result that came from one operand only and from another only.
 
-    operands: the tensors that meet   inner: how many products one element adds up, 0 where none
+    made_from: elements of each tensor that meets   inner: how many products one element adds up, 0 where none
     batched: both operands vary along a further axis   suspect: it looks like a linear layer
     """
 
     node: fx.Node
     rows: tuple[Expr, ...]
     keys: tuple[Expr, ...]
-    operands: tuple[fx.Node, ...]
+    made_from: tuple[int, ...]
     inner: int
     batched: bool = False
     suspect: bool = False
@@ -48,7 +48,7 @@ class Join:
     @property
     def growth(self) -> float:
         """Elements of the result for each element of what it is made from."""
-        return g.numel(self.node) / max(1, sum(map(g.numel, self.operands)))
+        return g.numel(self.node) / max(1, sum(self.made_from))
 
     @property
     def is_big(self) -> bool:
@@ -119,7 +119,7 @@ def _product(node: fx.Node, support: Support, sources: Sources) -> Join:
         node,
         (rows,) if rows.axes else (),
         (keys,) if keys.axes else (),
-        (left, right),
+        tuple(elements(x, support) for x in (left, right)),
         inner=g.shape(left)[-1],
         batched=batched,
         suspect=not batched and _looks_linear(left, right, sources),
@@ -180,9 +180,10 @@ def _meeting(node: fx.Node, form: Form, support: Support, sources: Sources) -> J
                 (a, x), (b, y) = pair
                 rows = tuple(e for e in result if e.axes and e.axes <= a - b)
                 keys = tuple(e for e in result if e.axes and e.axes <= b - a)
-                operands = tuple(dict.fromkeys(o for o in known.values() if o is not None))
+                operands = dict.fromkeys(o for o in known.values() if o is not None)
+                made_from = tuple(elements(o, support) for o in operands)
                 weight = any(o is not None and sources.is_weight(o) for o in (x, y))
-                return Join(node, rows, keys, operands, inner=0, batched=bool(a & b), weight=weight)
+                return Join(node, rows, keys, made_from, inner=0, batched=bool(a & b), weight=weight)
     return None
 
 
@@ -200,4 +201,4 @@ def least_map(joins: Iterable[Join]) -> int:
     """Elements from which a value is a map: rows times keys, and more than the scores are made from."""
     joins = list(joins)
     score = min((math.prod(j.size) for j in joins), default=1)
-    return max(score, 1 + max((g.numel(x) for j in joins for x in j.operands), default=0))
+    return max(score, 1 + max((n for j in joins for n in j.made_from), default=0))

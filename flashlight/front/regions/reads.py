@@ -202,10 +202,18 @@ Support = Mapping[fx.Node, frozenset[int]]
 
 def moved_axes(operand: fx.Node, index: Position, support: Support) -> frozenset[Axis]:
     """The axes on which what is read depends: those of the dimensions along which the operand varies."""
-    dims = support.get(operand)
-    if dims is None:
-        dims = own_support(operand)
+    dims = _varying(operand, support)
     return frozenset().union(*[e.axes for i, e in enumerate(index) if i in dims])
+
+
+def elements(node: fx.Node, support: Support) -> int:
+    """How many elements differ: those of an expanded tensor count once."""
+    dims = _varying(node, support)
+    return math.prod(s for i, s in enumerate(sizes(node)) if i in dims)
+
+
+def _varying(node: fx.Node, support: Support) -> frozenset[int]:
+    return support[node] if node in support else own_support(node)
 
 
 def own_support(node: fx.Node) -> frozenset[int]:

@@ -108,7 +108,8 @@ class Spread:
             axes = {Axis(f"o{i}", s): e for i, (s, e) in enumerate(zip(sizes(a), index, strict=True))}
             for join, place in self.places[a].items():
                 if join not in places and not self._is_side(a, form):
-                    moved = _moved(place, axes, own)
+                    parts = g.numel(node) >= cpu.BIG * sum(join.made_from)
+                    moved = _moved(place, axes, own, parts)
                     if moved is not None:
                         places[join] = moved
         if places:
@@ -187,15 +188,17 @@ def _is_placed(e: Expr, own: set[Axis]) -> bool:
     return not e.axes.isdisjoint(own) and volume(e.axes - own) < cpu.BIG
 
 
-def _moved(place: Place, axes: dict[Axis, Expr], own: set[Axis]) -> Place | None:
-    """The coordinates in the result; None where one of them is gone, or both are the same."""
-    parts = []
+def _moved(place: Place, axes: dict[Axis, Expr], own: set[Axis], parts: bool) -> Place | None:
+    """The coordinates in the result; None where one of them is gone, or both are the same.  parts: whether it is enough
+    that some of the rows' are left, and some of the keys'."""
+    left = []
     for side in place:
         moved = tuple(rewrite(e, axes) for e in side)
-        if not all(_is_placed(e, own) for e in moved):
+        placed = tuple(e for e in moved if _is_placed(e, own))
+        if placed != moved and not (parts and placed):
             return None
-        parts.append(moved)
-    rows, keys = parts
+        left.append(placed)
+    rows, keys = left
     if rows and keys and set(rows) & set(keys):
         return None
     return rows, keys
