@@ -153,6 +153,24 @@ def test_biases_that_are_counted_in_float_are_followed():
     assert (N,) in shapes(region.inputs)
 
 
+def test_masks_and_biases_of_positions_alone_are_no_inputs():
+    """The identity counts in uint16 from 257 rows on; angles of offsets meet frequencies inside the scores."""
+
+    def itself(q, k, v):
+        mask = torch.eye(q.shape[-2], dtype=torch.bool)
+        return (q @ k.mT).masked_fill(mask, -math.inf).softmax(-1) @ v
+
+    def angles(q, k, v):
+        i = torch.arange(float(q.shape[-2]))
+        turned = (i[:, None] - i)[..., None] * 0.1 ** torch.arange(float(q.shape[-1]))
+        phase = q[..., :, None, :] - k[..., None, :, :] + turned
+        return phase.cos().sum(-1).softmax(-1) @ v
+
+    for fn in (itself, angles):
+        found = regions(fn, *draw(*[(B, 300, D)] * 3))
+        assert max(map(math.prod, shapes(found.regions[0].inputs))) == B * 300 * D, fn.__name__
+
+
 @pytest.mark.parametrize("change", [
     lambda s: F.glu(torch.cat([s, s.flip(-1)], -1)),
     lambda s: F.layer_norm(s, s.shape[-1:]).exp(),

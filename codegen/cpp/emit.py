@@ -28,7 +28,7 @@ LANES = {"float": "F", "bool": "B"}
 SCALARS = {"float": "real", "int": "long", "bool": "bool"}
 C_TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "f16",
            torch.bool: "bool", torch.int64: "int64_t", torch.int32: "int32_t", torch.int16: "int16_t",
-           torch.int8: "int8_t", torch.uint8: "uint8_t"}  # fmt: skip
+           torch.int8: "int8_t", torch.uint8: "uint8_t", torch.uint16: "uint16_t"}  # fmt: skip
 RUN = 16
 """How many terms of a sum of floats may be added one after the other, as in flashlight_contract.h."""
 _INT_LANES = {torch.int64: "J"}

@@ -7,6 +7,7 @@ namespace fl {
 template <class T> struct stored { typedef F lanes; };  // the vector type of a stored element
 template <> struct stored<bool> { typedef B lanes; };
 template <> struct stored<uint8_t> { typedef I lanes; };
+template <> struct stored<uint16_t> { typedef I lanes; };
 template <> struct stored<int8_t> { typedef I lanes; };
 template <> struct stored<int16_t> { typedef I lanes; };
 template <> struct stored<int32_t> { typedef I lanes; };

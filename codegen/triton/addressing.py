@@ -30,6 +30,7 @@ TYPES: dict[torch.dtype, str] = {
     torch.int16: "i16",
     torch.int8: "i8",
     torch.uint8: "u8",
+    torch.uint16: "u16",
     torch.bool: "i1",
 }
 """Triton's names of the element types that can be loaded and stored."""

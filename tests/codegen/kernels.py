@@ -158,15 +158,21 @@ def documents() -> Case:
 
 
 def lengths() -> Case:
-    """A length per batch as int32, and an int8 mask."""
+    """A length per batch as int32, an int8 mask, and uint16 numbers of which half are beyond int16."""
     length, mask = tensor("length", 1, dtype=torch.int32), tensor("mask", 37, 53, dtype=torch.int8)
+    level = tensor("level", 53, dtype=torch.uint16)
 
     def score(p: Parts) -> Node:
         short = Map("LT", Index(of(p.x)), at(length, const(0)))
-        return where(Map("OR", short, Cast("bool", at(mask, p.m, p.x))), p.score)
+        high = Map("LT", Const(40000), at(level, p.x))
+        return where(Map("OR", short, Map("AND", high, Cast("bool", at(mask, p.m, p.x)))), p.score)
 
-    make = {"length": lambda: torch.tensor([9]), "mask": lambda: torch.randint(0, 2, (37, 53))}
-    return softmax(score, [length, mask], make)
+    make = {
+        "length": lambda: torch.tensor([9]),
+        "mask": lambda: torch.randint(0, 2, (37, 53)),
+        "level": lambda: torch.arange(53) * 1200,
+    }
+    return softmax(score, [length, mask, level], make)
 
 
 def sink(logits: Sequence[float] = (0.3, -0.8)) -> Case:

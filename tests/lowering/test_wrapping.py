@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashlight.base.errors import Decline
-from flashlight.ir.program import Const, Index, Map, Program
+from flashlight.ir.program import Const, Index, Load, Map, Program, postorder
 from tests.lowering.harness import both, check, decomposed, nodes
 
 N = 300
@@ -77,6 +77,13 @@ def test_positions_wrap(name: str) -> None:
 def test_narrow_positions() -> None:
     both(lambda x: (torch.arange(N, dtype=torch.uint8) == 0, x + 0), X)
     both(lambda x: (torch.arange(N, dtype=torch.int8) * 3, x + 0), X)
+
+
+def test_the_identity_matrix_is_a_function_of_positions() -> None:
+    """Its decomposition counts in 16 bits without a sign from 257 rows on."""
+    fn = lambda x: (torch.eye(N, dtype=torch.bool), torch.eye(2, N)[:, None] + x)  # noqa: E731
+    program = check(fn, X.float(), how=decomposed)
+    assert not any(isinstance(n, Load) for n in postorder([program.stores[0].value]))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -27,9 +27,15 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALVES = (torch.bfloat16, torch.float16)
 """Dtypes whose contractions may round their operands."""
 
-INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16)
 
-_WRAPS = {torch.uint8: (8, False), torch.int8: (8, True), torch.int16: (16, True), torch.int32: (32, True)}
+_WRAPS = {
+    torch.uint8: (8, False),
+    torch.uint16: (16, False),
+    torch.int8: (8, True),
+    torch.int16: (16, True),
+    torch.int32: (32, True),
+}
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 
 _EXACT_FLOAT = 1 << 24

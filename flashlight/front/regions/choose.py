@@ -39,7 +39,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
     choice = Choice()
     claimed: set[fx.Node] = set()
     starts: set[fx.Node] = set()
-    all_ends: set[fx.Node] = set()
+    covered: set[fx.Node] = set()
     statistics = {j: normalises(r, order) for j, r in spread.reaches.items()}
 
     def unlikely(join: Join) -> tuple[bool, ...]:
@@ -57,7 +57,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
 
     for join in sorted(spread.reaches, key=lambda j: (unlikely(j), order[j.node])):
         reach = spread.reaches[join]
-        if join.node in claimed or (not join.inner and reach.ends and all_ends.issuperset(reach.ends)):
+        if join.node in claimed or (not join.inner and reach.ends and covered.issuperset(reach.ends)):
             continue
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
         why = _rejection(join, reach, ends, statistics[join], starts, spread.positive)
@@ -65,7 +65,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
             choice.rejected[join] = why
             continue
         choice.taken[join] = reach
-        all_ends.update(reach.ends)
+        covered |= reach.maps.keys() | reach.ends.keys()
         claimed.update(ends)
         starts.add(join.node)
     return choice
