@@ -214,7 +214,7 @@ STORED: dict[Callable[..., Any], list[tuple[str, str]]] = {
     returned: [("fused", "the function returns it")],
     returned_view: [("fused", "strides of all of it")],
     second_map: [],
-    map_as_values: [("bmm", "times the products"), ("div", "times the products"), ("fused", "returns it")],
+    map_as_values: [("bmm", "operations again"), ("div", "operations again"), ("fused", "returns it")],
     dropout: [("inductor_random", "random numbers")],
     running_bias: [("mul", "cumsum"), ("cumsum", "cumsum")],
     top_declined: [("bmm", "top-k"), ("div", "top-k")],

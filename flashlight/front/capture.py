@@ -22,6 +22,7 @@ from flashlight.base.errors import Decline, FlashlightError
 from flashlight.base.options import Options
 from flashlight.front import allocations, layouts, worth
 from flashlight.front.compilation import Compilation
+from flashlight.front.cost import Rates, add_stages, cost
 from flashlight.front.counts import flops
 from flashlight.front.extract import Extract, extract
 from flashlight.front.insertion import Insertion
@@ -44,6 +45,7 @@ from flashlight.ir.program import Program
 from flashlight.passes.pipeline import Trace, compile_program
 from flashlight.passes.sparsity.share import parted
 from flashlight.report import levels as debug
+from flashlight.report.cost import Cost
 from flashlight.report.progress import stage
 from flashlight.report.records import RegionReport, Report
 from flashlight.runtime import op as runtime
@@ -59,7 +61,7 @@ Costly = tuple[Region, TooMuch]
 """A region that is too much, and why."""
 Smaller = Callable[[fx.Graph, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
 """Smaller regions in the place of others, see regions/smaller.py."""
-Planned = tuple[Program, Sequence[fx.Node], Schedule, Trace]
+Planned = tuple[Program, Sequence[fx.Node], Schedule, Trace, Cost]
 
 
 class StrictError(FlashlightError):
@@ -106,7 +108,7 @@ class _GraphCapture:
         """Outputs of ops that summarise conditions, by key and inputs."""
         self.allowance = Allowance(self.options.budget_nodes, self.options.budget_seconds)
         self.outcomes: list[tuple[fx.Node, RegionReport]] = []
-        self.fused: list[Region] = []
+        self.fused: list[tuple[Region, RegionReport]] = []
         self.thrifty = True
         """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
         self.lowered: dict[object, tuple[Program, list[int]]] = {}
@@ -162,6 +164,7 @@ class _GraphCapture:
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
         self._number([report for _, report in self.outcomes])
+        add_stages(self.fused, self.insertion.replaced)
         self._mark(findings)
         self.report.untouched += [note for note in findings.untouched if note not in self.report.untouched]
         restore(self.graph, attentions)
@@ -189,17 +192,17 @@ class _GraphCapture:
 
     def _again(self, smaller: Smaller, costly: list[Costly]) -> list[Costly]:
         """Try regions that are too much in smaller parts; gives those of which no part is fused."""
-        self.insertion.retire({n for r in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in costly]))
+        self.insertion.retire({n for r, _ in self.fused for n in r.nodes}.difference(*[r.nodes for r, _ in costly]))
         self.insertion.sort()
         parts = smaller(self.graph, [region for region, _ in costly], self.parameters, _reason)
         before = len(self.outcomes)
         failed = self._all(parts)
-        left = [(region, why) for region, why in costly if not any(_within(part, region) for part in self.fused)]
+        left = [(region, why) for region, why in costly if not self._parts(region)]
         whole = [region for region, _ in left]
         tried = self.outcomes[before:]
         self.outcomes[before:] = [o for o in tried if o[1].fused or not any(o[0] in r.core.nodes for r in whole)]
         for part, why in failed:
-            if not any(_within(part, region) for region in whole):
+            if not any(region.core.nodes.issuperset(part.seeds) for region in whole):
                 self.outcomes.append((part.first, self._not_fused(part, _declined(why, part.source))))
         return left
 
@@ -217,10 +220,14 @@ class _GraphCapture:
         self.outcomes += [(region.first, report)] if report is not None else []
         return report is not None and report.fused
 
+    def _parts(self, region: Region) -> list[Region]:
+        """The fused regions that are what became of a larger one."""
+        return [part for part, _ in self.fused if region.core.nodes.issuperset(part.seeds)]
+
     def _note_parts(self, costly: list[Costly]) -> None:
         """Say of which regions only parts are fused."""
         for region, why in costly:
-            parts = [part for part in self.fused if _within(part, region)]
+            parts = self._parts(region)
             if parts and all(part.core is not region.core for part in parts):
                 rest = Decline(f"its region is fused in smaller parts: for the whole, {why.reason}", why.fix)
                 self.maps = dict.fromkeys(region.quadratic, rest) | self.maps
@@ -268,12 +275,12 @@ class _GraphCapture:
 
     def _fuse(self, region: Region, place: str) -> RegionReport | None:
         """place: what progress calls the region."""
-        device = region.outputs[0].meta["val"].device
+        device = region.device
         targets.require(self.options.target, device)
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
         copy = extract(region)
         with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
-            program, used, schedule, trace = self._plan(region, copy, place)
+            program, used, schedule, trace, estimate = self._plan(region, copy, place)
         if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
             return None
@@ -283,17 +290,19 @@ class _GraphCapture:
             language, whole = targets.language(self.options.target, device), program
             shared, program, schedule = parted(program, schedule)
             parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
-            report = Compilation(language, whole, tuple(parts), tuple(trace)).report(source=region.source)
+            report = Compilation(language, whole, tuple(parts), tuple(trace)).report(
+                source=region.source, cost=estimate
+            )
             if shared:
                 inputs |= self._shared(shared, inputs, region, report)
             plan = self._run_as(program, schedule, region.source)
             runtime.register(plan, report)
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
-        self.fused.append(region)
+        self.fused.append((region, report))
         return report
 
     def _plan(self, region: Region, copy: Extract, place: str) -> Planned:
-        """The program, the nodes that are its inputs, the kernels and what each pass made of the program.
+        """The program, the nodes that are its inputs, the kernels, what each pass made of the program, and the cost.
 
         Raises TooMuch where that takes more than may be, or where the kernels are not worth it.
         """
@@ -308,8 +317,10 @@ class _GraphCapture:
             key = program, frozenset(program.origins.items())
             schedule, trace = self.compiled.get(key) or compile_program(program)
             self.compiled[key] = schedule, trace
-            worth.require(schedule.kernels, region.nodes, smaller=self.thrifty)
-        return program, used, schedule, trace
+            rates = Rates.of(region.device)
+            estimate = cost(region, schedule, rates)
+            worth.require(schedule.kernels, estimate, rates, smaller=self.thrifty)
+        return program, used, schedule, trace, estimate
 
     def _lower(self, copy: Extract) -> tuple[Program, list[fx.Node]]:
         """The program, and the nodes of the copy that are its inputs."""
@@ -373,11 +384,6 @@ class _GraphCapture:
 def _reason(node: fx.Node) -> Decline | None:
     """Why a node cannot be lowered.  Asking about symbolic sizes would guard them: then lowering the copy tells."""
     return None if any(map(is_symbolic, (node, *node.all_input_nodes))) else can_lower(node)
-
-
-def _within(part: Region, region: Region) -> bool:
-    """Whether a region is what became of a larger one."""
-    return region.core.nodes.issuperset(part.seeds)
 
 
 def _kind(region: Region) -> object:

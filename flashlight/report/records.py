@@ -8,44 +8,20 @@ what takes printing is computed when it is first read. Every report of the proce
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from flashlight.base.deferred import Deferred, Later
-from flashlight.base.documents import UNWRITTEN, decode, encode
-
-
-class _Plain:
-    """Plain data: JSON, pickles and copies have all of it, and nothing in them is left to be computed."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data."""
-        return encode(self)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; ``ValueError`` where the document is something else."""
-        return decode(cls, document)
-
-    def to_json(self) -> str:
-        """As JSON text."""
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of :meth:`to_json`; ``ValueError`` where the text is something else."""
-        return cls.from_dict(json.loads(text))
-
-    def __reduce__(self) -> Any:
-        return type(self).from_dict, (self.to_dict(),)
+from flashlight.base.documents import UNWRITTEN
+from flashlight.report.cost import Cost
+from flashlight.report.plain import Plain
 
 
 @dataclass
-class KernelReport(_Plain):
+class KernelReport(Plain):
     """One generated kernel.
 
     ``source`` is the code in ``language`` that runs; ``program`` and ``kernel`` are the text forms of the mathematics
@@ -92,14 +68,15 @@ class Compilation(Protocol):
 
 
 @dataclass
-class RegionReport(_Plain):
+class RegionReport(Plain):
     """One part of a graph that looks like attention: fused into ``kernels``, or declined for a ``reason``.
 
     ``source`` is the user's ``"file.py:12"``, ``fix`` the change of the user's code that would make a declined region
-    fuse, ``passes`` the text of the program after each pass that changed it. ``key`` is the content hash that a fused
-    region runs under: equal for regions that compute the same; ``summaries`` is that of the summaries of its
-    conditions, which other regions may share. A fused region has a ``reason`` where these failed. ``compilation`` is
-    what the report of a region of this process is made from; JSON has what was made instead.
+    fuse, ``cost`` what fusing spares and costs by estimate, ``passes`` the text of the program after each pass that
+    changed it. ``key`` is the content hash that a fused region runs under: equal for regions that compute the same;
+    ``summaries`` is that of the summaries of its conditions, which other regions may share. A fused region has a
+    ``reason`` where these failed. ``compilation`` is what the report of a region of this process is made from; JSON has
+    what was made instead.
     """
 
     fused: bool
@@ -111,6 +88,7 @@ class RegionReport(_Plain):
     passes: Deferred[list[tuple[str, str]]] = Deferred(Later(list))
     key: str = ""
     summaries: str = ""
+    cost: Cost | None = None
     compilation: Compilation | None = field(default=None, repr=False, compare=False, metadata=UNWRITTEN)
 
     def facts(self) -> dict[str, Any]:
@@ -119,7 +97,7 @@ class RegionReport(_Plain):
 
 
 @dataclass
-class ScoreSized(_Plain):
+class ScoreSized(Plain):
     """A tensor as large as a score map that the compiled graph allocates: the result of ``op`` at ``source``.
 
     ``bytes`` is the memory it takes, ``reason`` why it is not computed inside a fused kernel, ``fix`` the change of the
@@ -136,7 +114,7 @@ class ScoreSized(_Plain):
 
 
 @dataclass
-class Report(_Plain):
+class Report(Plain):
     """Everything Flashlight has to say about one compiled graph.
 
     ``untouched`` lists ``(source, what)`` for what has the name or the shape of attention but nothing to fuse, such as
@@ -163,6 +141,10 @@ class Report(_Plain):
         parts = [self._summary(), *([self.note] if self.note else [])]
         if self.regions:
             parts.append(self._table())
+        costs = _grouped((tuple(r.cost.text()), r) for r in self.regions if r.fused and r.cost)
+        if costs:
+            stages = [line for lines, regions in costs.items() for line in (f"  {_names(regions)}", *lines)]
+            parts.append("\n".join(["stages, by estimate of a run that skips no block:", *stages]))
         findings = _grouped((k.finding, r) for r in self.regions if r.fused for k in r.kernels if k.finding)
         if findings:
             parts.append("\n".join(f"  {_names(regions)}: {finding}" for finding, regions in findings.items()))

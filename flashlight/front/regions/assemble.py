@@ -15,6 +15,7 @@ import math
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from flashlight.base.constants import limits
@@ -61,6 +62,11 @@ class Region:
     def first(self) -> fx.Node:
         """Its first score-like contraction in graph order."""
         return self.seeds[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.outputs[0].meta["val"].device
 
     @property
     def source(self) -> str:

@@ -27,14 +27,13 @@ def is_stored(node: fx.Node, gone: Container[fx.Node] = ()) -> bool:
         return g.name_of(node.args[0]) not in g.VIEWS  # type: ignore[arg-type]
     if name in ALIASES or isinstance(node.meta.get("val"), list | tuple):
         return False
-    readers = (u for u in _readers(node, gone) if g.name_of(u) not in _READS_WHERE_USED)
-    return name not in _INLINED or next(readers, None) is not None
+    return name not in _INLINED or any(g.name_of(u) not in _READS_WHERE_USED for u in readers(node, gone))
 
 
-def _readers(node: fx.Node, gone: Container[fx.Node]) -> Iterator[fx.Node]:
-    """Users, those of views in the place of the views."""
+def readers(node: fx.Node, gone: Container[fx.Node] = ()) -> Iterator[fx.Node]:
+    """What reads a value: its users, those of views in the place of the views.  gone: nodes that are not computed."""
     for user in node.users:
         if user not in gone and g.name_of(user) in ALIASES:
-            yield from _readers(user, gone)
+            yield from readers(user, gone)
         elif user not in gone:
             yield user

@@ -1,0 +1,184 @@
+"""What fusing a region spares and what it costs: bytes not moved against operations done again.
+
+softmax(q @ k.mT) @ v          two maps are not stored; nothing is computed again
+s.amax(-2), s.softmax(-1) @ v  the scores are computed once for each sweep
+bias = mlp(pair) @ w           every head computes again what is the same for all
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from flashlight.base.constants import cpu, gpu
+from flashlight.front.counts import adds_products, instances, phases, positions, repeats
+from flashlight.front.lowering import source_line
+from flashlight.front.regions import Region
+from flashlight.front.regions import graph as g
+from flashlight.front.regions.core import is_returned
+from flashlight.front.regions.stored import is_stored, readers
+from flashlight.ir.index import volume
+from flashlight.ir.kernel import Kernel, Schedule
+from flashlight.ir.ops import FNS
+from flashlight.ir.program import Load, Map, Node, Reduce, postorder
+from flashlight.report.cost import Cost
+from flashlight.report.records import RegionReport
+
+
+@dataclass(frozen=True)
+class Rates:
+    """operations: of products of matrices in a second.  moved: bytes in a second of tensors too large for a cache."""
+
+    operations: float
+    moved: float
+
+    @classmethod
+    def of(cls, device: torch.device) -> Rates:
+        """Of a device, as the tables of constants have it."""
+        if device.type == "cpu":
+            return cls(cpu.OPERATIONS_A_SECOND, cpu.MOVED_A_SECOND)
+        return cls(gpu.OPERATIONS_A_SECOND, gpu.MOVED_A_SECOND)
+
+
+def cost(region: Region, schedule: Schedule, rates: Rates) -> Cost:
+    """The cost of a region whose kernels are known; `before` is left empty."""
+    maps = [n for n in region.quadratic if is_stored(n) and not is_returned(n)]
+    moved = sum(_bytes(n) * (1 + max(1, len(set(readers(n))))) for n in maps)
+    once = sum(map(_products, region.nodes))
+    done = sum(map(_done, schedule.kernels))
+    again = max(0, done - once) + sum(repeated(k) for k in schedule.kernels)
+    return Cost(
+        maps=len(maps),
+        map_bytes=sum(map(_bytes, maps)),
+        moved=moved,
+        between=_between(schedule),
+        products=once,
+        again=again,
+        lines=_lines(region, schedule.kernels) if again else (),
+        moved_seconds=moved / rates.moved,
+        again_seconds=again / rates.operations,
+    )
+
+
+def add_stages(fused: Sequence[tuple[Region, RegionReport]], replaced: Mapping[fx.Node, fx.Node]) -> None:
+    """Add to the costs of regions what stages of the same scores pass on, and the products that later ones compute
+    again.  replaced: what stands in the place of a region's output."""
+    computed: set[fx.Node] = set()
+    for region, report in sorted(fused, key=lambda pair: pair[0].first):
+        if report.cost is None:
+            continue
+        for other, source in fused:
+            if other is not region and not region.core.starts.isdisjoint(other.core.starts):
+                results = {replaced.get(n, n) for n in other.outputs}
+                size = sum(map(_bytes, _reached(region.inputs, results, other.first)))
+                report.cost.before |= {source.name: size} if size else {}
+        twice = region.core.starts & computed
+        if twice:
+            again = sum(map(_products, twice))
+            report.cost.again += again
+            report.cost.again_seconds += again / Rates.of(region.device).operations
+            report.cost.lines = tuple(sorted({*report.cost.lines, *filter(None, map(source_line, twice))}))
+        computed |= region.core.starts
+
+
+def _reached(inputs: Iterable[fx.Node], results: Container[fx.Node], first: fx.Node) -> set[fx.Node]:
+    """The results from which inputs are computed, looked for down to a node."""
+    reached, seen = set[fx.Node](), set[fx.Node]()
+    stack = list(inputs)
+    while stack:
+        node = stack.pop()
+        if node in results:
+            reached.add(node)
+        elif node not in seen and not node < first:
+            seen.add(node)
+            stack += node.all_input_nodes
+    return reached
+
+
+def _bytes(node: fx.Node) -> int:
+    value = g.value(node)
+    return 0 if value is None else g.numel(node) * value.dtype.itemsize
+
+
+def _between(schedule: Schedule) -> dict[str, int]:
+    """Bytes of temporaries by who writes and who reads them."""
+    writers = schedule.writers
+    passed: Counter[str] = Counter()
+    for kernel in schedule.kernels:
+        for t in kernel.inputs:
+            if t.name in writers:
+                passed[f"{writers[t.name].name} to {kernel.name}"] += t.numel * t.dtype.itemsize
+    return dict(passed)
+
+
+def _done(kernel: Kernel) -> int:
+    """Operations of products in a kernel, in all of its loops."""
+    blocks = dict.fromkeys(kernel.tile, cpu.ROWS_OF_GATHERED)
+    nodes = (n for part in phases(kernel) for n in postorder(part) if adds_products(n))
+    return sum(2 * positions(n) * repeats(n, kernel, blocks) for n in nodes)
+
+
+def _lines(region: Region, kernels: Iterable[Kernel]) -> tuple[str, ...]:
+    """The lines whose products the kernels compute more often than the graph does."""
+    once: Counter[str] = Counter()
+    for node in region.nodes:
+        once[source_line(node)] += _products(node)
+    done: Counter[str] = Counter()
+    for kernel in kernels:
+        for n in (n for part in phases(kernel) for n in postorder(part) if adds_products(n)):
+            done[kernel.origins.get(n, "")] += 2 * positions(n) * repeats(n, kernel)
+    return tuple(sorted(line for line, count in done.items() if line and count > once[line] > 0))
+
+
+# ---------------------------------------------------------------- what grid instances repeat
+
+
+def repeated(kernel: Kernel) -> int:
+    """Work on values other than sums of products that grid instances do although another has done it."""
+    return sum(_work(n) * (instances(n, kernel) - 1) for n in kernel.nodes)
+
+
+def shared_bytes(kernels: Iterable[Kernel]) -> int:
+    """Bytes of what several grid instances work out for others to use, were it written once and read once."""
+    return sum(2 * torch.float32.itemsize * volume(n.free) for k in kernels for n in _shared(k))
+
+
+def _shared(kernel: Kernel) -> set[Node]:
+    """Values that several grid instances work out, and from which each works out something of its own."""
+    own = (n for n in kernel.nodes if instances(n, kernel) == 1)
+    return {a for n in own for a in n.args if instances(a, kernel) > 1 and any(map(_work, postorder([a])))}
+
+
+def _work(node: Node) -> int:
+    """For all its positions; a sum of products counts as its products."""
+    if isinstance(node, Reduce):
+        return 0 if adds_products(node) else cpu.OTHER_WORK * positions(node)
+    return _operation(node) * positions(node) if isinstance(node, Map) else 0
+
+
+def _operation(node: Map) -> int:
+    name = node.fn
+    fn = FNS[name]
+    if fn.result == "float" and name != "DIV":
+        return cpu.FUNCTION_WORK
+    of_data = fn.result == "bool" and all(a.dtype == "int" for a in node.args) and any(map(_is_read, node.args))
+    return cpu.COMPARISON_WORK if of_data else cpu.OTHER_WORK
+
+
+def _is_read(node: Node) -> bool:
+    return any(isinstance(n, Load) for n in postorder([node]))
+
+
+def _products(node: fx.Node) -> int:
+    """Two operations for each product that a node adds up."""
+    name = g.name_of(node)
+    if name in g.CONTRACTIONS or name in g.DISTANCES:
+        left, _ = g.factors(node)
+        return 2 * g.numel(node) * g.shape(left)[-1]
+    if name == "sum" and g.name_of(g.tensors(node)[0]) == "mul":
+        return 2 * g.numel(g.tensors(node)[0])
+    return 0
