@@ -47,7 +47,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
         ends = any(contracts(e, reach) for e in reach.ends)
         alone = not join.batched and not join.is_big
         return (
-            not join.inner,
+            not join.inner and not join.is_read,
             alone,
             not ends,
             not statistics[join],
@@ -107,6 +107,8 @@ def _rejection(
 ) -> str | None:
     if any(e in starts for e in reach.ends):
         return ""
+    if join.is_read:
+        return None if join.batched or normalised else ""
     if join.weight and (not join.is_big or ends or reach.barriers or not reach.ends):
         return ""
     if join.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(join.size)) and not join.is_big:

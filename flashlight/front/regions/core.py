@@ -38,7 +38,7 @@ class Core:
     def __post_init__(self) -> None:
         self.maps = self.stage.maps
         self.base = _with_calls(self.stage.nodes)
-        self.starts = {j.node for j in self.joins}
+        self.starts = self.maps.intersection(j.node for j in self.joins) or {min(self.maps)}
         self.trees = {j.node for j in self.joins if not j.inner}
         self.least = least_map(self.joins)
         self.put_behind(())

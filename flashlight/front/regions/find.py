@@ -103,7 +103,7 @@ class Cores:
     def maps(self) -> set[fx.Node]:
         """Values over the rows and keys of a join, fused or not."""
         joins = [*self.choice.taken, *(j for j in self.rejected if j.inner and not j.suspect)]
-        return {n for j in joins for n in self.spread.reaches[j].maps}
+        return {n for j in joins for n in self.spread.reaches[j].maps if not (j.is_read and n is j.node)}
 
     def why(self, node: fx.Node) -> Decline | None:
         """Why a node cannot be computed in a region."""
@@ -161,15 +161,17 @@ class Cores:
         self._refuse(lost)
         taken = {j: r for j, r in taken.items() if j not in lost}
         barriers = {n for r in taken.values() for n in r.barriers}
+        outside = {j.node for j in taken if j.is_read}
         free = [n for r in taken.values() for n in (*r.maps, *r.ends) if n not in barriers and self._is_free(n)]
         mapped = {n for r in taken.values() for n in r.maps}
         maps = {n: self.spread.read[n] for n in free if n in mapped}
         read = {a for b in barriers for a in self.spread.read[b]}
-        ends = {n for n in free if n not in maps or is_returned(n) or n in read}
+        ends = {n for n in free if n not in maps or is_returned(n) or n in read} - outside
         join_at = {j.node: j for j in taken}
         stages = Stages(self.order, maps, {j.node for j in taken if j.inner}, self.why)
         for stage in stages.run(sorted(ends, key=self.order.__getitem__), self.spread.read):
             joins = [join_at[n] for n in sorted(stage.maps & join_at.keys(), key=self.order.__getitem__)]
+            stage.maps -= outside
             if joins and any(map(is_stored, stage.maps)) and not self.spread.summing.isdisjoint(stage.ends):
                 self.cores.append(Core(stage, joins, self._left(joins)))
 

@@ -19,7 +19,7 @@ from torch import fx
 
 from flashlight.base.constants import cpu, limits
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.reads import Form, Support, elements, moved_axes, own_support, sizes
+from flashlight.front.regions.reads import Form, Support, elements, moved_axes, sizes, varying
 from flashlight.ir.index import Axis, Expr, of, volume
 from flashlight.ir.program import Cast, Index, Load, Map, Node, Reduce, postorder
 
@@ -30,6 +30,7 @@ class Join:
 
     made_from: elements of each tensor that meets   inner: how many products one element adds up, 0 where none
     batched: both operands vary along a further axis   suspect: it looks like a linear layer
+    is_read: node is a map from outside, see outside.py, made from nothing; made_from is what it is reduced to
     """
 
     node: fx.Node
@@ -40,6 +41,7 @@ class Join:
     batched: bool = False
     suspect: bool = False
     weight: bool = False
+    is_read: bool = False
     size: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,8 +115,7 @@ def _product(node: fx.Node, support: Support, sources: Sources) -> Join:
     shape = sizes(node)
     rank = len(shape)
     rows, keys = (of(Axis(f"o{i}", shape[i])) for i in (rank - 2, rank - 1))
-    varying = [{i - len(sizes(x)) for i in support.get(x, own_support(x))} for x in (left, right)]
-    batched = any(i in varying[0] and i in varying[1] for i in range(-rank, -2))
+    batched = any(i in varying(left, support) and i in varying(right, support) for i in range(rank - 2))
     return Join(
         node,
         (rows,) if rows.axes else (),

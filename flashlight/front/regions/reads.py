@@ -202,17 +202,18 @@ Support = Mapping[fx.Node, frozenset[int]]
 
 def moved_axes(operand: fx.Node, index: Position, support: Support) -> frozenset[Axis]:
     """The axes on which what is read depends: those of the dimensions along which the operand varies."""
-    dims = _varying(operand, support)
+    dims = varying(operand, support)
     return frozenset().union(*[e.axes for i, e in enumerate(index) if i in dims])
 
 
 def elements(node: fx.Node, support: Support) -> int:
     """How many elements differ: those of an expanded tensor count once."""
-    dims = _varying(node, support)
+    dims = varying(node, support)
     return math.prod(s for i, s in enumerate(sizes(node)) if i in dims)
 
 
-def _varying(node: fx.Node, support: Support) -> frozenset[int]:
+def varying(node: fx.Node, support: Support) -> frozenset[int]:
+    """The dimensions along which a value varies."""
     return support[node] if node in support else own_support(node)
 
 

@@ -20,6 +20,7 @@ from flashlight.base.constants import cpu
 from flashlight.base.errors import Decline
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.joins import Join, Sources, join_at
+from flashlight.front.regions.outside import maps_from_outside
 from flashlight.front.regions.reads import Form, Forms, Reason, is_part, moved_axes, own_support, sizes
 from flashlight.ir.index import Axis, Expr, rewrite, volume
 from flashlight.ir.ops import FNS
@@ -49,7 +50,9 @@ class Spread:
     """All joins of a graph and what they reach.  nodes: in graph order.  without: nodes that are no joins."""
 
     def __init__(self, nodes: Iterable[fx.Node], sources: Sources, reason: Reason, without: Iterable[fx.Node] = ()):
-        self.forms, self.reason, self.sources, self.without = Forms(reason), reason, sources, set(without)
+        nodes, form = list(nodes), Forms(reason)
+        self.reason, self.sources, self.without = reason, sources, set(without)
+        self.forms = {n: form(n) for n in nodes if g.is_call(n) and isinstance(n.meta.get("val"), torch.Tensor)}
         self.support: dict[fx.Node, frozenset[int]] = {}
         self.places: dict[fx.Node, dict[Join, Place]] = {}
         self.positive: set[fx.Node] = set()
@@ -59,18 +62,31 @@ class Spread:
         """The operands of what lies behind a join."""
         self.summing: set[fx.Node] = set()
         """Those of them that add up, or take an extremum of, several elements."""
+        for node in self.forms:
+            self._describe(node)
+        outside = {
+            j.node: j
+            for n in self.forms
+            for j in maps_from_outside(n, self.forms, self.support, self.positive, sources)
+        }
         for node in nodes:
-            if node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor):
+            if node in self.forms:
                 self._visit(node)
+            if node in outside and node not in self.read:
+                self._plant(outside[node])
 
-    def _visit(self, node: fx.Node) -> None:
-        form = self.forms(node)
+    def _describe(self, node: fx.Node) -> None:
+        """Along what a value varies, and whether it has negative elements."""
+        form = self.forms[node]
         for a in form.operands:
             if a not in self.support:
                 self.support[a] = own_support(a)
         self.support[node] = self._support(node, form)
         if form.signs[0] or (form.signs[1] and all(a in self.positive or not g.is_float(a) for a in form.operands)):
             self.positive.add(node)
+
+    def _visit(self, node: fx.Node) -> None:
+        form = self.forms[node]
         self._follow(node, form)
         if node not in self.without:
             join = join_at(node, form, self.support, self.sources)
@@ -88,9 +104,9 @@ class Spread:
         node = join.node
         self.places.setdefault(node, {})[join] = join.rows, join.keys
         self.reaches[join] = Reach(join, maps={node: None})
-        self.read.setdefault(node, self.forms(node).operands)
+        self.read.setdefault(node, () if join.is_read else self.forms[node].operands)
         why = self.reason(node)
-        if why is not None:
+        if why is not None and not join.is_read:
             self.reaches[join].barriers[node] = why
 
     def _follow(self, node: fx.Node, form: Form) -> None:
