@@ -377,7 +377,20 @@ def test_what_stands_between_two_products_is_named():
 def test_pass_through(case: PassThrough):
     found = regions(case.fn, *case.make(Size(), torch.float32, 0))
     assert not found.regions and not found.declined
-    assert found.untouched
+    assert not found.untouched and not found.least, "what is no attention is not spoken of"
+
+
+def test_a_map_that_stays_has_a_reason_and_no_other_word_is_said():
+    q, k, v = draw((B, 300, D), (B, 300, D), (B, 300, 200))
+    found = regions(lambda q, k, v: torch.tanh(q @ k.mT) @ v, q, k, v)
+    assert not found.regions and not found.declined and not found.untouched
+    assert found.least == 300 * 300 and all("smaller by a factor" in w.reason for w in found.maps.values())
+
+
+def test_a_layer_many_times_wider_than_its_input_is_not_spoken_of():
+    x, up, more, down = draw((300, D), (D, 20 * D), (20 * D, 20 * D), (20 * D, D))
+    found = regions(lambda x, up, more, down: F.gelu(F.gelu(x @ up) @ more) @ down, x, up, more, down)
+    assert not found.regions and not found.declined and not found.untouched and not found.least
 
 
 @pytest.mark.parametrize(
@@ -399,4 +412,4 @@ def test_models(case: ModelCase):
 def test_matrices_as_graph_inputs(fn: Callable[..., torch.Tensor], seeds: int) -> None:
     """[M, D] @ [D, N] without a normaliser is a linear layer: keys lie in memory as [N, D]."""
     found = regions(fn, *draw((M, D), (D, N), (N, E)))
-    assert len(found.regions) == seeds and len(found.untouched) == (not seeds)
+    assert len(found.regions) == seeds and not found.untouched

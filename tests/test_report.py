@@ -18,7 +18,7 @@ from flashlight.codegen.triton import print_kernel
 from flashlight.front import capture
 from flashlight.front.compilation import report_from_document, report_to_document
 from flashlight.report import records as registry
-from flashlight.report.records import KernelReport, RegionReport, Report
+from flashlight.report.records import KernelReport, RegionReport, Report, ScoreSized
 from flashlight.runtime import op as runtime
 from tests.harness import compile_only
 
@@ -111,7 +111,9 @@ def test_what_layers_have_in_common_is_said_once():
 def test_text_of_unknown_tiles_and_of_nothing():
     region = RegionReport(True, source="a.py:1", name="r", kernels=[kernel(tiles_visited=None)])
     assert " of " not in str(Report([region]))
-    assert "nothing in this graph looks like attention" in str(Report())
+    assert str(Report()).startswith("Flashlight: nothing to fuse: no two tensors of this graph meet in a map")
+    stored = ScoreSized("bmm", (4, 4), "float32", 64, "a.py:1", "a plain chain of products")
+    assert "nothing to fuse" not in str(Report(score_sized=[stored]))
 
 
 def test_tiles_are_summed_over_kernels():

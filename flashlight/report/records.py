@@ -19,6 +19,11 @@ from flashlight.base.documents import UNWRITTEN
 from flashlight.report.cost import Cost
 from flashlight.report.plain import Plain
 
+_NOTHING = (
+    "Flashlight: nothing to fuse: no two tensors of this graph meet in a map, larger than they are by a factor, that "
+    "sums or maxima make small again"
+)
+
 
 @dataclass
 class KernelReport(Plain):
@@ -117,9 +122,10 @@ class ScoreSized(Plain):
 class Report(Plain):
     """Everything Flashlight has to say about one compiled graph.
 
-    ``untouched`` lists ``(source, what)`` for what has the name or the shape of attention but nothing to fuse, such as
-    a softmax over classes or a squeeze-and-excite gate. ``score_sized`` lists every tensor as large as a score map that
-    the graph still allocates. ``note`` says what the report does not know, if anything.
+    ``untouched`` lists ``(source, what)`` for attention that is left to Inductor, which stores nothing large for it:
+    a call of PyTorch's own kernel, a few queries, small scores that select keys for others. What is no attention is not
+    listed. ``score_sized`` lists every tensor as large as a score map that the graph still allocates. ``note`` says
+    what the report does not know, if anything.
     """
 
     regions: list[RegionReport] = field(default_factory=list)
@@ -159,8 +165,8 @@ class Report(Plain):
         return "\n\n".join(parts)
 
     def _summary(self) -> str:
-        if not self.regions and not self.untouched and not self.note:
-            return "Flashlight: nothing in this graph looks like attention"
+        if not self.regions and not self.untouched and not self.score_sized and not self.note:
+            return _NOTHING
         return f"Flashlight: {self.fused} fused, {self.declined} declined, {len(self.untouched)} untouched"
 
     def _table(self) -> str:

@@ -108,7 +108,11 @@ def _whole(fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
             return compiled(*given)
 
     first = call(*args)
-    report = Report([r for one in reports for r in one.regions], [u for one in reports for u in one.untouched])
+    report = Report(
+        [r for one in reports for r in one.regions],
+        [u for one in reports for u in one.untouched],
+        [t for one in reports for t in one.score_sized],
+    )
     return Run(call, report, [], [], first)
 
 

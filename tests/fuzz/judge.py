@@ -13,17 +13,21 @@ Kinds of fault:
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from flashlight.base.constants import cpu
+from flashlight.front.allocations import marked
 from tests.fuzz import gears, memory
 from tests.fuzz.compare import Errors, Sample, deviation, errors, misplaced, ratio
 from tests.fuzz.modes import NARROW, InFloat32, Margins, Rounded, ambiguous, exactly
@@ -116,11 +120,25 @@ def _judge_run(case: Case, run: gears.Run, numbers: bool) -> Verdict:
     if run.graphs:
         verdict.faults += [Fault("fake", text) for text in memory.unpropagated(run.graphs)]
         verdict.faults += [Fault("memory", text) for text in memory.unlisted(case, run)]
-    few = min(case.facts.get("M", 2), case.facts.get("N", 2)) < 2
-    if not few and not run.report.regions and not [u for u in run.report.untouched if not u[1].startswith("gate")]:
-        verdict.faults.append(Fault("silent", f"the report says nothing of the scores: {run.report.untouched}"))
+    if not _could_be_layers(case.facts) and not _speaks(run):
+        verdict.faults.append(Fault("silent", "the report says nothing of the scores"))
     verdict.faults.sort(key=lambda f: SEVERITY.index(f.kind))
     return verdict
+
+
+def _could_be_layers(sizes: Mapping[str, Any]) -> bool:
+    """Whether nothing tells the scores from the features of an MLP: one matrix, no larger by a factor than what it is
+    made from.  Of these no report speaks."""
+    rows, keys = (sizes.get(n, 2) for n in "MN")
+    batch = math.prod(sizes.get(n, 1) for n in "BTHR")
+    return min(rows, keys) < 2 or (batch == 1 and rows * keys < cpu.BIG * (rows + keys) * sizes.get("D", 1))
+
+
+def _speaks(run: gears.Run) -> bool:
+    """Whether the report has something to say, of what is stored too."""
+    report = run.report
+    marks = any(marked(n) for graph in run.graphs for n in graph.nodes)
+    return bool(report.regions or report.untouched or report.score_sized or marks)
 
 
 # ---------------------------------------------------------------- numbers

@@ -35,7 +35,7 @@ class Decline:
 
 @dataclass(frozen=True)
 class PassThrough:
-    """A program that is not attention over a score matrix: Inductor compiles it, the report says so."""
+    """A program that is not attention over a score matrix: Inductor compiles it, the report does not speak of it."""
 
     name: str
     fn: Program

@@ -43,9 +43,6 @@ PRODUCTS_AGAIN = 4
 CHANGED_CORES = 16
 """Times that cores are changed because one waits for itself, before one is refused instead."""
 
-NOTED_STEPS = 12
-"""Operations that are followed for a note on what was not fused."""
-
 # Lowering.
 
 PIECES = 8

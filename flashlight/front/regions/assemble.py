@@ -106,6 +106,8 @@ class Assembly:
     ):
         self.order, self.reason, self.maps, self.bare = order, reason, maps, bare
         self.regions: list[Region] = []
+        self.idle: set[Core] = set()
+        """Cores all of whose maps are stored nevertheless, for something else that needs them."""
         self.refusals: list[Refusal] = []
         self.cores: list[Core] = []
 
@@ -121,6 +123,7 @@ class Assembly:
             idle = self._idle(parts)
             if not idle:
                 break
+            self.idle |= idle
             cores = [core for core in self.cores if core not in idle]
         self.regions = list(parts.values())
 

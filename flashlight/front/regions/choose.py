@@ -16,21 +16,13 @@ from flashlight.front.regions import graph as g
 from flashlight.front.regions.joins import Join
 from flashlight.front.regions.spread import Reach, Spread
 
-LINEAR = (
-    "linear layers around a map, not queries and keys (these fuse where keys are stored [N, features] and transposed "
-    "for the product, or where all have a batch dimension)"
-)
-PLAIN_CHAIN = "a plain chain of products: nothing happens to the product in between"
-SMALL = "products smaller than their operands: nothing quadratic to avoid"
-ONE = "one query or one key: no matrix of scores"
-
 
 @dataclass
 class Choice:
-    """The joins that are taken, and why others are not ('' deserves no note)."""
+    """The joins that are taken, and those that are not."""
 
     taken: dict[Join, Reach] = field(default_factory=dict)
-    rejected: dict[Join, str] = field(default_factory=dict)
+    rejected: list[Join] = field(default_factory=list)
 
 
 def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
@@ -60,9 +52,9 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
         if join.node in claimed or (not join.inner and reach.ends and covered.issuperset(reach.ends)):
             continue
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
-        why = _rejection(join, reach, ends, statistics[join], starts, spread.positive)
-        if why is not None and not (backward and statistics[join] and join.batched):
-            choice.rejected[join] = why
+        rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive)
+        if rejected and not (backward and statistics[join] and join.batched):
+            choice.rejected.append(join)
             continue
         choice.taken[join] = reach
         covered |= reach.maps.keys() | reach.ends.keys()
@@ -97,39 +89,37 @@ def normalises(reach: Reach, order: Mapping[fx.Node, int]) -> bool:
     return reach.summed
 
 
-def _rejection(
+def _is_rejected(
     join: Join,
     reach: Reach,
     ends: list[fx.Node],
     normalised: bool,
     starts: Container[fx.Node],
     positive: Container[fx.Node],
-) -> str | None:
+) -> bool:
     if any(e in starts for e in reach.ends):
-        return ""
+        return True
     if join.is_read:
-        return None if join.batched or normalised else ""
+        return not (join.batched or normalised)
     if join.weight and (not join.is_big or ends or reach.barriers or not reach.ends):
-        return ""
+        return True
     if join.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(join.size)) and not join.is_big:
-        return SMALL
+        return True
     if not reach.ends and not reach.barriers:
-        return ""
+        return True
     if reach.barriers and join.batched and not join.weight:
-        return None
+        return False
     big = join.is_big and _is_reduced(reach)
     weighs = [any(x in positive and x in reach.maps for x in e.all_input_nodes) for e in ends]
     if not reach.mixed and not big:
-        return PLAIN_CHAIN if ends else ""
+        return True
     if join.suspect and not big and not (normalised and any(weighs) and join.growth >= cpu.SMALL):
-        return LINEAR
+        return True
     if any(not w and _is_projected(e, reach) for e, w in zip(ends, weighs, strict=True)):
-        return ""
+        return True
     if not ends and 1 in join.size:
-        return ONE
-    if ends or normalised:
-        return None
-    return None if big else ""
+        return True
+    return not (ends or normalised or big)
 
 
 def _is_reduced(reach: Reach) -> bool:

@@ -3,7 +3,7 @@
     findings = find_regions(graph, parameters, can_lower)
     findings.regions     to be fused, each computed in one go, with its outputs and inputs
     findings.declined    what would be fused but for an operation that has no rule, with the reason
-    findings.untouched   notes on what merely resembles it
+    findings.untouched   notes on attention that is left as it is, though it stores no map
     findings.maps        values of the scores' size that no region computes, and why
 
 Axes of two tensors meet in a join; what runs over both is a map.  Maps are not stored: each end, which is small, is
@@ -31,7 +31,11 @@ from flashlight.front.regions.spread import Reach, Spread
 from flashlight.front.regions.stages import Stages
 from flashlight.front.regions.stored import is_stored
 
-_NO_VALUES = "no product with values follows that can be fused with it"
+_NEEDED = Decline("stored in any case: the function returns it, or an operation that cannot be fused needs all of it")
+_NOT_REDUCED = Decline(
+    "what is computed from it is no sum weighted by what is not negative, nor smaller by a factor: taken for features "
+    "of pairs before a linear layer"
+)
 _SELECTS = "small scores that select keys for larger ones, whose region reads the selection"
 
 
@@ -47,7 +51,7 @@ class Findings:
     untouched: list[Note] = field(default_factory=list)
     maps: dict[fx.Node, Decline] = field(default_factory=dict)
     least: int = 0
-    """Elements of the smallest map of a region or refusal; 0 where there is none."""
+    """Elements of the smallest map, of a region or refusal where there is one; 0 where there is no map."""
 
 
 def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reason) -> Findings:
@@ -61,16 +65,11 @@ def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reaso
     findings.regions = sorted(assembly.regions, key=lambda r: (order[r.first], order[r.outputs[0]]))
     findings.declined = sorted(cores.refused + assembly.refusals, key=lambda r: order[r.seeds[0]])
     parts = [*findings.regions, *findings.declined]
-    taken = {n for r in findings.regions for n in r.nodes} | {n for r in findings.declined for n in r.seeds}
-    findings.untouched = notes(graph, sources, taken, cores.rejected, bool(parts), cores.selecting)
+    findings.untouched = notes(graph, cores.selecting.values())
     findings.maps.update(cores.selecting)
-    rejected = [(join, text) for join, text in cores.rejected.items() if not join.suspect and not join.weight]
-    findings.least = min((part.least for part in parts), default=0)
-    findings.least = findings.least or min((least_map([join]) for join, _ in rejected if join.inner), default=0)
-    for join, text in rejected:
-        why = Decline(text or _NO_VALUES, source=source_line(join.node) or None)
-        findings.maps.update(dict.fromkeys(cores.spread.reaches[join].maps, why))
-    for part in parts:
+    left = [*cores.left(), *(Refusal.of(core, _NEEDED) for core in assembly.idle)]
+    findings.least = min((p.least for p in parts), default=0) or min((p.least for p in left), default=0)
+    for part in (*left, *parts):
         findings.maps.update(part.maps)
     return findings
 
@@ -104,6 +103,16 @@ class Cores:
         """Values over the rows and keys of a join, fused or not."""
         joins = [*self.choice.taken, *(j for j in self.rejected if j.inner and not j.suspect)]
         return {n for j in joins for n in self.spread.reaches[j].maps if not (j.is_read and n is j.node)}
+
+    def left(self) -> list[Refusal]:
+        """Joins that are no scores although their maps are as large, and stored."""
+        left: list[Refusal] = []
+        for join in self.rejected:
+            maps = self.spread.reaches[join].maps
+            alike = join.is_big and (join.inner or join.batched) and not (join.suspect or join.weight or join.is_read)
+            if alike and any(map(is_stored, maps)):
+                left.append(Refusal([join.node], _NOT_REDUCED, dict.fromkeys(maps, _NOT_REDUCED), least_map([join])))
+        return left
 
     def why(self, node: fx.Node) -> Decline | None:
         """Why a node cannot be computed in a region."""
