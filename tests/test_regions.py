@@ -125,6 +125,21 @@ def test_what_small_scores_select_is_an_input(select: str):
     assert "scatter" in select or any("small scores that select keys" in text for _, text in found.untouched)
 
 
+def test_results_that_are_scattered_where_a_selection_says_select_nothing():
+    """The mask compares selected positions; it is made of the selection, and the scatter comes after the region."""
+
+    def routed(q, v, centres):
+        index = (centres @ q.mT).topk(N // 2, -1).indices
+        rows = index.flatten(1)[..., None]
+        mine, values = (x.gather(1, rows.expand(-1, -1, x.shape[-1])).unflatten(1, (3, -1)) for x in (q, v))
+        s = (mine @ mine.mT).masked_fill(index[..., None] < index[..., None, :], -math.inf)
+        out = (s.softmax(-1) @ values).flatten(1, 2)
+        return torch.zeros_like(v).scatter_add(1, rows.expand(-1, -1, E), out)
+
+    (region,) = regions(routed, *draw((B, N, D), (B, N, E), (B, 3, D))).regions
+    assert (B, 3, N // 2, N // 2) not in shapes(region.inputs)
+
+
 def test_a_loss_fuses_beside_the_accuracy_of_the_same_scores():
     a, b = draw((N, D), (N, D))
 

@@ -153,16 +153,20 @@ class Cores:
             self.selecting.update(dict.fromkeys(self._leading(reach), why))
             self.known.clear()
 
-    def _leading(self, reach: Reach) -> set[fx.Node]:
-        """The maps from which a barrier is computed."""
+    def _leading(self, reach: Reach) -> list[fx.Node]:
+        """The maps from which a barrier is computed that other scores, or what is made of them, are computed from."""
+        needed = {n for r in self.choice.taken.values() for n in (*r.maps, *r.ends)}
+        for node in reversed(self.order):
+            if not needed.isdisjoint(node.users):
+                needed.add(node)
         leading: set[fx.Node] = set()
-        stack = [a for b in reach.barriers for a in self.spread.read[b]]
+        stack = [a for b in reach.barriers if b in needed for a in self.spread.read[b]]
         while stack:
             node = stack.pop()
             if node in reach.maps and node not in leading:
                 leading.add(node)
                 stack += self.spread.read[node]
-        return leading
+        return sorted(leading, key=self.order.__getitem__)
 
     def _build(self) -> None:
         taken = self.choice.taken
