@@ -140,6 +140,18 @@ def test_results_that_are_scattered_where_a_selection_says_select_nothing():
     assert (B, 3, N // 2, N // 2) not in shapes(region.inputs)
 
 
+def test_what_is_reduced_of_a_mask_alone_is_computed_beside_the_region():
+    """The mask is part of the scores, and its `any` goes into the weights: Inductor computes the mask again for it."""
+
+    def documents(q, k, v, mine, theirs):
+        same = mine[:, None, :, None] == theirs[:, None, None]
+        p = (q @ k.mT).masked_fill(~same, -math.inf).softmax(-1)
+        return torch.where(same.any(-1, keepdim=True), p, 0.0) @ v
+
+    (region,) = regions(documents, *qkv(), torch.zeros(B, M), torch.zeros(B, N)).regions
+    assert shapes(region.outputs) == [(B, H, M, E)] and (B, 1, M, 1) in shapes(region.inputs)
+
+
 def test_a_loss_fuses_beside_the_accuracy_of_the_same_scores():
     a, b = draw((N, D), (N, D))
 

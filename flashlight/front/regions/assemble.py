@@ -194,6 +194,7 @@ class Assembly:
         read = {n for c in others for n in c.inputs}
         leaving = {n for n in outputs(core.nodes) if self._leaves(n, core, others)}
         leaving = self._sorted((leaving | (core.nodes & read)) - self.computed)
+        leaving = [n for n in leaving if n in read or not self._is_free(n, core)]
         needed = {n: self._why_stored(n, core) for n in leaving if core.is_map(n) and not is_returned(n)}
         beside = {n for n in needed if self._stored_beside(n, core, n in read) <= g.numel(n)}
         leaving = [n for n in leaving if n not in beside]
@@ -221,6 +222,17 @@ class Assembly:
         below = self.recomputation.below(node)
         stored = {n for n in below if is_stored(n, core.nodes - below)} | ({node} if read else set())
         return sum(map(g.numel, stored))
+
+    def _is_free(self, node: fx.Node, core: Core) -> bool:
+        """Whether Inductor computes a value where something outside reads it, from what the core does not compute."""
+        below: set[fx.Node] = set()
+        stack = [node]
+        while stack:
+            n = stack.pop()
+            if n in core.nodes and n not in below:
+                below.add(n)
+                stack += n.all_input_nodes
+        return not any(is_stored(n, core.nodes - below) for n in below)
 
     def _leaves(self, node: fx.Node, core: Core, others: Sequence[Core]) -> bool:
         """Whether something outside needs the node, regions that compute it again aside."""
