@@ -172,6 +172,19 @@ def test_a_second_layer_without_a_batch_that_is_normalised_by_groups():
     assert len(regions(layers, q, k, v).regions) == 2
 
 
+def test_a_norm_of_the_results_is_no_statistic_of_scores_that_have_none():
+    """Retention: the products are scaled by a decay alone; what they weigh is normalised in groups, then projected."""
+
+    def retention(q, k, v, w):
+        decay = 0.9 ** (torch.arange(100)[:, None] - torch.arange(100)).abs()
+        o = (q @ k.mT * decay) @ v
+        return (o * torch.rsqrt(o.square().mean(-1, keepdim=True) + 1e-6)).flatten(0, 2) @ w
+
+    q, k, v, w = draw((B, H, 100, D), (B, H, 100, D), (B, H, 100, E), (E, E))
+    (region,) = regions(retention, q, k, v, w).regions
+    assert [name_of(s) for s in region.seeds] == ["bmm"] and shape(region.seeds[0])[-2:] == (100, 100)
+
+
 def test_biases_that_are_counted_in_float_are_followed():
     """torch.arange(0., N) is computed in float64; a quotient of it is an input of the region."""
     (region,) = regions(lambda q, k, v: (q @ k.mT - torch.arange(0.0, N)).softmax(-1) @ v, *qkv()).regions

@@ -42,7 +42,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
             not join.inner and not join.is_read,
             alone,
             not ends,
-            not statistics[join],
+            not (statistics[join] or (join.is_big and reach.mixed)),
             not reach.mixed,
             join.suspect and not join.is_big,
         )

@@ -156,7 +156,7 @@ class Cores:
     def _leading(self, reach: Reach) -> list[fx.Node]:
         """The maps from which a barrier is computed that other scores, or what is made of them, are computed from."""
         needed = {n for r in self.choice.taken.values() for n in (*r.maps, *r.ends)}
-        for node in reversed(self.order):
+        for node in reversed([*self.order]):
             if not needed.isdisjoint(node.users):
                 needed.add(node)
         leading: set[fx.Node] = set()
