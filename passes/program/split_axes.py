@@ -7,7 +7,7 @@ out[m, j] for j < H*D, with q[m, j//D*D + d] and v[n, j]     ->   out[m, h*D + e
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod, of, rewrite
@@ -48,7 +48,35 @@ def _splits(program: Program) -> dict[Axis, int]:
     inner = postorder([n for n in every if isinstance(n, Reduce) and n.level == 1])
     for load in (n for n in inner if isinstance(n, Load)):
         splits |= {a: c for a, c in _divisors([load]).items() if a in outputs and _part(load, a, c) == {FloorDiv}}
+    splits |= _blocks(every)
     return {a: c for a, c in splits.items() if c != a.size}
+
+
+def _blocks(nodes: Sequence[Node]) -> dict[Axis, int]:
+    """Bound axes along which statistics of blocks are read, each by all positions of its block, and those of other
+    reductions along the same range of a tensor: one loop over the blocks has them all.
+
+    sum[n](p[n] / sum[b < 32](p[n//32*32 + b]))   ->   sum[i](sum[b' < 32](p[i*32 + b'] / sum[b < 32](p[i*32 + b])))
+    """
+    bound = {n.axis for n in nodes if isinstance(n, Reduce)}
+    blocks: dict[Axis, int] = {}
+    for statistic in (n for n in nodes if isinstance(n, Reduce) and n.level > 1):
+        inside = postorder([statistic])
+        for axis, by in _divisors(inside).items():
+            parts = [_part(n, axis, by) for n in inside if isinstance(n, Load)]
+            if axis in bound and axis in statistic.free and set().union(*parts) == {FloorDiv}:
+                blocks[axis] = min(by, blocks.get(axis, by))
+    if not blocks:
+        return {}
+    ranges: dict[Axis, set[tuple[str, int]]] = defaultdict(set)
+    for load in (n for n in nodes if isinstance(n, Load)):
+        for i, e in enumerate(load.index):
+            for axis in e.axes & bound:
+                ranges[axis].add((load.tensor, i))
+    for axis, by in list(blocks.items()):
+        alike = (a for a in bound if a.size == axis.size and ranges[a] & ranges[axis])
+        blocks |= {a: min(by, blocks.get(a, by)) for a in alike}
+    return blocks
 
 
 def _needed_in_part(nodes: Iterable[Node], axis: Axis, by: int) -> bool:

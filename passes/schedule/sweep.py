@@ -104,10 +104,18 @@ class _Walk:
         return start if 0 <= start <= self.axis.size - axis.size else None
 
     def held(self) -> int:
-        """Size of the largest reduction over other reductions that would be work inside a tile."""
+        """Size of the largest reduction over other reductions that would be work inside a tile, blocks of keys that are
+        swept block by block aside."""
         body = substitute(self.outer.args[0], {self.outer.axis: of(self.axis)})
         inner = [r for r in reductions(body) if r.args[0].level >= 1 and self.role(r) == "tile"]
-        return max((r.axis.size for r in inner), default=0)
+        return max((r.axis.size for r in inner if not self._is_block(r)), default=0)
+
+    def _is_block(self, node: Reduce) -> bool:
+        """Whether a reduction runs over neighbours within the blocks of an axis: k[32 * i + b], for b < 32."""
+        if node.axis.size > limits.BLOCK_OF_KEYS:
+            return False
+        exprs = (e for n in postorder([node.args[0]]) if isinstance(n, Load) for e in n.index if node.axis in e.axes)
+        return any(by == node.axis.size for e in exprs for _, by in e.terms)
 
     def role(self, node: Node) -> str:
         if not isinstance(node, Reduce):

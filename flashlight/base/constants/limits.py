@@ -69,6 +69,9 @@ columns in turn have 20."""
 TURNS = 3
 """Changes of direction, from rows to keys or back, from which statistics of statistics are stored, each once."""
 
+BLOCK_OF_KEYS = 128
+"""Neighbouring keys with a statistic of their own that a tile holds for each swept block.  Not measured: a guess."""
+
 SWEEPS_TRIED = 8
 """Reductions that are tried for the sweep of a store."""
 
