@@ -18,6 +18,7 @@ from torch import fx
 
 from flashlight.base.constants import cpu
 from flashlight.base.errors import Decline
+from flashlight.front.lowering.registry import Position
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.joins import Join, Sources, join_at
 from flashlight.front.regions.outside import maps_from_outside
@@ -118,16 +119,7 @@ class Spread:
         self.read[node] = form.operands
         if form.sums:
             self.summing.add(node)
-        own = {Axis(f"o{i}", s) for i, s in enumerate(sizes(node))}
-        places: dict[Join, Place] = {}
-        for a, index in reads:
-            axes = {Axis(f"o{i}", s): e for i, (s, e) in enumerate(zip(sizes(a), index, strict=True))}
-            for join, place in self.places[a].items():
-                if join not in places and not self._is_side(a, form):
-                    parts = g.numel(node) >= cpu.BIG * sum(join.made_from)
-                    moved = _moved(place, axes, own, parts)
-                    if moved is not None:
-                        places[join] = moved
+        places = self._places(node, [(a, index) for a, index in reads if not self._is_side(a, form)])
         if places:
             self.places[node] = places
         for join in touched:
@@ -140,8 +132,24 @@ class Spread:
                 )
             (reach.maps if join in places else reach.ends)[node] = None
             if join in places and form.has_rule:
-                reach.mixed |= self._bends(form, join)
+                reach.mixed = reach.mixed or self._bends(form, join)
                 reach.summed |= form.sums
+
+    def _places(self, node: fx.Node, reads: Iterable[tuple[fx.Node, Position]]) -> dict[Join, Place]:
+        """Where joins lie in a value.  Layers of a model share their tokens, so that many lie in the same place."""
+        own = {Axis(f"o{i}", s) for i, s in enumerate(sizes(node))}
+        places: dict[Join, Place] = {}
+        for a, index in reads:
+            axes = {Axis(f"o{i}", s): e for i, (s, e) in enumerate(zip(sizes(a), index, strict=True))}
+            moved: dict[tuple[Place, bool], Place | None] = {}
+            for join, place in self.places[a].items():
+                parts = g.numel(node) >= cpu.BIG * sum(join.made_from)
+                if (place, parts) not in moved:
+                    moved[place, parts] = _moved(place, axes, own, parts)
+                there = moved[place, parts]
+                if there is not None:
+                    places.setdefault(join, there)
+        return places
 
     def _is_side(self, a: fx.Node, form: Form) -> bool:
         """Whether a map only scales something larger that is stored, as the gates of channels scale an image."""
