@@ -37,7 +37,7 @@ from flashlight.front.regions import (
     without_map_products,
     without_producers,
 )
-from flashlight.front.regions.graph import is_symbolic, name_of, numel
+from flashlight.front.regions.graph import is_symbolic, name_of
 from flashlight.front.regions.reads import Reason
 from flashlight.front.sdpa import Attention, decompose, restore
 from flashlight.ir.kernel import Schedule
@@ -319,7 +319,8 @@ class _GraphCapture:
             self.compiled[key] = schedule, trace
             rates = Rates.of(region.device)
             estimate = cost(region, schedule, rates)
-            worth.require(schedule.kernels, estimate, rates, smaller=self.thrifty)
+            least = region.least_map * torch.float32.itemsize
+            worth.require(schedule.kernels, estimate, rates, least, smaller=self.thrifty)
         return program, used, schedule, trace, estimate
 
     def _lower(self, copy: Extract) -> tuple[Program, list[fx.Node]]:
@@ -367,9 +368,8 @@ class _GraphCapture:
         self.views = layouts.refresh(outputs) | self.views
         calls = [n for n in (*outputs, *outputs[0].all_input_nodes) if allocations.is_fused(n)]
         self.maps |= dict.fromkeys(calls, allocations.RESULT)
-        least = min((numel(n) for n in region.quadratic if region.core.is_map(n)), default=0)
         for before, node in zip(region.outputs, outputs, strict=True):
-            self.maps[node] = region.maps.get(before) or allocations.why_written(node, least)
+            self.maps[node] = region.maps.get(before) or allocations.why_written(node, region.least_map)
 
     def _enforce(self) -> None:
         """strict: every region must have been fused."""

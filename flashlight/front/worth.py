@@ -30,12 +30,12 @@ class TooCostly(TooMuch):
     """Planned, but smaller regions would cost less, if there are any."""
 
 
-def require(kernels: Sequence[Kernel], cost: Cost, rates: Rates, smaller: bool) -> None:
+def require(kernels: Sequence[Kernel], cost: Cost, rates: Rates, least: int, smaller: bool) -> None:
     """Raises :class:`TooMuch` where a kernel is too large, :class:`TooCostly` where computing again takes longer than
     moving what it spares.
 
-    smaller: whether smaller regions may be possible.  Where they are not, a region that costs too much is not worth
-    fusing: it raises :class:`TooMuch`.
+    least: bytes of the smallest map.  smaller: whether smaller regions may be possible.  Where they are not, a region
+    that costs too much is not worth fusing: it raises :class:`TooMuch`.
     """
     large = max(map(_expressions, kernels), default=0)
     if large > limits.MOST_EXPRESSIONS:
@@ -47,9 +47,10 @@ def require(kernels: Sequence[Kernel], cost: Cost, rates: Rates, smaller: bool) 
             f"{moved}, {seconds(cost.moved_seconds)}"
         )
         raise (TooCostly if smaller else TooMuch)(text, _PRODUCTS_FIX)
-    shared = sum(map(repeated, kernels)) / rates.operations
-    stored = shared_bytes(kernels)
-    if smaller and shared > cpu.WORTH_OF_MEMORY * stored / rates.moved:
+    shared, stored = sum(map(repeated, kernels)) / rates.operations, shared_bytes(kernels)
+    is_small = cpu.BIG * stored <= 2 * least
+    matters = shared > cpu.LEAST_REPEATED * (cost.products + cost.again) / rates.operations
+    if smaller and is_small and matters and shared > cpu.WORTH_OF_MEMORY * stored / rates.moved:
         text = (
             f"fused as one each head repeats what is the same for all, {seconds(shared)} by estimate; "
             f"storing that moves {binary(stored)}"

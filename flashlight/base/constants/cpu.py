@@ -102,6 +102,10 @@ WORTH_OF_MEMORY = 3
 """Times as long as moving what is spared computing again may take.  Measured: of the programs of tests/zoo those that
 are slower than eager are at 3.4 and more, all others at 2.1 and less; between these a guess."""
 
+LEAST_REPEATED = 0.1
+"""The part of the time of a region's products below which it does not matter what heads repeat for each other.  Not
+measured: a guess."""
+
 ROWS_OF_GATHERED = 2
 """Rows of a tile for which a product without these rows counts once.  A tile has 32, but generated C++ gathers what
 such a product reads, element by element.  Measured: of two maps of 300 by 300 made of 16 features it took some 15 times

@@ -64,6 +64,11 @@ class Region:
         return self.seeds[0]
 
     @property
+    def least_map(self) -> int:
+        """Elements of its smallest map, batch and heads included; 0 where it has none."""
+        return min((g.numel(n) for n in self.quadratic if self.core.is_map(n)), default=0)
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         return self.outputs[0].meta["val"].device
