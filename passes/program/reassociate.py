@@ -44,9 +44,10 @@ class _Order:
     operand: torch.dtype | None
     scale: float
 
-    def value(self, keep: Temporaries) -> Node:
+    def value(self, keep: Temporaries, fills: Constants) -> Node:
         total = keep(Reduce("SUM", self.outer, self.first, self.operand))
-        return scaled(Reduce("SUM", self.inner, Map("MUL", self.far, total)), Factors(self.scale))
+        chain = Reduce("SUM", self.inner, Map("MUL", self.far, total))
+        return scaled(_reordered(chain, keep, fills), Factors(self.scale))
 
 
 def _order(node: Reduce, fills: Constants) -> _Order | None:
@@ -110,7 +111,7 @@ def _share_sums(terms: list[tuple[Node, int]], axis: Axis) -> bool:
 def _reordered(node: Reduce, keep: Temporaries, fills: Constants) -> Node:
     order = _order(node, fills)
     if order is not None:
-        return order.value(keep)
+        return order.value(keep, fills)
     terms = _split(node, fills)
     return node if terms is None else total((_reordered(s, keep, fills), sign) for s, sign in terms)
 

@@ -101,6 +101,20 @@ def test_one_row_goes_through_maps_from_the_left() -> None:
     assert all(volume(Axis("", n) for n in t.shape) <= volume((H, N)) for t in schedule.temporaries)
 
 
+def test_one_row_goes_through_a_longer_chain_from_the_left() -> None:
+    """The product of the first two is itself the start of a chain."""
+    n = Axis("o1", N.size)
+
+    def one_row(b: Builder) -> Node:
+        first = substitute(weights(b, M, J, "2"), {M: const(0)})
+        rest = total(N, mul(weights(b, J, N), substitute(weights(b, M, J, "3"), {M: of(N), J: of(n)})))
+        return total(J, mul(first, rest))
+
+    schedule = compiled(one_row, H, n)
+    assert all(volume(k.tile + k.resident) <= volume((N, D)) for k in schedule.kernels)
+    assert recomputed(schedule) <= volume((H, M, N))
+
+
 def test_terms_of_one_sum_are_not_parted() -> None:
     """Where the other term is that sum under a condition, their difference is exact."""
 

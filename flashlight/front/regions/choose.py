@@ -60,7 +60,28 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
         covered |= reach.maps.keys() | reach.ends.keys()
         claimed.update(ends)
         starts.add(join.node)
+    _take_products(choice, spread, claimed)
     return choice
+
+
+def _take_products(choice: Choice, spread: Spread, claimed: Container[fx.Node]) -> None:
+    """Take products of maps that are as large, if sums and products reduce them, and plain products that they read.
+
+        (p @ (q2 @ k2.mT)) @ v      as one region is p @ (q2 @ (k2.mT @ v))
+
+    A product of maps that a function bends stays an end: each of its rows needs all of the second map.
+    """
+    products: set[fx.Node] = set()
+    for join, reach in reversed(spread.reaches.items()):
+        large = join.node in claimed and join.growth >= cpu.SMALL and not (reach.bent or reach.barriers)
+        if large and _is_reduced(reach, products):
+            choice.taken[join] = reach
+            products.add(join.node)
+    plain = [j for j in choice.rejected if j.inner and j.is_big and not (j.weight or j.suspect)]
+    for join in plain:
+        if not spread.reaches[join].mixed and products.issuperset(spread.reaches[join].ends):
+            choice.taken[join] = spread.reaches[join]
+            choice.rejected.remove(join)
 
 
 def contracts(end: fx.Node, reach: Reach) -> bool:
@@ -122,10 +143,10 @@ def _is_rejected(
     return not (ends or normalised or big)
 
 
-def _is_reduced(reach: Reach) -> bool:
-    """Whether all that leaves the maps is smaller by a factor."""
+def _is_reduced(reach: Reach, maps: Container[fx.Node] = ()) -> bool:
+    """Whether all that leaves the maps is smaller by a factor, or one of these other maps."""
     largest = max(map(g.numel, reach.maps))
-    return bool(reach.ends) and all(cpu.BIG * g.numel(e) <= largest for e in reach.ends)
+    return bool(reach.ends) and all(cpu.BIG * g.numel(e) <= largest or e in maps for e in reach.ends)
 
 
 def _is_projected(end: fx.Node, reach: Reach) -> bool:

@@ -202,4 +202,5 @@ def least_map(joins: Iterable[Join]) -> int:
     """Elements from which a value is a map: rows times keys, and more than the scores are made from."""
     joins = list(joins)
     score = min((math.prod(j.size) for j in joins), default=1)
-    return max(score, 1 + max((n for j in joins for n in j.made_from), default=0))
+    grown = [j for j in joins if j.growth > 1] or joins
+    return max(score, 1 + max((n for j in grown for n in j.made_from), default=0))

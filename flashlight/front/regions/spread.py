@@ -36,7 +36,7 @@ class Reach:
     """What is computed from a join.  maps: values over both its rows and its keys.  ends: what no longer is.
 
     barriers: operations on maps that have no rule.  mixed: some map is more than a linear function of the scores.
-    summed: some map has sums or extrema of maps in it.
+    bent: some map or end is.  summed: some map has sums or extrema of maps in it.
     """
 
     join: Join
@@ -44,6 +44,7 @@ class Reach:
     ends: dict[fx.Node, None] = field(default_factory=dict)
     barriers: dict[fx.Node, Decline] = field(default_factory=dict)
     mixed: bool = False
+    bent: bool = False
     summed: bool = False
 
 
@@ -131,9 +132,11 @@ class Spread:
                     self.reason(call) or self.reason(node) or Decline(f"{g.name_of(call)} has no rule")
                 )
             (reach.maps if join in places else reach.ends)[node] = None
-            if join in places and form.has_rule:
-                reach.mixed = reach.mixed or self._bends(form, join)
-                reach.summed |= form.sums
+            if form.has_rule and not reach.mixed:
+                bends = self._bends(form, join)
+                reach.mixed = bends and join in places
+                reach.bent |= bends
+            reach.summed |= form.has_rule and form.sums and join in places
 
     def _places(self, node: fx.Node, reads: Iterable[tuple[fx.Node, Position]]) -> dict[Join, Place]:
         """Where joins lie in a value.  Layers of a model share their tokens, so that many lie in the same place."""
