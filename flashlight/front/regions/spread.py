@@ -142,11 +142,12 @@ class Spread:
         """Where joins lie in a value.  Layers of a model share their tokens, so that many lie in the same place."""
         own = {Axis(f"o{i}", s) for i, s in enumerate(sizes(node))}
         places: dict[Join, Place] = {}
+        elements = g.numel(node)
         for a, index in reads:
             axes = {Axis(f"o{i}", s): e for i, (s, e) in enumerate(zip(sizes(a), index, strict=True))}
             moved: dict[tuple[Place, bool], Place | None] = {}
             for join, place in self.places[a].items():
-                parts = g.numel(node) >= cpu.BIG * sum(join.made_from)
+                parts = elements >= cpu.BIG * sum(join.made_from)
                 if (place, parts) not in moved:
                     moved[place, parts] = _moved(place, axes, own, parts)
                 there = moved[place, parts]
