@@ -172,6 +172,24 @@ def test_a_second_layer_without_a_batch_that_is_normalised_by_groups():
     assert len(regions(layers, q, k, v).regions) == 2
 
 
+@pytest.mark.parametrize("move", [lambda p: p.roll(5, -1), lambda p: p[..., torch.arange(N - 1, -1, -1)]])
+def test_weights_whose_keys_are_looked_up_and_then_transposed_are_followed(move):
+    q, k = draw((B, H, M, D), (B, H, N, D))
+    found = regions(lambda q, k, r: move((q @ k.mT).relu()).mT @ r, q, k, *draw((B, H, M, E)))
+    assert len(found.regions) == 1
+
+
+def test_signed_weights_over_fewer_keys_than_values_have_features_are_fused():
+    """Talking heads and a difference of weights, perhaps negative; 100 keys of 3 features, 32 of values."""
+
+    def mixed(q, k, v, mix):
+        s = torch.einsum("bhmn,hg->bgmn", q @ k.mT, mix)
+        return (s.softmax(-1) - 0.3 * s.softmax(-3)) @ v
+
+    found = regions(mixed, *draw((2, 6, 100, 3), (2, 6, 100, 3), (2, 6, 100, 32), (6, 6)))
+    assert len(found.regions) == 1 and not found.declined
+
+
 def test_a_norm_of_the_results_is_no_statistic_of_scores_that_have_none():
     """Retention: the products are scaled by a decay alone; what they weigh is normalised in groups, then projected."""
 
@@ -421,8 +439,8 @@ def test_pass_through(case: PassThrough):
 
 
 def test_a_map_that_stays_has_a_reason_and_no_other_word_is_said():
-    q, k, v = draw((B, 300, D), (B, 300, D), (B, 300, 200))
-    found = regions(lambda q, k, v: torch.tanh(q @ k.mT) @ v, q, k, v)
+    q, k, w = draw((B, 300, D), (B, 300, D), (300, 200))
+    found = regions(lambda q, k, w: torch.tanh(q @ k.mT) @ w, q, k, w)
     assert not found.regions and not found.declined and not found.untouched
     assert found.least == 300 * 300 and all("smaller by a factor" in w.reason for w in found.maps.values())
 

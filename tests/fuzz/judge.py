@@ -127,11 +127,11 @@ def _judge_run(case: Case, run: gears.Run, numbers: bool) -> Verdict:
 
 
 def _could_be_layers(sizes: Mapping[str, Any]) -> bool:
-    """Whether nothing tells the scores from the features of an MLP: one matrix, no larger by a factor than what it is
-    made from.  Of these no report speaks."""
+    """Whether nothing tells the scores from the features of an MLP: a few of them, or one matrix, no larger by a factor
+    than what it is made from.  Of these no report speaks."""
     rows, keys = (sizes.get(n, 2) for n in "MN")
     batch = math.prod(sizes.get(n, 1) for n in "BTHR")
-    return min(rows, keys) < 2 or (batch == 1 and rows * keys < cpu.BIG * (rows + keys) * sizes.get("D", 1))
+    return min(rows, keys) <= cpu.BIG or (batch == 1 and rows * keys < cpu.BIG * (rows + keys) * sizes.get("D", 1))
 
 
 def _speaks(run: gears.Run) -> bool:

@@ -33,6 +33,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
     starts: set[fx.Node] = set()
     covered: set[fx.Node] = set()
     statistics = {j: normalises(r, order) for j, r in spread.reaches.items()}
+    batched = {j.node for j in spread.reaches if j.inner and j.batched}
 
     def unlikely(join: Join) -> tuple[bool, ...]:
         reach = spread.reaches[join]
@@ -52,7 +53,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
         if join.node in claimed or (not join.inner and reach.ends and covered.issuperset(reach.ends)):
             continue
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
-        rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive)
+        rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive, batched)
         if rejected and not (backward and statistics[join] and join.batched):
             choice.rejected.append(join)
             continue
@@ -117,6 +118,7 @@ def _is_rejected(
     normalised: bool,
     starts: Container[fx.Node],
     positive: Container[fx.Node],
+    batched: Container[fx.Node],
 ) -> bool:
     if any(e in starts for e in reach.ends):
         return True
@@ -136,7 +138,7 @@ def _is_rejected(
         return True
     if join.suspect and not big and not (normalised and any(weighs) and join.growth >= cpu.SMALL):
         return True
-    if any(not w and _is_projected(e, reach) for e, w in zip(ends, weighs, strict=True)):
+    if any(not w and e not in batched and _is_projected(e, reach) for e, w in zip(ends, weighs, strict=True)):
         return True
     if not ends and 1 in join.size:
         return True

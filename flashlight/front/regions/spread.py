@@ -25,7 +25,7 @@ from flashlight.front.regions.outside import maps_from_outside
 from flashlight.front.regions.reads import Form, Forms, Reason, is_part, moved_axes, own_support, sizes
 from flashlight.ir.index import Axis, Expr, rewrite, volume
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Cast, Load, Map, Node, Reduce, postorder
+from flashlight.ir.program import Cast, Load, Map, Node, Reduce, postorder, substitute
 
 Place = tuple[tuple[Expr, ...], tuple[Expr, ...]]
 """Where the rows and the keys of a join lie in a value."""
@@ -221,7 +221,7 @@ def _moved(place: Place, axes: dict[Axis, Expr], own: set[Axis], parts: bool) ->
     that some of the rows' are left, and some of the keys'."""
     left = []
     for side in place:
-        moved = tuple(rewrite(e, axes) for e in side)
+        moved = tuple(rewrite(e, axes, lambda node: substitute(node, axes)) for e in side)
         placed = tuple(e for e in moved if _is_placed(e, own))
         if placed != moved and not (parts and placed):
             return None
