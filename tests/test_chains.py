@@ -42,6 +42,17 @@ def test_no_product_of_maps_is_read_or_written(fn: Callable[..., Tensor]) -> Non
         assert all(n[-2:] != (N, N) for n in shapes([*region.inputs, *region.outputs]))
 
 
+def test_a_mask_predicted_by_a_product_with_few_landmarks_is_computed_again() -> None:
+    """It is larger by a factor than what it is made of, so that it is a map like any scores."""
+
+    def predicted(q: Tensor, k: Tensor, q2: Tensor, k2: Tensor, v: Tensor) -> Tensor:
+        near = weights(q, k2[..., :D, :]) @ k2.mT
+        return (q @ k.mT).masked_fill(near < 0, -torch.inf).softmax(-1) @ v
+
+    (region,) = regions(predicted, *draw(*[(2, 2, N, D)] * 5)).regions
+    assert all(n[-2:] != (N, N) for n in shapes(region.inputs))
+
+
 @pytest.mark.parametrize("fn", [
     lambda q, k, q2, k2, v: (weights(q, k) @ weights(q2, k2)).softmax(-1) @ v,
     lambda q, k, q2, k2, v: (weights(q, k) @ weights(q2, k2)).amax(-1),

@@ -15,13 +15,9 @@ from tests.zoo import STAGES, Size
 from tests.zoo.status import NOT_ATTENTION, status
 
 NOT_WHOLE = {
-    "routing": "partly",
     "target_attention": "declined",
     "sinkhorn": "declined",
     "random_heads": "partly",
-    "decayed": "partly",
-    "rollout_matrix": "partly",
-    "local_queries": "partly",
     "redundant_rows": "partly",
     "offset_histogram": "partly",
     "convolved_scores": "declined",
@@ -30,8 +26,8 @@ NOT_WHOLE = {
 """Programs of which something score-sized is stored, and their state; all others are fused whole."""
 NATIVE_PROGRAMS = """
     maxsim clip_loss head_disagreement moba nsa ring entropy_gate visual_sinks sinkhorn_scaling rollout_row diffusion
-    hopfield_descent pair_mlp hyperbolic bidaf forgetting switched_heads landmarks tree criss_cross nystrom two_hops
-    chunkwise_map standardised
+    hopfield_descent rollout_matrix pair_mlp hyperbolic bidaf mixture_of_bells cost_volume predicted_mask forgetting
+    switched_heads landmarks tree criss_cross nystrom two_hops map_times_scores chunkwise_map standardised
 """
 """Of every kind some: compiling C++ takes seconds each."""
 NATIVE = Size(batch=1, heads=2, queries=150, keys=410, dim=16, dim_v=24)

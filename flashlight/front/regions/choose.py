@@ -50,7 +50,9 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
 
     for join in sorted(spread.reaches, key=lambda j: (unlikely(j), order[j.node])):
         reach = spread.reaches[join]
-        if join.node in claimed or (not join.inner and reach.ends and covered.issuperset(reach.ends)):
+        if (join.node in claimed and not join.is_big) or (
+            not join.inner and reach.ends and covered.issuperset(reach.ends)
+        ):
             continue
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
         rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive, batched)
