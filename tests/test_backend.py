@@ -204,7 +204,7 @@ def test_an_internal_error_becomes_a_declined_region(monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("flashlight.front.capture.compile_program", broken)
+    monkeypatch.setattr("flashlight.front.planning.compile_program", broken)
     q, k, v = draw()
     with torch.no_grad():
         found = torch.compile(attention, backend="flashlight")(q, k, v)

@@ -15,7 +15,7 @@ import torch
 import flashlight
 from flashlight.base.deferred import Later
 from flashlight.codegen.triton import print_kernel
-from flashlight.front import capture
+from flashlight.front import planning
 from flashlight.front.compilation import report_from_document, report_to_document
 from flashlight.report import records as registry
 from flashlight.report.records import KernelReport, RegionReport, Report, ScoreSized
@@ -205,8 +205,8 @@ def test_a_report_on_a_cpu_imports_no_printer_of_triton(tmp_path):
 def test_equal_layers_are_planned_and_kept_once(monkeypatch, tmp_path):
     """What each layer of a model costs besides is finding it and putting the op in its place."""
     planned, kept = [], []
-    compile_program, keep = capture.compile_program, runtime._keep
-    monkeypatch.setattr(capture, "compile_program", lambda p: planned.append(p) or compile_program(p))
+    compile_program, keep = planning.compile_program, runtime._keep
+    monkeypatch.setattr(planning, "compile_program", lambda p: planned.append(p) or compile_program(p))
     monkeypatch.setattr(runtime, "_keep", lambda plan, cache: kept.append(plan.key) or keep(plan, cache))
 
     def layers(x):

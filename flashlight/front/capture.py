@@ -22,11 +22,12 @@ from flashlight.base.errors import Decline, FlashlightError
 from flashlight.base.options import Options
 from flashlight.front import allocations, layouts, worth
 from flashlight.front.compilation import Compilation
-from flashlight.front.cost import Rates, add_stages, cost
+from flashlight.front.cost import add_stages
 from flashlight.front.counts import flops
 from flashlight.front.extract import Extract, extract
 from flashlight.front.insertion import Insertion
-from flashlight.front.lowering import can_lower, lower_with_inputs
+from flashlight.front.lowering import can_lower
+from flashlight.front.planning import Planner
 from flashlight.front.regions import (
     Findings,
     Refusal,
@@ -42,15 +43,13 @@ from flashlight.front.regions.reads import Reason
 from flashlight.front.sdpa import Attention, decompose, restore
 from flashlight.ir.kernel import Schedule
 from flashlight.ir.program import Program
-from flashlight.passes.pipeline import Trace, compile_program
 from flashlight.passes.sparsity.share import parted
 from flashlight.report import levels as debug
-from flashlight.report.cost import Cost
 from flashlight.report.progress import stage
 from flashlight.report.records import RegionReport, Report
 from flashlight.runtime import op as runtime
 from flashlight.runtime import targets
-from flashlight.runtime.plan import Plan, plan_key, sources_hash
+from flashlight.runtime.plan import Plan, sources_hash
 
 TRAINING = "needs gradients: the backward pass is not fused yet"
 TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
@@ -61,7 +60,6 @@ Costly = tuple[Region, TooMuch]
 """A region that is too much, and why."""
 Smaller = Callable[[fx.Graph, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
 """Smaller regions in the place of others, see regions/smaller.py."""
-Planned = tuple[Program, Sequence[fx.Node], Schedule, Trace, Cost]
 
 
 class StrictError(FlashlightError):
@@ -111,12 +109,7 @@ class _GraphCapture:
         self.fused: list[tuple[Region, RegionReport]] = []
         self.thrifty = True
         """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
-        self.lowered: dict[object, tuple[Program, list[int]]] = {}
-        """The programs of regions by structure, and which inputs they read: layers of a model often have the same."""
-        self.compiled: dict[object, tuple[Schedule, Trace]] = {}
-        """What programs were compiled to, with their lines."""
-        self.plans: dict[object, Plan] = {}
-        """The plans of programs, with their lines."""
+        self.planner = Planner(self.options)
 
     def run(self) -> None:
         attentions: list[Attention] = []
@@ -275,71 +268,29 @@ class _GraphCapture:
 
     def _fuse(self, region: Region, place: str) -> RegionReport | None:
         """place: what progress calls the region."""
-        device = region.device
-        targets.require(self.options.target, device)
+        targets.require(self.options.target, region.device)
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
         copy = extract(region)
         with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
-            program, used, schedule, trace, estimate = self._plan(region, copy, place)
-        if self.options.target == "auto" and not targets.worthwhile([k for k in schedule.kernels if flops(k)]):
+            planned = self.planner(region, copy, place, smaller=self.thrifty)
+        if self.options.target == "auto" and not targets.worthwhile([k for k in planned.schedule.kernels if flops(k)]):
             self.report.untouched.append((region.source, FEW_QUERIES))
             return None
         copy.specialise()
-        inputs = {t.name: copy.origin[n] for t, n in zip(program.inputs, used, strict=True)}
+        inputs = {t.name: copy.origin[n] for t, n in zip(planned.program.inputs, planned.inputs, strict=True)}
         with stage(f"{place}: cache"):
-            language, whole = targets.language(self.options.target, device), program
-            shared, program, schedule = parted(program, schedule)
+            shared, program, schedule = parted(planned.program, planned.schedule)
             parts = [(p, s.kernels) for p, s in (*([shared] if shared else []), (program, schedule))]
-            report = Compilation(language, whole, tuple(parts), tuple(trace)).report(
-                source=region.source, cost=estimate
-            )
+            language = targets.language(self.options.target, region.device)
+            compilation = Compilation(language, planned.program, tuple(parts), tuple(planned.trace))
+            report = compilation.report(source=region.source, cost=planned.cost)
             if shared:
                 inputs |= self._shared(shared, inputs, region, report)
-            plan = self._run_as(program, schedule, region.source)
+            plan = self.planner.plan(program, schedule, region.source)
             runtime.register(plan, report)
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
         self.fused.append((region, report))
         return report
-
-    def _plan(self, region: Region, copy: Extract, place: str) -> Planned:
-        """The program, the nodes that are its inputs, the kernels, what each pass made of the program, and the cost.
-
-        Raises TooMuch where that takes more than may be, or where the kernels are not worth it.
-        """
-        with stage(f"{place}: lowering"):
-            for node, copied in zip(region.outputs, copy.outputs, strict=True):
-                copied.meta["val"] = layouts.preferred(node, copied.meta["val"])
-            program, used = self._lower(copy)
-            if not program.inputs:
-                raise Decline("it reads no tensor: its values are known when compiling")
-            _check_strides(program, copy.outputs)
-        with stage(f"{place}: passes"):
-            key = program, frozenset(program.origins.items())
-            schedule, trace = self.compiled.get(key) or compile_program(program)
-            self.compiled[key] = schedule, trace
-            rates = Rates.of(region.device)
-            estimate = cost(region, schedule, rates)
-            least = region.least_map * torch.float32.itemsize
-            worth.require(schedule.kernels, estimate, rates, least, smaller=self.thrifty)
-        return program, used, schedule, trace, estimate
-
-    def _lower(self, copy: Extract) -> tuple[Program, list[fx.Node]]:
-        """The program, and the nodes of the copy that are its inputs."""
-        structure = copy.structure()
-        if structure not in self.lowered:
-            program, used = lower_with_inputs(copy.outputs, copy.inputs)
-            self.lowered[structure] = program, [copy.inputs.index(n) for n in used]
-        program, read = self.lowered[structure]
-        return program, [copy.inputs[i] for i in read]
-
-    def _run_as(self, program: Program, schedule: Schedule, source: str) -> Plan:
-        """The plan that the op runs."""
-        options, lined = self.options, (program, frozenset(program.origins.items()), schedule, source)
-        if lined not in self.plans:
-            key = plan_key(program, f"{options.fingerprint()} {torch.get_float32_matmul_precision()}")
-            plan = Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
-            self.plans[lined] = plan
-        return self.plans[lined]
 
     def _shared(
         self,
@@ -350,7 +301,7 @@ class _GraphCapture:
     ) -> dict[str, fx.Node]:
         """The nodes of summaries by tensor; regions with the same condition on the same tensors have the same ones."""
         program, schedule = shared
-        plan = self._run_as(program, schedule, region.source)
+        plan = self.planner.plan(program, schedule, region.source)
         runtime.register(plan, report, summaries=True)
         read = [inputs[t.name] for t in program.inputs]
         known = self.summaries.get((plan.key, *read))
@@ -403,12 +354,3 @@ def _input_index(node: fx.Node) -> int | None:
 
 def _declined(decline: Decline, source: str) -> RegionReport:
     return RegionReport(False, decline.reason, decline.source or source, fix=decline.fix)
-
-
-def _check_strides(program: Program, outputs: Sequence[fx.Node]) -> None:
-    """The rest of the graph was traced with these strides."""
-    for tensor, node in zip(program.outputs, outputs, strict=True):
-        value = node.meta["val"]
-        strides = zip(tensor.shape, tensor.strides, value.stride(), strict=True)
-        if tensor.shape != tuple(value.shape) or any(s > 1 and a != b for s, a, b in strides):
-            raise FlashlightError(f"{tensor.name} has strides {tensor.strides}, traced as {tuple(value.stride())}")
