@@ -140,7 +140,7 @@ def _is_rejected(
         return True
     if join.suspect and not big and not (normalised and any(weighs) and join.growth >= cpu.SMALL):
         return True
-    if any(not w and e not in batched and _is_projected(e, reach) for e, w in zip(ends, weighs, strict=True)):
+    if any(not w and _is_projected(e, reach, batched) for e, w in zip(ends, weighs, strict=True)):
         return True
     if not ends and 1 in join.size:
         return True
@@ -153,9 +153,10 @@ def _is_reduced(reach: Reach, maps: Container[fx.Node] = ()) -> bool:
     return bool(reach.ends) and all(cpu.BIG * g.numel(e) <= largest or e in maps for e in reach.ends)
 
 
-def _is_projected(end: fx.Node, reach: Reach) -> bool:
-    """Whether an end that is no weighted sum is a linear layer over features of pairs, and no smaller than the maps."""
+def _is_projected(end: fx.Node, reach: Reach, batched: Container[fx.Node]) -> bool:
+    """Whether an end that is no weighted sum is a linear layer over features of pairs, and no smaller than the maps.
+    batched: products of two factors that have a batch, which are none."""
     join = reach.join
     if join.growth < 1:
         return any(g.name_of(n) in g.CONTRACTIONS for n in reach.maps if n is not join.node)
-    return (cpu.BIG if join.is_big else 1) * g.numel(end) >= max(map(g.numel, reach.maps))
+    return end not in batched and (cpu.BIG if join.is_big else 1) * g.numel(end) >= max(map(g.numel, reach.maps))
