@@ -19,10 +19,8 @@ from torch.fx.node import map_arg
 
 from flashlight.front.allocations import is_fused
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.stored import ALIASES
 
-_ALIASES = ALIASES - {"getitem", "split", "split_with_sizes", "unbind"}
-_COMPUTES = g.POINTWISE | g.REDUCTIONS | g.CONTRACTIONS | {"clone", "contiguous", "cat"}
+_COMPUTES = g.REDUCTIONS | g.CONTRACTIONS | {"clone", "contiguous", "cat"}
 """They give the same values, and strides, for a dense argument whose dimensions have the same order in memory."""
 
 
@@ -51,10 +49,10 @@ def _is_free(node: fx.Node) -> bool:
         name = g.name_of(user)
         if user.op == "output" and not config.keep_output_stride:
             continue
-        if name in _ALIASES:
+        if _is_one_view(user):
             if g.is_symbolic(user) or not _is_free(user):
                 return False
-        elif name not in _COMPUTES and not is_fused(user):
+        elif not g.is_pointwise(user) and name not in _COMPUTES and not is_fused(user):
             return False
     return True
 
@@ -76,9 +74,13 @@ def refresh(nodes: Sequence[fx.Node]) -> dict[fx.Node, Any]:
     return before
 
 
+def _is_one_view(node: fx.Node) -> bool:
+    return g.is_view(node) and g.value(node) is node.meta["val"]
+
+
 def _views(node: fx.Node) -> Iterator[fx.Node]:
     """Views of a node, each after what it is a view of."""
     for user in node.users:
-        if g.name_of(user) in _ALIASES and not g.is_symbolic(user):
+        if _is_one_view(user) and not g.is_symbolic(user):
             yield user
             yield from _views(user)

@@ -22,9 +22,10 @@ from flashlight.base.constants import limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.absorb import Reason, bare_producers, outputs, producers
+from flashlight.front.regions.absorb import bare_producers, outputs, producers
 from flashlight.front.regions.again import Recomputation
 from flashlight.front.regions.core import Core, is_returned
+from flashlight.front.regions.reads import Forms
 from flashlight.front.regions.stored import is_stored
 from flashlight.front.regions.tangles import Untangler, waiting
 
@@ -107,9 +108,9 @@ class Assembly:
     """
 
     def __init__(
-        self, order: Mapping[fx.Node, int], reason: Reason, maps: Container[fx.Node] = frozenset(), bare: bool = False
+        self, order: Mapping[fx.Node, int], forms: Forms, maps: Container[fx.Node] = frozenset(), bare: bool = False
     ):
-        self.order, self.reason, self.maps, self.bare = order, reason, maps, bare
+        self.order, self.forms, self.maps, self.bare = order, forms, maps, bare
         self.regions: list[Region] = []
         self.idle: set[Core] = set()
         """Cores all of whose maps are stored nevertheless, for something else that needs them."""
@@ -121,7 +122,7 @@ class Assembly:
         cores = list(cores)
         taken = {n for core in cores for n in core.base}
         for core in cores:
-            core.grow(taken, self.reason)
+            core.grow(taken, self.forms)
             taken |= core.nodes
         while True:
             parts = self._untangled(cores)
@@ -134,7 +135,7 @@ class Assembly:
 
     def _untangled(self, cores: Sequence[Core]) -> dict[Core, Region]:
         """The regions of cores, changed until none waits for itself."""
-        untangle = Untangler(self.order, self.reason)
+        untangle = Untangler(self.order, self.forms.reason)
         self.refusals = []
         parts: dict[Core, Region] = {}
         for attempt in itertools.count():
@@ -187,9 +188,9 @@ class Assembly:
         core.again = set()
         again = functools.partial(self.recomputation, core=core)
         if self.bare:
-            core.absorbed, core.inputs = bare_producers(core.nodes, self.reason)
+            core.absorbed, core.inputs = bare_producers(core.nodes, self.forms)
         else:
-            core.absorbed, core.inputs = producers(core.nodes, core.trees, foreign, score, self.reason, again)
+            core.absorbed, core.inputs = producers(core.nodes, core.trees, foreign, score, self.forms, again)
         _check_inputs(core.inputs)
 
     # outputs
@@ -252,7 +253,7 @@ class Assembly:
             if any(user in c.nodes for c in self.cores):
                 return Decline(_LATER, source=source_line(user) or None)
             text = _READ_WHOLE.format(op=g.name_of(user) or user.name)
-            return self.reason(user) or Decline(text, source=source_line(user) or None)
+            return self.forms.reason(user) or Decline(text, source=source_line(user) or None)
         return Decline(_LATER, source=source_line(node) or None)
 
     def _maps(

@@ -9,8 +9,9 @@ from torch import fx
 
 from flashlight.base.errors import Decline
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.absorb import Reason, epilogue
+from flashlight.front.regions.absorb import epilogue
 from flashlight.front.regions.joins import Join, least_map
+from flashlight.front.regions.reads import Forms
 from flashlight.front.regions.stages import Stage
 
 
@@ -48,9 +49,9 @@ class Core:
         self.behind = set(nodes)
         self.nodes = self.base | self.behind
 
-    def grow(self, others: Container[fx.Node], reason: Reason) -> None:
+    def grow(self, others: Container[fx.Node], forms: Forms) -> None:
         """Take in the epilogue.  others: what other cores have."""
-        behind = epilogue(self.base, self.maps, reason)
+        behind = epilogue(self.base, self.maps, forms)
         self.put_behind({n for n in behind if n not in others})
 
     def is_map(self, node: fx.Node) -> bool:

@@ -20,13 +20,13 @@ from torch import fx
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.assemble import Assembly, Refusal, Region
 from flashlight.front.regions.choose import Choice, choose, contracts
 from flashlight.front.regions.core import Core, is_returned
 from flashlight.front.regions.joins import Join, Sources, least_map
 from flashlight.front.regions.notes import Note, notes
 from flashlight.front.regions.obstacles import obstacle
+from flashlight.front.regions.reads import Forms, Reason
 from flashlight.front.regions.spread import Reach, Spread
 from flashlight.front.regions.stages import Stages
 from flashlight.front.regions.stored import is_stored
@@ -59,7 +59,7 @@ def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reaso
     order = {node: i for i, node in enumerate(graph.nodes)}
     sources = Sources(set(parameters))
     cores = Cores(graph.nodes, order, sources, reason)
-    assembly = Assembly(order, cores.why, cores.maps)
+    assembly = Assembly(order, cores.forms, cores.maps)
     assembly.run(cores.cores)
     findings = Findings()
     findings.regions = sorted(assembly.regions, key=lambda r: (order[r.first], order[r.outputs[0]]))
@@ -89,7 +89,8 @@ class Cores:
         self.known: dict[fx.Node, Decline | None] = {}
         self.selecting: dict[fx.Node, Decline] = {}
         """Values that are read although they could be computed."""
-        self.spread = Spread(nodes, sources, self.why, without)
+        self.forms = Forms(self.why)
+        self.spread = Spread(nodes, sources, self.forms, without)
         self.choice: Choice = choose(self.spread, order)
         self.rejected = self.choice.rejected
         self.refused: list[Refusal] = []

@@ -19,21 +19,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-SPLITS = _words("split split_with_sizes chunk unsafe_split unsafe_split_with_sizes unsafe_chunk tensor_split")
-"""Operations that return pieces along a dimension."""
-
-VIEWS = (
-    _words(
-        "view _unsafe_view reshape _reshape_alias view_copy permute transpose t expand expand_as unsqueeze squeeze "
-        "alias clone contiguous detach lift_fresh lift_fresh_copy slice select unbind unfold diagonal "
-        "repeat roll flip rev"
-    )
-    | SPLITS
-)
-"""Operations that only say where an element lies."""
-
-PIECES = SPLITS | {"unbind"}
-
 CASTS = _words("_to_copy convert_element_type to")
 
 CONTRACTIONS = _words("mm bmm addmm baddbmm")
@@ -45,59 +30,8 @@ REDUCTIONS = _words(
     "sum mean amax amin max min prod any all var var_mean std std_mean logsumexp linalg_vector_norm norm argmax argmin"
 )
 
-SOFTMAXES = _words("_softmax _log_softmax _safe_softmax")
-
-GATHERS = _words("embedding index gather index_select take_along_dim _unsafe_index")
-
-CREATORS = _words(
-    "full full_like scalar_tensor arange iota zeros zeros_like ones ones_like empty eye lift_fresh_copy new_full "
-    "new_zeros new_ones"
-)
-
-LOGIC = _words(
-    "lt le gt ge eq ne logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor "
-    "where masked_fill tril triu"
-)
-ARITHMETIC = _words(
-    "add sub rsub mul neg abs minimum maximum fmin fmax clamp clip clamp_min clamp_max remainder fmod floor_divide "
-    "sign sgn relu"
-)
-WRITES = _words(
-    "slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put _unsafe_index_put index_fill "
-    "index_copy index_add scatter scatter_add"
-)
-"""A tensor with some elements replaced: the first argument, whose shape the result has."""
-
-TRANSCENDENTAL = _words(
-    "exp exp2 expm1 log log2 log1p log10 sqrt rsqrt pow float_power sin cos tan tanh sinh cosh asin acos atan atan2 "
-    "asinh acosh atanh hypot sigmoid erf erfc erfinv erf_inv gelu silu softplus elu celu selu mish reciprocal div sinc "
-    "log_sigmoid_forward logaddexp logaddexp2 logit xlogy special_xlog1py special_entr leaky_relu hardtanh hardsigmoid "
-    "hardswish hardshrink softshrink threshold relu6"
-)
-ROUNDING = _words(
-    "floor ceil trunc round frac isnan isinf isfinite isposinf isneginf square nan_to_num fma copysign signbit angle "
-    "heaviside"
-)
-MIXED = _words("addcmul addcdiv lerp ldexp deg2rad rad2deg")
-"""Linear in one of their arguments."""
-
-POINTWISE = (
-    LOGIC
-    | ARITHMETIC
-    | TRANSCENDENTAL
-    | ROUNDING
-    | MIXED
-    | CASTS
-    | _words(
-        "bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ shift_left shift_right_arithmetic __and__ __or__ "
-        "__xor__ gelu_backward sigmoid_backward silu_backward tanh_backward threshold_backward logit_backward "
-        "native_dropout_backward positive conj_physical"
-    )
-)
-"""Operations on elements: the result has the broadcast shape of the tensors."""
-
-FOLLOWED = VIEWS | POINTWISE | REDUCTIONS | SOFTMAXES | WRITES | _words("copy getitem cat constant_pad_nd")
-"""What a row statistic may pass through on its way back to the scores."""
+COPIES = _words("clone contiguous repeat roll flip rev lift_fresh_copy view_copy")
+"""Operations whose result has the elements of their argument in other memory."""
 
 
 def name_of(node: fx.Node) -> str:
@@ -114,6 +48,29 @@ def _target_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.split("::")[-1]
     return getattr(target, "__name__", str(target))
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether the result lies in the memory of the argument, as schemas say."""
+    return is_call(node) and _aliases(node.target)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether PyTorch says that an operation works on elements; the result has the broadcast shape of the tensors."""
+    return is_call(node) and _works_on_elements(node.target)
+
+
+@functools.cache
+def _aliases(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    if schema is None or not schema.returns:
+        return False
+    return schema.returns[0].alias_info is not None or _target_name(target) == "_unsafe_view"
+
+
+@functools.cache
+def _works_on_elements(target: Any) -> bool:
+    return torch.Tag.pointwise in getattr(target, "tags", ()) and _target_name(target) not in COPIES
 
 
 def argument(node: fx.Node, name: str, default: Any = None) -> Any:
@@ -208,14 +165,6 @@ def is_call(node: fx.Node) -> bool:
     return node.op == "call_function"
 
 
-def is_scalar_map(node: fx.Node) -> bool:
-    """Multiplication or division of one tensor by numbers, or a constant of one element."""
-    if name_of(node) not in ("mul", "div", "neg"):
-        return False
-    others = [a for a in node.args if isinstance(a, fx.Node) and not is_constant(a)]
-    return len(others) == 1
-
-
 def is_constant(node: fx.Node) -> bool:
     """A number made in the graph: full([], 2.0), scalar_tensor(2.0), torch.tensor(2.0)."""
     if name_of(node) == "lift_fresh_copy":
@@ -242,9 +191,9 @@ def literal(node: fx.Node) -> bool | int | float | None:
         return tensor.item()
 
 
-def through_views(node: fx.Node, also: frozenset[str] = frozenset()) -> fx.Node:
+def through_views(node: fx.Node) -> fx.Node:
     """The node behind views, copies and casts."""
-    while name_of(node) in VIEWS or name_of(node) in CASTS or name_of(node) == "getitem" or name_of(node) in also:
+    while is_view(node) or name_of(node) in COPIES | CASTS | {"getitem"}:
         inner = tensors(node)
         if not inner:
             break

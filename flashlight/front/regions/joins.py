@@ -20,6 +20,7 @@ from torch import fx
 from flashlight.base.constants import cpu, limits
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.reads import Form, Support, elements, moved_axes, sizes, varying
+from flashlight.front.regions.stored import is_alias
 from flashlight.ir.index import Axis, Expr, of, volume
 from flashlight.ir.program import Cast, Index, Load, Map, Node, Reduce, postorder
 
@@ -72,13 +73,13 @@ class Sources:
         stack, budget, has_parameter = [node], limits.TREE_NODES, False
         while stack:
             one = stack.pop()
-            name = g.name_of(one)
+            name, operands = g.name_of(one), g.tensors(one)
             if one.op == "placeholder" or one.op == "get_attr":
                 if one not in self.parameters and one.op == "placeholder":
                     return False
                 has_parameter = True
-            elif name in g.VIEWS or name in g.POINTWISE or name in g.CREATORS or name == "getitem":
-                stack += g.tensors(one)
+            elif g.is_pointwise(one) or is_alias(one) or name in g.COPIES or not operands:
+                stack += operands
             else:
                 return False
             budget -= 1
@@ -146,7 +147,7 @@ def _is_stored_by_feature(node: fx.Node) -> bool:
 def _is_merged(node: fx.Node) -> bool:
     """[B, S, D] seen as [B*S, D]."""
     seen = node
-    while g.name_of(seen) in g.VIEWS:
+    while g.is_view(seen) or g.name_of(seen) in g.COPIES:
         if len(g.shape(seen)) > 2:
             return True
         seen = g.tensors(seen)[0]

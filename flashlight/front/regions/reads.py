@@ -10,7 +10,7 @@ What moves where, what is added up and what is broadcast is said by the lowering
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,8 +22,9 @@ from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering, free_index
 from flashlight.front.lowering.registry import Position
 from flashlight.front.regions import graph as g
-from flashlight.ir.index import Axis, of
-from flashlight.ir.program import Index, Load, Node, Reduce, postorder
+from flashlight.ir.index import Axis, Expr, of, volume
+from flashlight.ir.ops import FNS
+from flashlight.ir.program import Index, Load, Map, Node, Reduce, postorder
 
 Reason = Callable[[fx.Node], Decline | None]
 """Why a node cannot be lowered."""
@@ -45,8 +46,21 @@ class Form:
     """Whether a kernel can compute it.  Of what is only complex, or too narrow, it is known how elements move."""
     sums: bool = False
     """Whether it adds up, or takes an extremum of, several elements."""
+    terms: int = 1
+    """How many."""
+    moves: bool = False
+    """Whether it only says where an element lies: one of an operand, at a position that no data decides."""
+    pointwise: bool = False
+    """Whether every operand is read where the result is written, or is broadcast to it."""
+    functions: frozenset[str] = frozenset()
+    """The functions that it computes, see ir/ops.py."""
     signs: tuple[bool, bool] = (False, False)
     """Whether no element is negative; whether none is where no operand has negative elements."""
+
+    @property
+    def is_arithmetic(self) -> bool:
+        """Whether it costs no more than additions do: no sum, no function that exists for floats alone."""
+        return self.value is not None and not self.sums and all(FNS[f].result != "float" for f in self.functions)
 
     def each(self) -> list[tuple[fx.Node, Position]]:
         """Operands and where they are read."""
@@ -58,15 +72,19 @@ class Forms:
     """The forms of the nodes of a graph, each kind of call lowered once.  reason: why a node cannot be lowered."""
 
     reason: Reason
-    known: dict[Hashable, Form] = field(default_factory=dict)
+    known: dict[fx.Node, Form] = field(default_factory=dict)
+    kinds: dict[Hashable, Form] = field(default_factory=dict)
 
     def __call__(self, node: fx.Node) -> Form:
-        operands = operands_of(node)
-        key = _kind(node, operands)
-        form = self.known.get(key)
+        """Of a call that gives a tensor."""
+        form = self.known.get(node)
         if form is None:
-            form = self.known[key] = self._form(node, operands)
-        return replace(form, operands=operands)
+            operands = operands_of(node)
+            key = _kind(node, operands)
+            if key not in self.kinds:
+                self.kinds[key] = self._form(node, operands)
+            form = self.known[node] = replace(self.kinds[key], operands=operands)
+        return form
 
     def _form(self, node: fx.Node, operands: tuple[fx.Node, ...]) -> Form:
         call = _call(node)
@@ -131,15 +149,28 @@ def _lowered(node: fx.Node, operands: tuple[fx.Node, ...], as_floats: bool) -> F
             reads[int(n.tensor[1:]), n.index] = None
         elif isinstance(n, Index):
             positions[n.expr.axes] = None
-    sums = any(isinstance(n, Reduce) for n in postorder([value]))
+    inside = postorder([value])
+    summed = {n.axis for n in inside if isinstance(n, Reduce)}
+    own = [of(Axis(f"o{i}", s)) for i, s in enumerate(sizes(node))]
     return Form(
         (),
         value,
         tuple(reads),
         tuple(positions),
-        sums=sums,
+        sums=bool(summed),
+        terms=volume(summed),
+        moves=isinstance(value, Load) and not value.args,
+        pointwise=not summed and all(_is_aligned(index, operands[i], own) for i, index in reads),
+        functions=frozenset(n.fn for n in inside if isinstance(n, Map)),
         signs=(Intervals()(value)[0] >= 0, _OfPositives()(value)[0] >= 0),
     )
+
+
+def _is_aligned(index: Position, operand: fx.Node, own: Sequence[Expr]) -> bool:
+    """Whether an operand is read where the result is written: at the same position, or where it has only one."""
+    behind = own[len(own) - len(index) :]
+    size = sizes(operand)
+    return len(index) <= len(own) and all(e == o or s == 1 for e, o, s in zip(index, behind, size, strict=True))
 
 
 def _hinted(node: fx.Node, operands: tuple[fx.Node, ...], as_floats: bool) -> tuple[fx.Node, tuple[fx.Node, ...]]:

@@ -14,11 +14,11 @@ from collections.abc import Collection, Sequence
 from torch import fx
 
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.assemble import Assembly, Region
 from flashlight.front.regions.core import Core
 from flashlight.front.regions.find import Cores
 from flashlight.front.regions.joins import Sources
+from flashlight.front.regions.reads import Forms, Reason
 
 
 def without_producers(
@@ -57,7 +57,7 @@ def _alone(
     """Regions around single joins of `within`, part of each region."""
     order = {node: i for i, node in enumerate(graph.nodes)}
     sources = Sources(set(parameters))
-    cores: list[Core] = []
+    forms, cores = Forms(reason), list[Core]()
     done: set[fx.Node] = set()
     for region, nodes in zip(regions, within, strict=True):
         left = nodes - done
@@ -67,7 +67,7 @@ def _alone(
                 behind = sorted((n for n in left if order[n] >= order[start]), key=order.__getitem__)
                 alone = Cores(behind, order, sources, reason, without=starts - {start}).cores
                 for core in alone:
-                    core.grow((), reason)
+                    core.grow((), forms)
                     left = left - core.nodes
                     done |= core.nodes
                 cores += alone
@@ -77,7 +77,7 @@ def _alone(
 def _assembled(graph: fx.Graph, regions: Sequence[Region], cores: Sequence[Core], reason: Reason) -> list[Region]:
     """The regions of cores, aside from those that are there already and those that need only maps of these."""
     order = {node: i for i, node in enumerate(graph.nodes)}
-    assembly = Assembly(order, reason, bare=True)
+    assembly = Assembly(order, Forms(reason), bare=True)
     assembly.run(cores)
     known = {frozenset(r.nodes) for r in regions}
     again = [r for r in assembly.regions if frozenset(r.nodes) in known]

@@ -22,7 +22,7 @@ from flashlight.front.lowering.registry import Position
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.joins import Join, Sources, join_at
 from flashlight.front.regions.outside import maps_from_outside
-from flashlight.front.regions.reads import Form, Forms, Reason, is_part, moved_axes, own_support, sizes
+from flashlight.front.regions.reads import Form, Forms, is_part, moved_axes, own_support, sizes
 from flashlight.ir.index import Axis, Expr, rewrite, volume
 from flashlight.ir.ops import FNS
 from flashlight.ir.program import Cast, Load, Map, Node, Reduce, postorder, substitute
@@ -51,9 +51,9 @@ class Reach:
 class Spread:
     """All joins of a graph and what they reach.  nodes: in graph order.  without: nodes that are no joins."""
 
-    def __init__(self, nodes: Iterable[fx.Node], sources: Sources, reason: Reason, without: Iterable[fx.Node] = ()):
-        nodes, form = list(nodes), Forms(reason)
-        self.reason, self.sources, self.without = reason, sources, set(without)
+    def __init__(self, nodes: Iterable[fx.Node], sources: Sources, form: Forms, without: Iterable[fx.Node] = ()):
+        nodes = list(nodes)
+        self.reason, self.sources, self.without = form.reason, sources, set(without)
         self.forms = {n: form(n) for n in nodes if g.is_call(n) and isinstance(n.meta.get("val"), torch.Tensor)}
         self.support: dict[fx.Node, frozenset[int]] = {}
         self.places: dict[fx.Node, dict[Join, Place]] = {}

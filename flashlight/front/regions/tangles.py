@@ -18,12 +18,10 @@ from torch import fx
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.absorb import Reason
 from flashlight.front.regions.core import Core
+from flashlight.front.regions.reads import Reason
 
 T = TypeVar("T", bound=Hashable)
-
-_BETWEEN = g.POINTWISE | {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand", "alias", "clone"}
 
 
 def waiting(
@@ -74,7 +72,7 @@ class Untangler:
         """Take in what lies between a core and what it waits for, or let go of the part of the epilogue that waits."""
         between: set[fx.Node] = set()
         for node in loose:
-            if g.name_of(node) in _BETWEEN and self._is_closed(node, core.nodes | between, knot):
+            if self._is_closed(node, core.nodes | between, knot):
                 between.add(node)
         late = self._after(waited, core)
         if waited <= between:
@@ -88,8 +86,11 @@ class Untangler:
     def _is_closed(self, node: fx.Node, inside: set[fx.Node], knot: Collection[fx.Node | Core]) -> bool:
         """Whether a node is computed from what is inside and what waits for nothing, and is no larger."""
         args = g.tensors(node)
+        whole = max(map(g.numel, args), default=0)
+        if not (g.is_pointwise(node) or g.name_of(node) == "clone" or (g.is_view(node) and g.numel(node) == whole)):
+            return False
         known = all(a in inside or a not in knot for a in args) and not inside.isdisjoint(args)
-        return known and g.numel(node) <= max(map(g.numel, args), default=0) and not self.reason(node)
+        return known and g.numel(node) <= whole and not self.reason(node)
 
     def _after(self, waited: set[fx.Node], core: Core) -> set[fx.Node]:
         """The nodes of a core that need what it waits for."""
@@ -103,7 +104,7 @@ class Untangler:
 def _why(loose: Sequence[fx.Node], reason: Reason) -> Decline:
     if not loose:
         return Decline("its scores are made from results of another region, whose scores are made from its results")
-    obstacle = next((n for n in loose if g.name_of(n) not in g.FOLLOWED or reason(n)), loose[0])
+    obstacle = next((n for n in loose if g.name_of(n) in g.CONTRACTIONS or reason(n)), loose[0])
     return Decline(
         f"{g.name_of(obstacle) or obstacle.name} outside the region needs one of its results and feeds another",
         source=source_line(obstacle) or None,
