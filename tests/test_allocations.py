@@ -273,5 +273,5 @@ def test_a_reason_of_many_tensors_is_said_once() -> None:
         f"  a.py:1  {size}",
         "    reason: returned",
         f"  a.py:3  {size}",
-        "    reason: that for which attention0 was declined",
+        "    reason: see attention0 above",
     ]

@@ -111,7 +111,7 @@ def test_what_layers_have_in_common_is_said_once():
 def test_text_of_unknown_tiles_and_of_nothing():
     region = RegionReport(True, source="a.py:1", name="r", kernels=[kernel(tiles_visited=None)])
     assert " of " not in str(Report([region]))
-    assert str(Report()).startswith("Flashlight: nothing to fuse: no two tensors of this graph meet in a map")
+    assert str(Report()).startswith("Flashlight: nothing to fuse: no result that combines two tensors")
     stored = ScoreSized("bmm", (4, 4), "float32", 64, "a.py:1", "a plain chain of products")
     assert "nothing to fuse" not in str(Report(score_sized=[stored]))
 

@@ -15,15 +15,17 @@ from tests.zoo import STAGES, Size
 from tests.zoo.status import NOT_ATTENTION, status
 
 NOT_WHOLE = {
+    "mixture_of_heads": "alone",
     "target_attention": "declined",
-    "sinkhorn": "declined",
+    "sinkhorn": "declined fused",
     "random_heads": "partly",
     "redundant_rows": "partly",
     "offset_histogram": "partly",
     "convolved_scores": "declined",
     "chunkwise": "partly",
 }
-"""Programs of which something score-sized is stored, and their state; all others are fused whole."""
+"""Programs that are not fused whole, and their state (PyTorch has a kernel for the first; the time that planning five
+rounds takes decides of the third)."""
 NATIVE_PROGRAMS = """
     maxsim clip_loss head_disagreement moba nsa ring entropy_gate visual_sinks sinkhorn_scaling rollout_row diffusion
     hopfield_descent rollout_matrix pair_mlp hyperbolic bidaf mixture_of_bells cost_volume predicted_mask forgetting
@@ -41,8 +43,8 @@ BY_NAME = {v.name: v for v in STAGES}
 def test_it_is_fused_as_far_as_stated(name: str, tmp_path: Path) -> None:
     variant = BY_NAME[name]
     line = status(variant, str(tmp_path))
-    expected = NOT_WHOLE.get(name, "fused")
-    assert line.state == expected or (line.state == "alone" and variant.row == NOT_ATTENTION), str(line)
+    expected = NOT_WHOLE.get(name, "alone" if variant.row == NOT_ATTENTION else "fused")
+    assert line.state in expected.split(), str(line)
 
 
 @pytest.mark.parametrize("name", NATIVE_PROGRAMS.split())

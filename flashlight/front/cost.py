@@ -7,6 +7,7 @@ bias = mlp(pair) @ w           every head computes again what is the same for al
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class Rates:
 
 def cost(region: Region, schedule: Schedule, rates: Rates) -> Cost:
     """The cost of a region whose kernels are known; `before` is left empty."""
-    maps = [n for n in region.quadratic if is_stored(n) and not is_returned(n)]
+    score = min((math.prod(j.size) for j in region.core.joins), default=1)
+    maps = [n for n in region.quadratic if g.numel(n) >= score and is_stored(n) and not is_returned(n)]
     moved = sum(_bytes(n) * (1 + max(1, len(set(readers(n))))) for n in maps)
     once = sum(map(_products, region.nodes))
     done = sum(map(_done, schedule.kernels))

@@ -20,8 +20,8 @@ _SHORTER = (
     "or compute what its scores are made of in a function of its own, with a graph break between"
 )
 _PRODUCTS_FIX = (
-    "multiply with the values first, p @ (p2 @ v) in the place of (p @ p2) @ v; or compute what its scores and values "
-    "are made of in a function of its own, with a graph break between"
+    "where two maps are multiplied, multiply with the values first, p @ (p2 @ v) in the place of (p @ p2) @ v; "
+    "otherwise compute what its scores and values are made of in a function of its own, with a graph break between"
 )
 _SHARED_FIX = "compute what all heads share in a function of its own, with a graph break between"
 

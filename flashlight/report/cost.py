@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from flashlight.report.plain import Plain
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
+LEAST_SECONDS = 1e-6
+"""What takes less is not spoken of."""
 
 
 @dataclass
@@ -37,14 +39,19 @@ class Cost(Plain):
     def text(self) -> list[str]:
         """Indented lines: what passes between stages, what is not stored, what is computed again."""
         passes = [f"{binary(size)} from {name}" for name, size in self.before.items()]
-        passes += [f"{binary(size)} from kernel {pair}" for pair, size in self.between.items()]
+        passes += [f"{binary(size)} from its kernel {pair}" for pair, size in self.between.items()]
         lines = [f"between stages: {', '.join(passes)}"] if passes else []
         if self.maps:
-            maps = f"{self.maps} map{'s' * (self.maps > 1)} of {binary(self.map_bytes)}"
+            maps = (
+                f"{self.maps} maps, {binary(self.map_bytes)} together"
+                if self.maps > 1
+                else f"1 map, {binary(self.map_bytes)}"
+            )
             lines.append(f"not stored: {maps}; {binary(self.moved)} not moved, {seconds(self.moved_seconds)}")
-        if self.again:
-            where = f" ({', '.join(self.lines)})" if self.lines else ""
-            lines.append(f"computed again: {operations(self.again)}, {seconds(self.again_seconds)}{where}")
+        if self.again_seconds >= LEAST_SECONDS:
+            amount = f"{operations(self.again)}, {seconds(self.again_seconds)}"
+            where = f"computed again: {amount} ({', '.join(self.lines)})"
+            lines.append(where if self.lines else f"more than the program has: {amount}")
         return [f"    {line}" for line in lines]
 
 

@@ -20,8 +20,8 @@ from flashlight.report.cost import Cost
 from flashlight.report.plain import Plain
 
 _NOTHING = (
-    "Flashlight: nothing to fuse: no two tensors of this graph meet in a map, larger than they are by a factor, that "
-    "sums or maxima make small again"
+    "Flashlight: nothing to fuse: no result that combines two tensors, as q @ k.mT does, is several times as large as "
+    "both and then summed, or its maximum taken (with a batch and values, as large is enough)"
 )
 
 
@@ -271,7 +271,7 @@ def _stored(tensors: Sequence[ScoreSized], declined: Mapping[Any, Sequence[Regio
             times = f"{count} times " if count > 1 else ""
             lines.append(f"  {source or '?'}  {times}{op}: {dtype}{list(shape)}, {size / 2**20:.3g} MiB")
         if regions := declined.get((reason, fix)):
-            lines.append(f"    reason: that for which {_names(regions)} {_were(regions)} declined")
+            lines.append(f"    reason: see {_names(regions)} above")
         else:
             lines += [f"    reason: {reason}", *([f"    fix: {fix}"] if fix else [])]
     return lines

@@ -59,13 +59,14 @@ def _blocks(nodes: Sequence[Node]) -> dict[Axis, int]:
     sum[n](p[n] / sum[b < 32](p[n//32*32 + b]))   ->   sum[i](sum[b' < 32](p[i*32 + b'] / sum[b < 32](p[i*32 + b])))
     """
     bound = {n.axis for n in nodes if isinstance(n, Reduce)}
-    blocks: dict[Axis, int] = {}
+    sizes: dict[Axis, set[int]] = defaultdict(set)
     for statistic in (n for n in nodes if isinstance(n, Reduce) and n.level > 1):
         inside = postorder([statistic])
         for axis, by in _divisors(inside).items():
             parts = [_part(n, axis, by) for n in inside if isinstance(n, Load)]
             if axis in bound and axis in statistic.free and set().union(*parts) == {FloorDiv}:
-                blocks[axis] = min(by, blocks.get(axis, by))
+                sizes[axis].add(by)
+    blocks = {a: min(by) for a, by in sizes.items() if all(c % min(by) == 0 for c in by)}
     if not blocks:
         return {}
     ranges: dict[Axis, set[tuple[str, int]]] = defaultdict(set)

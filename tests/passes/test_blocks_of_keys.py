@@ -10,7 +10,7 @@ from flashlight.ir.index import Axis, divmod_expr, of
 from flashlight.ir.program import Node, Program
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.program.split_axes import split_axes
-from tests.dsl import Builder, div, exp, largest, mul, random_inputs, sub, total
+from tests.dsl import Builder, div, exp, largest, mul, number, random_inputs, sub, total
 from tests.passes.test_passes import assert_same, run_schedule
 
 M, D, BLOCK = 5, 3, 4
@@ -63,4 +63,18 @@ def test_an_axis_that_ends_within_a_block_is_left() -> None:
     m, n, w = Axis("m", M), Axis("n", 10), Axis("w", BLOCK)
     norm = total(w, exp(b.load("s", (M, 12), m, divmod_expr(of(n), BLOCK)[0] * BLOCK + of(w))))
     b.store(total(n, div(exp(b.load("s", (M, 12), m, n)), norm)), m)
+    assert split_axes(b.program) == b.program
+
+
+def test_blocks_of_sizes_that_do_not_divide_each_other_are_left() -> None:
+    b = Builder()
+    m, n = Axis("m", M), Axis("n", 24)
+
+    def norm(size: int) -> Node:
+        w = Axis(f"w{size}", size)
+        key = divmod_expr(of(n), size)[0] * size + of(w)
+        f = Axis(f"f{size}", D)
+        return total(w, exp(total(f, mul(b.load("q", (M, D), m, f), b.load("k", (24, D), key, f)))))
+
+    b.store(total(n, div(number(1.0), mul(norm(4), norm(6)))), m)
     assert split_axes(b.program) == b.program

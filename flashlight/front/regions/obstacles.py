@@ -19,8 +19,8 @@ _WHOLE_AXIS: dict[str, tuple[str, str | None]] = {
 }
 _RUNNING = {"cumsum": "sum", "cumprod": "product", "logcumsumexp": "sum", "cummax": "maximum", "cummin": "minimum"}
 _CUMSUM_FIXES = {
-    1: "of weights that only values follow, p.cumsum(-1) @ v is p @ v.flip(-2).cumsum(-2).flip(-2)",
-    2: "of weights that only values follow, p.cumsum(-2) @ v is (p @ v).cumsum(-2)",
+    1: "where nothing but the product with values follows, p.cumsum(-1) @ v is p @ v.flip(-2).cumsum(-2).flip(-2)",
+    2: "where nothing but the product with values follows, p.cumsum(-2) @ v is (p @ v).cumsum(-2)",
 }
 """By the dimension, counted from the last."""
 
