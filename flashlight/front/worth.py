@@ -41,7 +41,7 @@ def require(kernels: Sequence[Kernel], cost: Cost, rates: Rates, least: int, sma
     if large > limits.MOST_EXPRESSIONS:
         raise TooMuch(f"a kernel for it has {large:,} expressions, of {limits.MOST_EXPRESSIONS} at most", _SHORTER)
     again, moved = operations(cost.again), f"{binary(cost.moved)} of scores"
-    if cost.again_seconds > (1 if smaller else cpu.WORTH_OF_MEMORY) * cost.moved_seconds:
+    if cost.again_seconds > cost.moved_seconds:
         text = (
             f"fused as one it computes {again} again, {seconds(cost.again_seconds)} by estimate, to spare moving "
             f"{moved}, {seconds(cost.moved_seconds)}"
@@ -50,7 +50,7 @@ def require(kernels: Sequence[Kernel], cost: Cost, rates: Rates, least: int, sma
     shared, stored = sum(map(repeated, kernels)) / rates.operations, shared_bytes(kernels)
     is_small = cpu.BIG * stored <= 2 * least
     matters = shared > cpu.LEAST_REPEATED * (cost.products + cost.again) / rates.operations
-    if smaller and is_small and matters and shared > cpu.WORTH_OF_MEMORY * stored / rates.moved:
+    if smaller and is_small and matters and shared > cpu.WORTH_STORING * stored / rates.moved:
         text = (
             f"fused as one each head repeats what is the same for all, {seconds(shared)} by estimate; "
             f"storing that moves {binary(stored)}"

@@ -98,9 +98,9 @@ OPERATIONS_A_SECOND, MOVED_A_SECOND = 2e11, 2.8e9
 attention of float32, 2048 keys of 64 features, does 1.96e11 operations a second; 64 MiB and more are written to fresh
 memory at 1.5e9 bytes a second, on one core or two, and read back at 15e9 to 19e9."""
 
-WORTH_OF_MEMORY = 3
-"""Times as long as moving what is spared computing again may take.  Measured: of the programs of tests/zoo those that
-are slower than eager are at 3.4 and more, all others at 2.1 and less; between these a guess."""
+WORTH_STORING = 3
+"""Heads may repeat what they share for so many times as long as storing it would take.  Measured with COMPARISON_WORK:
+a mask of 8 chosen keys is computed by each of 16 heads, one of 16 is stored."""
 
 LEAST_REPEATED = 0.1
 """The part of the time of a region's products below which it does not matter what heads repeat for each other.  Not
