@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from flashlight.front import capture
+from flashlight.front import planning
 from flashlight.front.lowering import lower_with_inputs
 from flashlight.ir.kernel import Kernel
 from flashlight.runtime import op as runtime
@@ -109,7 +109,7 @@ def lowered(model: Callable[..., torch.Tensor], x: torch.Tensor, folder: Path, m
         times["lowered"] += 1
         return lower_with_inputs(*args)
 
-    monkeypatch.setattr(capture, "lower_with_inputs", counted)
+    monkeypatch.setattr(planning, "lower_with_inputs", counted)
     compiled = compile_only(model, str(folder))
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
     assert compiled.report.declined == 0
