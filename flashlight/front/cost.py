@@ -45,22 +45,53 @@ class Rates:
         return cls(gpu.OPERATIONS_A_SECOND, gpu.MOVED_A_SECOND)
 
 
-def cost(region: Region, schedule: Schedule, rates: Rates) -> Cost:
+@dataclass(frozen=True)
+class Work:
+    """What kernels do, whatever region they are of.
+
+    products: operations of products, what a gathered product takes in those of a plain one.  repeated: work on other
+    values that grid instances do although another has done it.  shared: bytes of what they would not repeat if it were
+    written once and read once.  lines: operations of products by the line they come from.  between: see Cost.
+    """
+
+    products: int
+    repeated: int
+    shared: int
+    lines: Mapping[str, int]
+    between: Mapping[str, int]
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Work:
+        """The work of all kernels, in all of their loops."""
+        done, lines = 0, Counter[str]()
+        for kernel in schedule.kernels:
+            blocks = dict.fromkeys(kernel.tile, cpu.ROWS_OF_GATHERED)
+            for node in (n for part in phases(kernel) for n in postorder(part) if adds_products(n)):
+                products = 2 * positions(node)
+                done += products * repeats(node, kernel, blocks)
+                lines[kernel.origins.get(node, "")] += products * repeats(node, kernel)
+        repeated, shared = sum(map(_repeated, schedule.kernels)), sum(map(_shared_bytes, schedule.kernels))
+        return cls(done, repeated, shared, lines, _between(schedule))
+
+
+def cost(region: Region, work: Work, rates: Rates) -> Cost:
     """The cost of a region whose kernels are known; `before` is left empty."""
     score = min((math.prod(j.size) for j in region.core.joins), default=1)
     maps = [n for n in region.quadratic if g.numel(n) >= score and is_stored(n) and not is_returned(n)]
     moved = sum(_bytes(n) * (1 + max(1, len(set(readers(n))))) for n in maps)
-    once = sum(map(_products, region.nodes))
-    done = sum(map(_done, schedule.kernels))
-    again = max(0, done - once) + sum(repeated(k) for k in schedule.kernels)
+    once: Counter[str] = Counter()
+    for node in region.nodes:
+        once[source_line(node)] += _products(node)
+    again = max(0, work.products - once.total()) + work.repeated
+    more = (line for line, count in work.lines.items() if line and count > once[line] > 0)
     return Cost(
         maps=len(maps),
         map_bytes=sum(map(_bytes, maps)),
         moved=moved,
-        between=_between(schedule),
-        products=once,
+        between=dict(work.between),
+        products=once.total(),
         again=again,
-        lines=_lines(region, schedule.kernels) if again else (),
+        lines=tuple(sorted(more)) if again else (),
         moved_seconds=moved / rates.moved,
         again_seconds=again / rates.operations,
     )
@@ -117,36 +148,15 @@ def _between(schedule: Schedule) -> dict[str, int]:
     return dict(passed)
 
 
-def _done(kernel: Kernel) -> int:
-    """Operations of products in a kernel, in all of its loops."""
-    blocks = dict.fromkeys(kernel.tile, cpu.ROWS_OF_GATHERED)
-    nodes = (n for part in phases(kernel) for n in postorder(part) if adds_products(n))
-    return sum(2 * positions(n) * repeats(n, kernel, blocks) for n in nodes)
-
-
-def _lines(region: Region, kernels: Iterable[Kernel]) -> tuple[str, ...]:
-    """The lines whose products the kernels compute more often than the graph does."""
-    once: Counter[str] = Counter()
-    for node in region.nodes:
-        once[source_line(node)] += _products(node)
-    done: Counter[str] = Counter()
-    for kernel in kernels:
-        for n in (n for part in phases(kernel) for n in postorder(part) if adds_products(n)):
-            done[kernel.origins.get(n, "")] += 2 * positions(n) * repeats(n, kernel)
-    return tuple(sorted(line for line, count in done.items() if line and count > once[line] > 0))
-
-
 # ---------------------------------------------------------------- what grid instances repeat
 
 
-def repeated(kernel: Kernel) -> int:
-    """Work on values other than sums of products that grid instances do although another has done it."""
+def _repeated(kernel: Kernel) -> int:
     return sum(_work(n) * (instances(n, kernel) - 1) for n in kernel.nodes)
 
 
-def shared_bytes(kernels: Iterable[Kernel]) -> int:
-    """Bytes of what several grid instances work out for others to use, were it written once and read once."""
-    return sum(2 * torch.float32.itemsize * volume(n.free) for k in kernels for n in _shared(k))
+def _shared_bytes(kernel: Kernel) -> int:
+    return sum(2 * torch.float32.itemsize * volume(n.free) for n in _shared(kernel))
 
 
 def _shared(kernel: Kernel) -> set[Node]:

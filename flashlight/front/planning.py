@@ -11,7 +11,7 @@ from torch import fx
 from flashlight.base.errors import Decline, FlashlightError
 from flashlight.base.options import Options
 from flashlight.front import layouts, worth
-from flashlight.front.cost import Rates, cost
+from flashlight.front.cost import Rates, Work, cost
 from flashlight.front.extract import Extract
 from flashlight.front.lowering import lower_with_inputs
 from flashlight.front.regions import Region
@@ -41,7 +41,7 @@ class Planner:
         self.options = options
         self.lowered: dict[object, tuple[Program, list[int]]] = {}
         """The programs of regions by structure, and which inputs they read."""
-        self.compiled: dict[object, tuple[Schedule, Trace]] = {}
+        self.compiled: dict[object, tuple[Schedule, Trace, Work]] = {}
         """What programs were compiled to, with their lines."""
         self.plans: dict[object, Plan] = {}
         """The plans of programs, with their lines."""
@@ -60,12 +60,12 @@ class Planner:
             _check_strides(program, copy.outputs)
         with stage(f"{place}: passes"):
             key = program, frozenset(program.origins.items())
-            schedule, trace = self.compiled.get(key) or compile_program(program)
-            self.compiled[key] = schedule, trace
-            rates = Rates.of(region.device)
-            estimate = cost(region, schedule, rates)
-            least = region.least_map * torch.float32.itemsize
-            worth.require(schedule.kernels, estimate, rates, least, smaller)
+            if key not in self.compiled:
+                schedule, trace = compile_program(program)
+                self.compiled[key] = schedule, trace, Work.of(schedule)
+            schedule, trace, work = self.compiled[key]
+            estimate = cost(region, work, Rates.of(region.device))
+            worth.require(region, schedule.kernels, work, estimate, smaller)
         return Planned(program, used, schedule, trace, estimate)
 
     def _lower(self, copy: Extract) -> tuple[Program, list[fx.Node]]:

@@ -6,11 +6,14 @@ softmax(q @ k.mT) @ softmax(k @ q.mT)                    every row would compute
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+import torch
 
 from flashlight.base.budget import TooMuch
 from flashlight.base.constants import cpu, limits
-from flashlight.front.cost import Rates, repeated, shared_bytes
+from flashlight.front.cost import Rates, Work
+from flashlight.front.regions import Region
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import postorder
 from flashlight.report.cost import Cost, binary, operations, seconds
@@ -30,12 +33,12 @@ class TooCostly(TooMuch):
     """Planned, but smaller regions would cost less, if there are any."""
 
 
-def require(kernels: Sequence[Kernel], cost: Cost, rates: Rates, least: int, smaller: bool) -> None:
+def require(region: Region, kernels: Iterable[Kernel], work: Work, cost: Cost, smaller: bool) -> None:
     """Raises :class:`TooMuch` where a kernel is too large, :class:`TooCostly` where computing again takes longer than
     moving what it spares.
 
-    least: bytes of the smallest map.  smaller: whether smaller regions may be possible.  Where they are not, a region
-    that costs too much is not worth fusing: it raises :class:`TooMuch`.
+    smaller: whether smaller regions may be possible.  Where they are not, a region that costs too much is not worth
+    fusing: it raises :class:`TooMuch`.
     """
     large = max(map(_expressions, kernels), default=0)
     if large > limits.MOST_EXPRESSIONS:
@@ -47,13 +50,14 @@ def require(kernels: Sequence[Kernel], cost: Cost, rates: Rates, least: int, sma
             f"{moved}, {seconds(cost.moved_seconds)}"
         )
         raise (TooCostly if smaller else TooMuch)(text, _PRODUCTS_FIX)
-    shared, stored = sum(map(repeated, kernels)) / rates.operations, shared_bytes(kernels)
-    is_small = cpu.BIG * stored <= 2 * least
+    rates = Rates.of(region.device)
+    shared = work.repeated / rates.operations
+    is_small = cpu.BIG * work.shared <= 2 * torch.float32.itemsize * region.least_map
     matters = shared > cpu.LEAST_REPEATED * (cost.products + cost.again) / rates.operations
-    if smaller and is_small and matters and shared > cpu.WORTH_STORING * stored / rates.moved:
+    if smaller and is_small and matters and shared > cpu.WORTH_STORING * work.shared / rates.moved:
         text = (
             f"fused as one each head repeats what is the same for all, {seconds(shared)} by estimate; "
-            f"storing that moves {binary(stored)}"
+            f"storing that moves {binary(work.shared)}"
         )
         raise TooCostly(text, _SHARED_FIX)
 

@@ -231,13 +231,7 @@ class Assembly:
 
     def _is_free(self, node: fx.Node, core: Core) -> bool:
         """Whether Inductor computes a value where something outside reads it, from what the core does not compute."""
-        below: set[fx.Node] = set()
-        stack = [node]
-        while stack:
-            n = stack.pop()
-            if n in core.nodes and n not in below:
-                below.add(n)
-                stack += n.all_input_nodes
+        below = _below(node, core.nodes)
         return not any(is_stored(n, core.nodes - below) for n in below)
 
     def _leaves(self, node: fx.Node, core: Core, others: Sequence[Core]) -> bool:
@@ -269,22 +263,23 @@ class Assembly:
             elif source in self.maps:
                 fix = _FROM_THE_LEFT if g.name_of(source) in g.CONTRACTIONS else None
                 why = Decline(_IN_PLACE_OF_VALUES, fix, source_line(source) or None)
-                maps |= dict.fromkeys(self._quadratic_below(source), why)
+                maps |= dict.fromkeys(_below(source, self.maps), why)
         return maps
-
-    def _quadratic_below(self, node: fx.Node) -> set[fx.Node]:
-        """The values of the scores' size that a map is computed from, itself included."""
-        below: set[fx.Node] = set()
-        stack = [node]
-        while stack:
-            n = stack.pop()
-            if n in self.maps and n not in below:
-                below.add(n)
-                stack += n.all_input_nodes
-        return below
 
     def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
         return sorted(nodes, key=self.order.__getitem__)
+
+
+def _below(node: fx.Node, inside: Container[fx.Node]) -> set[fx.Node]:
+    """The nodes inside that a value is computed from by way of such nodes alone, itself included."""
+    below: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        n = stack.pop()
+        if n in inside and n not in below:
+            below.add(n)
+            stack += n.all_input_nodes
+    return below
 
 
 def _check_inputs(inputs: list[fx.Node]) -> None:
