@@ -256,10 +256,16 @@ def _ends_inside(node: fx.Node, inside: set[fx.Node], quadratic: set[fx.Node], f
     if not mine or any(a in quadratic for a in mine) or any(g.numel(a) >= g.numel(node) > 1 for a in others):
         return False
     largest = max(g.numel(a) for a in mine)
-    if g.numel(node) > largest or (form.moves and g.numel(node) < largest):
+    if g.numel(node) > largest or (g.numel(node) < largest and _is_box(form)):
         return False
     hidden = [a for a in mine if all(u is node or u in inside for u in a.users)]
     return any(g.numel(a) == largest for a in hidden)
+
+
+def _is_box(form: Form) -> bool:
+    """Whether it is a slice or one index of an operand; not a diagonal, which has one position for two."""
+    axes = [a for _, index in form.reads for e in index for a in e.axes]
+    return form.moves and len(axes) == len(set(axes))
 
 
 def outputs(core: set[fx.Node]) -> list[fx.Node]:
