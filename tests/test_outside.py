@@ -80,6 +80,35 @@ def test_norms_linear_layers_and_classifiers_are_left_alone(fn: Callable[..., Te
     assert not found.regions and not found.declined
 
 
+def copied(s: Tensor, v: Tensor) -> Tensor:
+    return s.expand(*v.shape[:-2], *s.shape).softmax(-1) @ v
+
+
+def shared(s: Tensor, v: Tensor) -> Tensor:
+    return s.softmax(-1) @ v
+
+
+def contracted(s: Tensor, v: Tensor) -> Tensor:
+    return torch.einsum("nm,bhmd->bhnd", s.softmax(-1), v)
+
+
+@pytest.mark.parametrize("fn", [copied, shared, contracted])
+def test_one_map_for_all_batches_is_fused_where_what_is_stored_of_it_is_large(fn: Callable[..., Tensor]) -> None:
+    """Where the program copies it for every batch, the copies count."""
+    few, many = draw((2, 1, N, E), (8, 4, N, E))
+    (s,) = draw((2 * N, N))
+    found = regions(fn, s, few)
+    assert len(found.regions) == 1 and not found.declined and not found.untouched
+    found = regions(fn, s, many)
+    assert len(found.regions) == (fn is copied) and not found.declined and not found.untouched and not found.maps
+
+
+def test_a_parameter_that_weighs_the_values_of_every_batch_is_a_map() -> None:
+    """Random attention of Synthesizer."""
+    logits = torch.nn.Parameter(draw((N, N))[0])
+    assert len(regions(lambda v: logits.softmax(-1) @ v, *draw((1, 2, N, E))).regions) == 1
+
+
 def test_weights_of_a_module_are_not_logits() -> None:
     """A decoder's projection whose dequantised weights are larger than the few tokens."""
     layer = torch.nn.Linear(N, N)
@@ -92,6 +121,18 @@ def test_what_has_no_rule_is_read() -> None:
     s, v, w = draw((2, 3, M, N), (2, 3, N, E), (3, 3, 3, 3))
     (region,) = regions(lambda s, v, w: F.conv2d(s, w, padding=1).softmax(-1) @ v, s, v, w).regions
     assert sorted(map(str, region.inputs)) == ["arg2_1", "convolution"]
+
+
+@pytest.mark.parametrize("target", ["evaluate", "cpp"])
+@pytest.mark.parametrize("fn", [copied, shared, contracted])
+def test_numbers_of_one_map_for_all_batches(fn: Callable[..., Tensor], target: str, tmp_path: Path) -> None:
+    if target == "cpp" and available():
+        pytest.skip(str(available()))
+    args = draw((2 * N, N), (2, 1, N, E))
+    compiled = compile_only(fn, str(tmp_path), target=target)
+    got = compiled(*args)
+    assert not score_sized(compiled.graphs[0]) and any(r.fused for r in compiled.report.regions)
+    assert error_ratio([got], [fn(*args)], [fn(*as_double(args))]) <= 2
 
 
 @pytest.mark.parametrize("target", ["evaluate", "cpp"])

@@ -15,6 +15,7 @@ from flashlight.base.constants import cpu, limits
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.joins import Join, Sources
 from flashlight.front.regions.reads import Form, Support, elements, sizes, varying
+from flashlight.front.regions.stored import is_alias
 from flashlight.ir.index import Axis, Expr, of
 
 _Dims = frozenset[int]
@@ -29,7 +30,8 @@ def maps_from_outside(
 ) -> Iterator[Join]:
     """The tensors from which weights in a product are made one by one, as the join that their coordinates stand for.
 
-    Weights have no negative elements, and are larger by a factor than the values and the result.
+    Weights have no negative elements, and what is stored of them is larger by a factor than the values and the result:
+    all of a copy that is expanded for every batch, one map where all batches share it.
     """
     if g.name_of(product) not in g.CONTRACTIONS:
         return
@@ -37,14 +39,23 @@ def maps_from_outside(
     rank = len(sizes(product))
     for weights, values, row, key in ((left, right, rank - 2, rank - 1), (right, left, rank - 1, rank - 2)):
         made_from = elements(values, support), g.numel(product)
-        batched = any(i in varying(weights, support) and i in varying(values, support) for i in range(rank - 2))
-        if weights not in positive or elements(weights, support) < cpu.BIG * sum(made_from):
+        batch = varying(values, support) & frozenset(range(rank - 2))
+        batched = not batch.isdisjoint(varying(weights, support))
+        stored = _stored_elements(weights, support)
+        if weights not in positive or stored < cpu.BIG * sum(made_from):
             continue
         for tensor, rows, keys in _tensors(weights, frozenset([row]), frozenset([key]), forms, support):
-            if not batched and sources.is_weight(tensor):
+            if not batch and sources.is_weight(tensor):
                 continue
             at = _positions(tensor, rows), _positions(tensor, keys)
             yield Join(tensor, *at, made_from, inner=0, batched=batched, suspect=not batched, is_read=True)
+
+
+def _stored_elements(node: fx.Node, support: Support) -> int:
+    """Elements of the memory in which a factor of a product lies."""
+    while is_alias(node):
+        node = g.tensors(node)[0]
+    return g.numel(node) if g.is_call(node) else elements(node, support)
 
 
 def _positions(node: fx.Node, dims: _Dims) -> tuple[Expr, ...]:
