@@ -49,6 +49,8 @@ def test_a_later_stage_takes_small_results_and_computes_the_scores_again(tmp_pat
     assert list(second.before.values()) == [3 * N * 4], "what is sorted, and the maximum and sum of each row"
     assert first.again == PRODUCT, "column sums need the statistics of rows first"
     assert PRODUCT <= second.again < 1.1 * PRODUCT, "which the second reads"
+    assert first.maps + second.maps == 2, "the scores, and the weights times a number for each row"
+    assert first.map_bytes + second.map_bytes == 2 * MAP
 
 
 def test_the_text_says_what_passes_on_what_is_spared_and_what_is_done_again():

@@ -69,6 +69,19 @@ def test_a_map_that_stays_has_a_reason_and_no_other_word_is_said():
     found = regions(lambda q, k, w: torch.tanh(q @ k.mT) @ w, q, k, w)
     assert not found.regions and not found.declined and not found.untouched
     assert found.least == 300 * 300 and all("smaller by a factor" in w.reason for w in found.maps.values())
+    assert all(": mm of it" in w.reason and w.fix for w in found.maps.values())
+
+
+@pytest.mark.parametrize("fn, word", [
+    (lambda s: (s.argmax(-1), s.logsumexp(-1)), "argmax"),
+    (lambda s: (s.topk(3, -1).indices, (s / 2).amax(-1)), "top-k"),
+])  # fmt: skip
+def test_what_needs_a_whole_map_beside_a_statistic_is_named_with_its_line(fn: Callable[..., object], word: str) -> None:
+    found = regions(lambda q, k: fn(q @ k.mT), *draw((B, 300, D), (B, 300, D)))
+    assert not found.regions and not found.declined and found.maps
+    assert all(
+        w.reason.startswith(f"{Path(__file__).name}:") and word in w.reason and w.fix for w in found.maps.values()
+    )
 
 
 def test_a_layer_many_times_wider_than_its_input_is_not_spoken_of():

@@ -22,7 +22,7 @@ from flashlight.base.errors import Decline, FlashlightError
 from flashlight.base.options import Options
 from flashlight.front import allocations, layouts, worth
 from flashlight.front.compilation import Compilation
-from flashlight.front.cost import add_stages
+from flashlight.front.cost import add_stages, spared
 from flashlight.front.counts import flops
 from flashlight.front.extract import Extract, extract
 from flashlight.front.insertion import Insertion
@@ -38,6 +38,7 @@ from flashlight.front.regions import (
     without_map_products,
     without_producers,
 )
+from flashlight.front.regions.core import Core
 from flashlight.front.regions.graph import is_symbolic, name_of
 from flashlight.front.regions.reads import Reason
 from flashlight.front.sdpa import Attention, decompose, restore
@@ -107,6 +108,8 @@ class _GraphCapture:
         self.allowance = Allowance(self.options.budget_nodes, self.options.budget_seconds)
         self.outcomes: list[tuple[fx.Node, RegionReport]] = []
         self.fused: list[tuple[Region, RegionReport]] = []
+        self.spared: dict[Core, dict[fx.Node, int]] = {}
+        """Maps that fused regions do not store, and the bytes of each that are not moved."""
         self.thrifty = True
         """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
         self.planner = Planner(self.options)
@@ -157,7 +160,7 @@ class _GraphCapture:
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
         self._number([report for _, report in self.outcomes])
-        add_stages(self.fused, self.insertion.replaced)
+        add_stages(self.fused, self.spared, self.insertion.replaced)
         self._mark(findings)
         self.report.untouched += [note for note in findings.untouched if note not in self.report.untouched]
         restore(self.graph, attentions)
@@ -288,6 +291,7 @@ class _GraphCapture:
                 inputs |= self._shared(shared, inputs, region, report)
             plan = self.planner.plan(program, schedule, region.source)
             runtime.register(plan, report)
+            self.spared[region.core] = spared(region)
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
         self.fused.append((region, report))
         return report

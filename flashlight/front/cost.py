@@ -20,7 +20,7 @@ from flashlight.front.counts import adds_products, instances, phases, positions,
 from flashlight.front.lowering import source_line
 from flashlight.front.regions import Region
 from flashlight.front.regions import graph as g
-from flashlight.front.regions.core import is_returned
+from flashlight.front.regions.core import Core, is_returned
 from flashlight.front.regions.stored import is_stored, readers
 from flashlight.ir.index import volume
 from flashlight.ir.kernel import Kernel, Schedule
@@ -76,9 +76,8 @@ class Work:
 
 def cost(region: Region, work: Work, rates: Rates) -> Cost:
     """The cost of a region whose kernels are known; `before` is left empty."""
-    score = min((math.prod(j.size) for j in region.core.joins), default=1)
-    maps = [n for n in region.quadratic if g.numel(n) >= score and is_stored(n) and not is_returned(n)]
-    moved = sum(_bytes(n) * (1 + max(1, len(set(readers(n))))) for n in maps)
+    maps = spared(region)
+    moved = sum(maps.values())
     once: Counter[str] = Counter()
     for node in region.nodes:
         once[source_line(node)] += _products(node)
@@ -97,10 +96,24 @@ def cost(region: Region, work: Work, rates: Rates) -> Cost:
     )
 
 
-def add_stages(fused: Sequence[tuple[Region, RegionReport]], replaced: Mapping[fx.Node, fx.Node]) -> None:
+def spared(region: Region) -> dict[fx.Node, int]:
+    """The maps that are not stored because the region is fused, and the bytes of each that are not moved."""
+    score = min((math.prod(j.size) for j in region.core.joins), default=1)
+    maps = [n for n in region.quadratic if g.numel(n) >= score and is_stored(n) and not is_returned(n)]
+    return {n: _bytes(n) * (1 + max(1, len(set(readers(n))))) for n in maps}
+
+
+def add_stages(
+    fused: Sequence[tuple[Region, RegionReport]],
+    maps: Mapping[Core, Mapping[fx.Node, int]],
+    replaced: Mapping[fx.Node, fx.Node],
+) -> None:
     """Add to the costs of regions what stages of the same scores pass on, and the products that later ones compute
-    again.  replaced: what stands in the place of a region's output."""
-    computed: set[fx.Node] = set()
+    again; count maps that several of them have once.
+
+    maps: what each spares.  replaced: what stands in the place of a region's output.
+    """
+    computed, counted = set[fx.Node](), set[fx.Node]()
     for region, report in sorted(fused, key=lambda pair: pair[0].first):
         if report.cost is None:
             continue
@@ -109,6 +122,8 @@ def add_stages(fused: Sequence[tuple[Region, RegionReport]], replaced: Mapping[f
                 results = {replaced.get(n, n) for n in other.outputs}
                 size = sum(map(_bytes, _reached(region.inputs, results, other.first)))
                 report.cost.before |= {source.name: size} if size else {}
+        _count_once(region, report.cost, {n: size for n, size in maps[region.core].items() if n in counted})
+        counted |= maps[region.core].keys()
         twice = region.core.starts & computed
         if twice:
             again = sum(map(_products, twice))
@@ -116,6 +131,14 @@ def add_stages(fused: Sequence[tuple[Region, RegionReport]], replaced: Mapping[f
             report.cost.again_seconds += again / Rates.of(region.device).operations
             report.cost.lines = tuple(sorted({*report.cost.lines, *filter(None, map(source_line, twice))}))
         computed |= region.core.starts
+
+
+def _count_once(region: Region, cost: Cost, before: Mapping[fx.Node, int]) -> None:
+    """Take from the cost of a region the maps that another has spared before, with the bytes that are not moved."""
+    cost.maps -= len(before)
+    cost.map_bytes -= sum(map(_bytes, before))
+    cost.moved -= sum(before.values())
+    cost.moved_seconds = cost.moved / Rates.of(region.device).moved
 
 
 def _reached(inputs: Iterable[fx.Node], results: Container[fx.Node], first: fx.Node) -> set[fx.Node]:

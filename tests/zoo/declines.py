@@ -204,6 +204,35 @@ def pooled_tokens(x, query, weight):
     return (weights[..., None] * x).sum(1) @ weight
 
 
+def gram(x):
+    """Products of channels as a descriptor of style: x [B,C,N]."""
+    return F.normalize((x @ x.mT).flatten(1))
+
+
+def bilinear_pooling(x, y):
+    """Products of two features summed over places, signed root and norm: x, y [B,N,C]."""
+    pooled = torch.einsum("bnc,bnd->bcd", x, y).flatten(1)
+    return F.normalize(pooled.sign() * (pooled.abs() + 1e-10).sqrt())
+
+
+def weights_of_a_grid(rows, columns, first, second, last, features):
+    """A coordinate MLP at each place of a grid, times the features there: features [B,H,W,C]."""
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
+    return torch.relu(torch.relu(grid @ first) @ second) @ last * features
+
+
+def mixture_of_experts(x, gate, up, down):
+    """Every expert at every token: x [B,N,D], up [E,D,F]."""
+    hidden = F.gelu(torch.einsum("bnd,edf->benf", x, up))
+    return torch.einsum("bne,bend->bnd", (x @ gate).softmax(-1), torch.einsum("benf,efd->bend", hidden, down))
+
+
+def experts_one_by_one(x, gate, up, down):
+    """The same in a loop."""
+    parts = (x @ gate).softmax(-1)
+    return torch.stack([parts[..., i, None] * (F.gelu(x @ up[i]) @ down[i]) for i in range(len(up))]).sum(0)
+
+
 def normals(*shapes: tuple[int, ...], scale: float = 0.2) -> Make:
     """Normal tensors of these shapes, the first one of deviation 1."""
 
@@ -230,4 +259,15 @@ PASS_THROUGH: tuple[PassThrough, ...] = (
     PassThrough("norm_between_linears", norm_between_linears, normals((2, 53, 32), (32, 48), (48, 32))),
     PassThrough("embedding", embedding, _ids),
     PassThrough("pooled_tokens", pooled_tokens, normals((2, 53, 32), (32,), (32, 16))),
+    PassThrough("gram", gram, normals((2, 384, 16))),
+    PassThrough("narrow_gram", gram, normals((8, 64, 576))),
+    PassThrough("bilinear_pooling", bilinear_pooling, normals((2, 384, 64), (2, 384, 64))),
+    PassThrough("wide_bilinear_pooling", bilinear_pooling, normals((8, 49, 512), (8, 49, 512))),
+    PassThrough(
+        "weights_of_a_grid",
+        weights_of_a_grid,
+        normals((64,), (48,), (2, 64), (64, 64), (64, 32), (2, 64, 48, 32)),
+    ),
+    PassThrough("mixture_of_experts", mixture_of_experts, normals((2, 384, 32), (32, 8), (8, 32, 128), (8, 128, 32))),
+    PassThrough("experts_one_by_one", experts_one_by_one, normals((2, 384, 32), (32, 8), (8, 32, 128), (8, 128, 32))),
 )

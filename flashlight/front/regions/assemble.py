@@ -30,6 +30,8 @@ from flashlight.front.regions.stored import is_stored
 from flashlight.front.regions.tangles import Untangler, waiting
 
 _READ_WHOLE = "{op} reads the whole map, which is stored for it"
+_RETURNED = "the function returns it"
+_RETURN_LESS = "return what is computed from it alone: its sums, its largest elements, its product with the values"
 _LATER = f"a later layer needs scores made of more than {limits.PRODUCTS_AGAIN} products of earlier ones: stored for it"
 _IN_PLACE_OF_VALUES = "a product of queries and keys in the place of the values is computed before the fused region"
 _FROM_THE_LEFT = "(p @ q2) @ k2.mT is p @ (q2 @ k2.mT) without that map, where nothing else happens to it"
@@ -104,16 +106,24 @@ def source_of(nodes: Iterable[fx.Node]) -> str:
 class Assembly:
     """All regions of a graph.
 
-    order: of its nodes.  maps: values over rows and keys.  bare: whether regions take in only what costs nothing.
+    order: of its nodes.  maps: values over rows and keys.  positive: values without negative elements.
+    bare: whether regions take in only what costs nothing.
     """
 
     def __init__(
-        self, order: Mapping[fx.Node, int], forms: Forms, maps: Container[fx.Node] = frozenset(), bare: bool = False
+        self,
+        order: Mapping[fx.Node, int],
+        forms: Forms,
+        maps: Container[fx.Node] = frozenset(),
+        positive: Container[fx.Node] = frozenset(),
+        bare: bool = False,
     ):
-        self.order, self.forms, self.maps, self.bare = order, forms, maps, bare
+        self.order, self.forms, self.maps, self.positive, self.bare = order, forms, maps, positive, bare
         self.regions: list[Region] = []
-        self.idle: set[Core] = set()
-        """Cores all of whose maps are stored nevertheless, for something else that needs them."""
+        self.idle: dict[Core, Decline] = {}
+        """Cores all of whose maps are stored nevertheless, and what needs them."""
+        self.results: set[Core] = set()
+        """Cores whose maps are what the graph is for, as the products of features in bilinear pooling are."""
         self.refusals: list[Refusal] = []
         self.cores: list[Core] = []
 
@@ -127,10 +137,10 @@ class Assembly:
         while True:
             parts = self._untangled(cores)
             idle = self._idle(parts)
-            if not idle:
+            self.idle |= {core: self._why_idle(core) for core in idle}
+            cores = [core for core in self.cores if core not in idle | self.results]
+            if len(cores) == len(self.cores):
                 break
-            self.idle |= idle
-            cores = [core for core in self.cores if core not in idle]
         self.regions = list(parts.values())
 
     def _untangled(self, cores: Sequence[Core]) -> dict[Core, Region]:
@@ -208,6 +218,9 @@ class Assembly:
             if needed:
                 raise next(iter(needed.values()))
             return None
+        if core.maps.issuperset(leaving) and not any(n in self.positive for n in leaving):
+            self.results.add(core)
+            return None
         self.computed.update(leaving)
         if all(core.is_map(n) for n in leaving):
             raise Decline(_ONLY_MAPS, _WITH_VALUES, source_of(leaving) or None)
@@ -241,14 +254,24 @@ class Assembly:
 
     def _why_stored(self, node: fx.Node, core: Core) -> Decline:
         """What outside a region reads a map of it, and why it is not part of the region."""
-        for user in node.users:
-            if user in core.nodes:
-                continue
-            if any(user in c.nodes for c in self.cores):
-                return Decline(_LATER, source=source_line(user) or None)
-            text = _READ_WHOLE.format(op=g.name_of(user) or user.name)
-            return self.forms.reason(user) or Decline(text, source=source_line(user) or None)
-        return Decline(_LATER, source=source_line(node) or None)
+        user = next((u for u in node.users if u not in core.nodes), None)
+        return Decline(_LATER, source=source_line(node) or None) if user is None else self._why_read(user)
+
+    def _why_read(self, user: fx.Node) -> Decline:
+        """Why an operation outside a region reads a map of it."""
+        if any(user in c.nodes for c in self.cores):
+            return Decline(_LATER, source=source_line(user) or None)
+        text = _READ_WHOLE.format(op=g.name_of(user) or user.name)
+        return self.forms.reason(user) or Decline(text, source=source_line(user) or None)
+
+    def _why_idle(self, core: Core) -> Decline:
+        """What outside a core needs its maps: the first such operation, or that the function returns one."""
+        outside = {u: n for n in self._sorted(core.maps) for u in n.users if u not in core.nodes}
+        for reader in self._sorted(outside.keys() - {n for n in outside if n.op == "output"}):
+            why = self._why_read(reader)
+            return Decline(f"{source_line(reader)}: {why.reason}", why.fix, why.source)
+        returned = next(iter(outside.values()), core.joins[0].node)
+        return Decline(_RETURNED, _RETURN_LESS, source_line(returned) or None)
 
     def _maps(
         self, core: Core, needed: Mapping[fx.Node, Decline], beside: Collection[fx.Node]

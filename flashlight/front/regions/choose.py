@@ -14,15 +14,21 @@ from torch import fx
 from flashlight.base.constants import cpu
 from flashlight.front.regions import graph as g
 from flashlight.front.regions.joins import Join
+from flashlight.front.regions.reads import sizes, varying
 from flashlight.front.regions.spread import Reach, Spread
+from flashlight.ir.index import Axis
 
 
 @dataclass
 class Choice:
-    """The joins that are taken, and those that are not."""
+    """The joins that are taken, and those that are not.
+
+    layers: those of the latter that a linear layer follows for each block of their rows or keys.
+    """
 
     taken: dict[Join, Reach] = field(default_factory=dict)
     rejected: list[Join] = field(default_factory=list)
+    layers: set[Join] = field(default_factory=set)
 
 
 def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
@@ -55,9 +61,12 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
         ):
             continue
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
-        rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive, batched)
+        experts = {e for e in ends if e in batched and _is_batched_by(e, join, spread)}
+        rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive, batched - experts)
         if rejected and not (backward and statistics[join] and join.batched):
             choice.rejected.append(join)
+            if experts and experts.issuperset(reach.ends):
+                choice.layers.add(join)
             continue
         choice.taken[join] = reach
         covered |= reach.maps.keys() | reach.ends.keys()
@@ -145,6 +154,17 @@ def _is_rejected(
     if not ends and 1 in join.size:
         return True
     return not (ends or normalised or big)
+
+
+def _is_batched_by(end: fx.Node, join: Join, spread: Spread) -> bool:
+    """Whether the batch of a product is nothing but rows or keys of the scores, as that of a mixture of experts is."""
+    for x in g.factors(end):
+        place = spread.places.get(x, {}).get(join)
+        if place is not None:
+            axes = frozenset[Axis]().union(*[e.axes for side in place for e in side])
+            size = sizes(x)
+            return all(Axis(f"o{i}", size[i]) in axes for i in varying(x, spread.support) if i < len(size) - 2)
+    return False
 
 
 def _is_reduced(reach: Reach, maps: Container[fx.Node] = ()) -> bool:

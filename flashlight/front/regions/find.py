@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import starmap
 
 from torch import fx
 
@@ -31,11 +32,11 @@ from flashlight.front.regions.spread import Reach, Spread
 from flashlight.front.regions.stages import Stages
 from flashlight.front.regions.stored import is_stored
 
-_NEEDED = Decline("stored in any case: the function returns it, or an operation that cannot be fused needs all of it")
-_NOT_REDUCED = Decline(
-    "what is computed from it is no sum weighted by what is not negative, nor smaller by a factor: taken for features "
-    "of pairs before a linear layer"
+_NOT_REDUCED = (
+    "{line}{op} of it is no sum weighted by what is not negative, nor smaller by a factor: taken for a linear layer "
+    "over features of pairs"
 )
+_WEIGHTS = "weights without negative elements fuse, such as relu, exp or sigmoid of the scores"
 _SELECTS = "small scores that select keys for larger ones, whose region reads the selection"
 
 
@@ -59,7 +60,7 @@ def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reaso
     order = {node: i for i, node in enumerate(graph.nodes)}
     sources = Sources(set(parameters))
     cores = Cores(graph.nodes, order, sources, reason)
-    assembly = Assembly(order, cores.forms, cores.maps)
+    assembly = Assembly(order, cores.forms, cores.maps, cores.spread.positive)
     assembly.run(cores.cores)
     findings = Findings()
     findings.regions = sorted(assembly.regions, key=lambda r: (order[r.first], order[r.outputs[0]]))
@@ -67,7 +68,7 @@ def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reaso
     parts = [*findings.regions, *findings.declined]
     findings.untouched = notes(graph, cores.selecting.values())
     findings.maps.update(cores.selecting)
-    left = [*cores.left(), *(Refusal.of(core, _NEEDED) for core in assembly.idle)]
+    left = [*cores.left(), *starmap(Refusal.of, assembly.idle.items())]
     findings.least = min((p.least for p in parts), default=0) or min((p.least for p in left), default=0)
     for part in (*left, *parts):
         findings.maps.update(part.maps)
@@ -108,11 +109,12 @@ class Cores:
     def left(self) -> list[Refusal]:
         """Joins that are no scores although their maps are as large, and stored."""
         left: list[Refusal] = []
-        for join in self.rejected:
+        for join in (j for j in self.rejected if j not in self.choice.layers):
             maps = self.spread.reaches[join].maps
             alike = join.is_big and (join.inner or join.batched) and not (join.suspect or join.weight or join.is_read)
             if alike and any(map(is_stored, maps)):
-                left.append(Refusal([join.node], _NOT_REDUCED, dict.fromkeys(maps, _NOT_REDUCED), least_map([join])))
+                why = _not_reduced(self.spread.reaches[join])
+                left.append(Refusal([join.node], why, dict.fromkeys(maps, why), least_map([join])))
         return left
 
     def why(self, node: fx.Node) -> Decline | None:
@@ -236,3 +238,11 @@ class Cores:
             first = min(reasons, key=self.order.__getitem__)
             nodes = sorted((j.node for j in group), key=self.order.__getitem__)
             self.refused.append(Refusal(nodes, reasons[first], dict.fromkeys(maps, reasons[first]), least_map(group)))
+
+
+def _not_reduced(reach: Reach) -> Decline:
+    """Why a join is no scores, by the largest of what is computed from its maps."""
+    end = max(reach.ends or reach.maps, key=g.numel)
+    line = source_line(end)
+    text = _NOT_REDUCED.format(line=f"{line}: " if line else "", op=g.name_of(end) or end.name)
+    return Decline(text, _WEIGHTS, line or None)

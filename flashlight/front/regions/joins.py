@@ -155,8 +155,9 @@ def _is_merged(node: fx.Node) -> bool:
 
 
 def _is_matrix_input(node: fx.Node) -> bool:
+    """An input, or one of the matrices that an input stacks."""
     source = g.through_views(node)
-    return source.op == "placeholder" and len(g.shape(source)) == 2
+    return source.op == "placeholder" and (len(g.shape(source)) == 2 or g.numel(node) < g.numel(source))
 
 
 def _meeting(node: fx.Node, form: Form, support: Support, sources: Sources) -> Join | None:
