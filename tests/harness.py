@@ -6,7 +6,7 @@ import contextlib
 import unittest.mock
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -52,10 +52,23 @@ class Compiled:
             return self.fn(*args, **kwargs)
 
 
+AnyCompiled = TypeVar("AnyCompiled", bound=Compiled)
+
+
 def compile_only(fn: Callable[..., Any], cache_dir: str, dynamic: bool | None = False, **options: Any) -> Compiled:
     """The function with its graphs rewritten by our pass and run node by node.  dynamic: as of torch.compile."""
+    return compile_with(Runner, Compiled(fn), cache_dir, dynamic, **options)
+
+
+def compile_with(
+    runner: Callable[[fx.Graph, fx.GraphModule, Any], Callable[..., Any]],
+    result: AnyCompiled,
+    cache_dir: str,
+    dynamic: bool | None = False,
+    **options: Any,
+) -> AnyCompiled:
+    """The function of `result`, its graphs rewritten and run by `runner(graph, module as traced, result)`."""
     parsed = parse({"cache_dir": cache_dir, **options})
-    result = Compiled(fn)
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         parameters = {i for i, x in enumerate(inputs) if isinstance(x, torch.nn.Parameter)}
@@ -81,21 +94,21 @@ def compile_only(fn: Callable[..., Any], cache_dir: str, dynamic: bool | None = 
         if not found:
             return gm.forward
         result.graphs += found
-        return _Runner(found[0], gm, result.given)
+        return runner(found[0], gm, result)
 
     torch._dynamo.reset()
     runtime.use_cache(cache_dir)
-    result.fn = torch.compile(fn, backend=backend, dynamic=dynamic)
+    result.fn = torch.compile(result.fn, backend=backend, dynamic=dynamic)
     return result
 
 
-class _Runner(fx.Interpreter):
+class Runner(fx.Interpreter):
     """Interprets a rewritten graph and notes what its regions are given."""
 
-    def __init__(self, graph: fx.Graph, gm: fx.GraphModule, given: dict[str, list[Tensor]]):
+    def __init__(self, graph: fx.Graph, gm: fx.GraphModule, result: Compiled):
         assert graph.owning_module is not None
         super().__init__(graph.owning_module, graph=graph)
-        self.gm, self.given = gm, given
+        self.gm, self.given = gm, result.given
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is torch.ops.flashlight.fused.default:

@@ -246,8 +246,6 @@ class _GraphCapture:
     def _region(self, region: Region, place: str) -> RegionReport | None:
         """Fuse a region, or say why not; None where there is nothing to gain."""
         try:
-            if self.training:
-                raise Decline(TRAINING, TRAINING_FIX)
             return self._fuse(region, place)
         except TooMuch:
             raise

@@ -33,7 +33,6 @@ class Choice:
 
 def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
     """The joins of a graph that are scores, the most likely first: what ends one is no join itself."""
-    backward = any(n.op == "placeholder" and n.name.startswith("tangents") for n in order)
     choice = Choice()
     claimed: set[fx.Node] = set()
     starts: set[fx.Node] = set()
@@ -63,7 +62,7 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
         experts = {e for e in ends if e in batched and _is_batched_by(e, join, spread)}
         rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive, batched - experts)
-        if rejected and not (backward and statistics[join] and join.batched):
+        if rejected:
             choice.rejected.append(join)
             if experts and experts.issuperset(reach.ends):
                 choice.layers.add(join)

@@ -21,6 +21,7 @@ from torch import fx
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
+from flashlight.front.regions import phases
 from flashlight.front.regions.assemble import Assembly, Refusal, Region
 from flashlight.front.regions.choose import Choice, choose, contracts
 from flashlight.front.regions.core import Core, is_returned
@@ -184,7 +185,7 @@ class Cores:
         read = {a for b in barriers for a in self.spread.read[b]}
         ends = {n for n in free if n not in maps or is_returned(n) or n in read} - outside
         join_at = {j.node: j for j in taken}
-        stages = Stages(self.order, maps, {j.node for j in taken if j.inner}, self.why)
+        stages = Stages(self.order, maps, {j.node for j in taken if j.inner}, self.why, phases.backward(self.order))
         for stage in stages.run(sorted(ends, key=self.order.__getitem__), self.spread.read):
             joins = [join_at[n] for n in sorted(stage.maps & join_at.keys(), key=self.order.__getitem__)]
             stage.maps -= outside

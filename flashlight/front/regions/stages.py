@@ -48,8 +48,9 @@ class Stages:
         maps: Mapping[fx.Node, tuple[fx.Node, ...]],
         costly: Set[fx.Node],
         reason: Reason,
+        backward: Set[fx.Node] = frozenset(),
     ):
-        self.order, self.maps, self.costly, self.reason = order, maps, costly, reason
+        self.order, self.maps, self.costly, self.reason, self.backward = order, maps, costly, reason, backward
         self.stages: list[Stage] = []
         self.stored: set[fx.Node] = set()
         """Maps that later stages read."""
@@ -63,7 +64,7 @@ class Stages:
             if end in self.stored:
                 continue
             stage = Stage({end: None}, self._below([end] if end in self.maps else reads[end]))
-            near = [s for s in self.stages if self._shares(s, stage)]
+            near = [s for s in self.stages if self._is_backward(s) == self._is_backward(stage) and self._shares(s, stage)]
             for group in (near, *([s] for s in reversed(near))):
                 joined = self._joined(stage, group) if group else None
                 if joined is not None:
@@ -93,6 +94,9 @@ class Stages:
                     s.ends[node] = None
                     break
         stage.maps = own
+
+    def _is_backward(self, stage: Stage) -> bool:
+        return not self.backward.isdisjoint(stage.ends)
 
     def _below(self, operands: Iterable[fx.Node]) -> set[fx.Node]:
         below: set[fx.Node] = set()
