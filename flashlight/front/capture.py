@@ -40,6 +40,7 @@ from flashlight.front.regions import (
 )
 from flashlight.front.regions.core import Core
 from flashlight.front.regions.graph import is_symbolic, name_of
+from flashlight.front.regions.phases import is_tangent
 from flashlight.front.regions.reads import Reason
 from flashlight.front.sdpa import Attention, decompose, restore
 from flashlight.ir.kernel import Schedule
@@ -52,8 +53,6 @@ from flashlight.runtime import op as runtime
 from flashlight.runtime import targets
 from flashlight.runtime.plan import Plan, sources_hash
 
-TRAINING = "needs gradients: the backward pass is not fused yet"
-TRAINING_FIX = "run under torch.no_grad() or torch.inference_mode()"
 FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explicit target fuses them all the same"
 
 
@@ -97,7 +96,7 @@ class _GraphCapture:
         self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
         self.first = len(self.report.regions)
         """How many regions other graphs had."""
-        self.training = any(n.name.startswith("tangents") for n in _placeholders(graph))
+        self.training = any(map(is_tangent, _placeholders(graph)))
         self.insertion = Insertion(graph)
         self.maps: dict[fx.Node, Decline] = {}
         """Values of the scores' size that stay in the graph, and why."""
@@ -239,8 +238,6 @@ class _GraphCapture:
             self.report.regions.append(report)
 
     def _refused(self, refusal: Refusal) -> RegionReport:
-        if self.training:
-            return _declined(Decline(TRAINING, TRAINING_FIX), source_of(refusal.seeds))
         return _declined(refusal.decline, source_of(refusal.seeds))
 
     def _region(self, region: Region, place: str) -> RegionReport | None:

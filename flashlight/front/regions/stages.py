@@ -64,7 +64,9 @@ class Stages:
             if end in self.stored:
                 continue
             stage = Stage({end: None}, self._below([end] if end in self.maps else reads[end]))
-            near = [s for s in self.stages if self._is_backward(s) == self._is_backward(stage) and self._shares(s, stage)]
+            near = [
+                s for s in self.stages if self._is_backward(s) == self._is_backward(stage) and self._shares(s, stage)
+            ]
             for group in (near, *([s] for s in reversed(near))):
                 joined = self._joined(stage, group) if group else None
                 if joined is not None:
