@@ -39,7 +39,7 @@ class Stages:
     """The stages of a graph.
 
     order: of all nodes.  maps: values that are not stored, each with what it reads.  costly: those of them that are
-    products, which are worth computing once.
+    products, which are worth computing once.  backward: the nodes that need gradients of outputs, see phases.py.
     """
 
     def __init__(
@@ -64,9 +64,8 @@ class Stages:
             if end in self.stored:
                 continue
             stage = Stage({end: None}, self._below([end] if end in self.maps else reads[end]))
-            near = [
-                s for s in self.stages if self._is_backward(s) == self._is_backward(stage) and self._shares(s, stage)
-            ]
+            phase = self._is_backward(stage)
+            near = [s for s in self.stages if self._is_backward(s) == phase and self._shares(s, stage)]
             for group in (near, *([s] for s in reversed(near))):
                 joined = self._joined(stage, group) if group else None
                 if joined is not None:
@@ -98,6 +97,7 @@ class Stages:
         stage.maps = own
 
     def _is_backward(self, stage: Stage) -> bool:
+        """Whether a stage needs gradients of outputs: it waits for what the forward hands out, so no stage is both."""
         return not self.backward.isdisjoint(stage.ends)
 
     def _below(self, operands: Iterable[fx.Node]) -> set[fx.Node]:
