@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from flashlight.front.regions.phases import is_tangent
 from tests.harness import Compiled, Runner, compile_with, leaves
 
 
@@ -36,15 +37,20 @@ class _JointRunner(Runner):
         self.result = result
 
     def __call__(self, *args: Any) -> Any:
-        result, names = self.result, [n.name for n in self.graph.find_nodes(op="placeholder")]
-        wanted = sum(name.startswith("tangents") for name in names)
+        result = self.result
+        traced = [n.meta["val"] for n in self.graph.find_nodes(op="placeholder") if is_tangent(n)]
+        tangents = [_laid_out(t, as_traced) for t, as_traced in zip(result.tangents, traced, strict=False)]
         with torch.no_grad():
-            values = self.run(*args, *result.tangents[:wanted], enable_io_processing=False)
-        values = list(values)
-        if not wanted:
+            values = list(self.run(*args, *tangents, enable_io_processing=False))
+        if not traced:
             return tuple(values)
         result.gradients |= {id(a): g for a, g in zip(args, values[-len(args) :], strict=True) if g is not None}
         return tuple(values[: -len(args)])
+
+
+def _laid_out(x: Tensor, like: Tensor) -> Tensor:
+    """As AOTAutograd hands gradients to the graph: with the strides that it was traced with."""
+    return torch.empty_strided(like.shape, like.stride(), dtype=x.dtype).copy_(x)
 
 
 def train_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Steps:

@@ -126,7 +126,7 @@ def add_stages(
         counted |= maps[region.core].keys()
         twice = region.core.starts & computed
         if twice:
-            again = sum(map(_products, twice))
+            again = sum(2 * g.numel(j.node) * j.inner for j in region.core.joins if j.node in twice)
             report.cost.again += again
             report.cost.again_seconds += again / Rates.of(region.device).operations
             report.cost.lines = tuple(sorted({*report.cost.lines, *filter(None, map(source_line, twice))}))

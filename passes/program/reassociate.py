@@ -74,7 +74,7 @@ def _other_order(node: Reduce, score: Reduce, rest: Factors, fills: Constants) -
     before = volume(rows) * outer.size * (inner.size + volume(features))
     after = inner.size * volume(features) * (outer.size + volume(rows))
     loads = [volume(n.free) for n in postorder([first]) if isinstance(n, Load)]
-    worth = after < before and volume(first.free - {outer}) <= cpu.BIG * max(loads)
+    worth = after < before and volume(first.free - {outer}) <= cpu.BIG * max(loads, default=0)
     filled = any(may_be_huge(n, fills) for n in (*near.above, *far.above, *rest.above))
     return _Order(outer, inner, first, far_node, node.operand, far.scale) if worth and not filled else None
 

@@ -126,13 +126,11 @@ def _status(variant: Variant, folder: str, size: Size) -> Line:
         if not compiled.graphs:
             raise
         late = [f"compiled, but not evaluated in {LIMIT_S} s"]
-    largest = max(t.numel() for t in [*leaves(args), *leaves(eager)])
-    least = largest - 1 if variant.quadratic_io else int(BIG * largest)
+    stored = stored_maps(compiled, variant, [*leaves(args), *leaves(eager)])
     regions = compiled.report.regions
     fused = compiled.report.fused
     reasons = late + [_reason(r.source, r.reason) for r in regions if not r.fused]
     reasons += [f"untouched: {_reason(source, what)}" for source, what in compiled.report.untouched]
-    stored = [*_stored(compiled, least), *_temporaries(compiled, least)]
     line = Line(
         variant, "", fused, len(regions) - fused, sum(len(p.schedule.kernels) for p in compiled.plans), stored, reasons
     )
@@ -144,6 +142,13 @@ def _status(variant: Variant, folder: str, size: Size) -> Line:
         if not ratio <= FAR:
             line.state, line.reasons = "wrong", [f"error {ratio:.3g} times eager's", *reasons]
     return line
+
+
+def stored_maps(compiled: Compiled, variant: Variant, given: Sequence[torch.Tensor]) -> list[str]:
+    """The big values of the compiled graph and of its kernels.  given: the inputs and outputs of the program."""
+    largest = max(t.numel() for t in given)
+    least = largest - 1 if variant.quadratic_io else int(BIG * largest)
+    return [*_stored(compiled, least), *_temporaries(compiled, least)]
 
 
 def _state(line: Line) -> str:

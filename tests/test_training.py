@@ -1,0 +1,124 @@
+"""Training: the programs of the zoo with their gradients.  Nothing of the scores' size is stored but what is stated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import flashlight
+from tests.harness import as_double, doubled, largest_allocation, leaves, rms_ratio
+from tests.training import differentiable, eager_step, tangents_of, train_only
+from tests.zoo import ZOO, Size, Variant
+from tests.zoo.status import stored_maps
+
+SIZE = Size(batch=2, heads=2, queries=200, keys=264, dim=16, dim_v=24)
+SLACK = 2.0
+SEEDS = 4
+BY_NAME = {v.name: v for v in reversed(ZOO) if v.fuses}
+"""The first spelling of each program."""
+
+STORED = {
+    "float_mask_BHMN": "the gradient of a bias as large as the scores",
+    "clipped_table": "a table's gradient through a gather",
+    "t5_buckets": "a table's gradient through a gather",
+    "deberta": "the gradients of two tables through gathers",
+    "sink_logit": "the maximum that is chosen by its position",
+    "softplus_l1": "a softplus of the backward, which is no map's",
+    "weights_returned": "the function returns the weights",
+    "scores_returned": "the function returns the scores",
+    "transformer_xl": "the relative scores cost more again than they save",
+    "music_transformer": "the relative scores cost more again than they save",
+    "ipa": "the gradient of the pair features, as large as they are",
+}
+"""Programs of which something of the scores' size is stored, and what."""
+
+
+def _flat(outputs: Any, gradients: list[Tensor | None]) -> list[Tensor]:
+    return [t.detach() for t in [*leaves(outputs), *(g for g in gradients if g is not None)]]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_gradients_are_exact_and_nothing_large_is_stored(name: str, tmp_path: Path) -> None:
+    variant = BY_NAME[name]
+    compiled = train_only(variant.fn, str(tmp_path), target="evaluate")
+    got, eager, exact = [], [], []
+    for seed in range(SEEDS):
+        args = variant.make(SIZE, torch.float32, seed)
+        tangents = tangents_of(variant.fn(*differentiable(args)), seed)
+        eager.append(_flat(*eager_step(variant.fn, args, tangents)))
+        with doubled():
+            exact.append(_flat(*eager_step(variant.fn, as_double(args), [t.double() for t in tangents])))
+        got.append(_flat(*compiled.step(args, tangents)))
+    assert [g.shape for g in got[0]] == [e.shape for e in eager[0]]
+    assert rms_ratio(got, eager, exact) <= SLACK
+    assert bool(_stored(variant, compiled)) == (name in STORED), _stored(variant, compiled)
+
+
+def _stored(variant: Variant, compiled: Any) -> list[str]:
+    args = variant.make(SIZE, torch.float32, 0)
+    return stored_maps(compiled, variant, [*leaves(args), *leaves(variant.fn(*args))])
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    i = torch.arange(q.shape[-2])
+    s = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(i[:, None] < i, -torch.inf)
+    return torch.softmax(s, -1) @ v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_native_training_steps(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v, grad = torch.randn(4, 2, 3, 333, 32).to(dtype)
+    fused = torch.compile(_causal, backend="flashlight")
+    got = _flat(*eager_step(fused, (q, k, v), [grad]))
+    eager = _flat(*eager_step(_causal, (q, k, v), [grad]))
+    exact = _flat(*eager_step(_causal, as_double((q, k, v)), [grad.double()]))
+    assert rms_ratio([got], [eager], [exact]) <= SLACK
+    assert [r.fused for r in flashlight.reports()[0].regions] == [True, True]
+
+
+def test_forward_and_backward_allocate_nothing_of_the_scores_size() -> None:
+    torch.manual_seed(0)
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, 1, 2, 1024, 32))
+    fused = torch.compile(_causal, backend="flashlight")
+    fused(q, k, v).sum().backward()
+    with largest_allocation() as sizes:
+        fused(q, k, v).sum().backward()
+    assert max(sizes) <= 2 * q.numel() * 4
+
+
+def test_gradcheck() -> None:
+    torch.manual_seed(0)
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, 1, 2, 13, 5, dtype=torch.float64))
+    fused = torch.compile(_causal, backend="flashlight")
+    assert torch.autograd.gradcheck(fused, (q, k, v))
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
+def test_inputs_that_need_no_gradient(wanted: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    inputs = [x.requires_grad_(i in wanted) for i, x in enumerate(torch.randn(3, 1, 2, 200, 16))]
+    fused = torch.compile(_causal, backend="flashlight")
+    got = torch.autograd.grad(fused(*inputs).square().sum(), [inputs[i] for i in wanted])
+    expected = torch.autograd.grad(_causal(*inputs).square().sum(), [inputs[i] for i in wanted])
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_without_a_key_give_what_eager_gives() -> None:
+    torch.manual_seed(0)
+    q, k, v, grad = torch.randn(4, 1, 2, 150, 16)
+    keep = torch.rand(150, 150) < 0.5
+    keep[3] = False
+
+    def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.softmax((q @ k.mT).masked_fill(~keep, -torch.inf), -1) @ v
+
+    got = _flat(*eager_step(torch.compile(masked, backend="flashlight"), (q, k, v), [grad]))
+    expected = _flat(*eager_step(masked, (q, k, v), [grad]))
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
