@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 import flashlight
@@ -77,7 +78,10 @@ def test_native_training_steps(dtype: torch.dtype) -> None:
     got = _flat(*eager_step(fused, (q, k, v), [grad]))
     eager = _flat(*eager_step(_causal, (q, k, v), [grad]))
     exact = _flat(*eager_step(_causal, as_double((q, k, v)), [grad.double()]))
-    assert rms_ratio([got], [eager], [exact]) <= SLACK
+    if dtype is torch.float64:
+        torch.testing.assert_close(got, exact, rtol=1e-12, atol=1e-13)
+    else:
+        assert rms_ratio([got], [eager], [exact]) <= SLACK
     assert [r.fused for r in flashlight.reports()[0].regions] == [True, True]
 
 
@@ -95,7 +99,8 @@ def test_gradcheck() -> None:
     torch.manual_seed(0)
     q, k, v = (x.requires_grad_() for x in torch.randn(3, 1, 2, 13, 5, dtype=torch.float64))
     fused = torch.compile(_causal, backend="flashlight")
-    assert torch.autograd.gradcheck(fused, (q, k, v))
+    with torch._functorch.config.patch(donated_buffer=False):  # gradcheck runs the backward of one step again and again
+        assert torch.autograd.gradcheck(fused, (q, k, v))
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
