@@ -20,7 +20,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from flashlight.base.budget import Allowance, TooMuch
 from flashlight.base.errors import Decline, FlashlightError
 from flashlight.base.options import Options
-from flashlight.front import allocations, layouts, worth
+from flashlight.front import allocations, layouts, randomness, worth
 from flashlight.front.compilation import Compilation
 from flashlight.front.cost import add_stages, spared
 from flashlight.front.counts import flops
@@ -28,6 +28,7 @@ from flashlight.front.extract import Extract, extract
 from flashlight.front.insertion import Insertion
 from flashlight.front.lowering import can_lower
 from flashlight.front.planning import Planner
+from flashlight.front.randomness import Drawing
 from flashlight.front.regions import (
     Findings,
     Refusal,
@@ -104,6 +105,8 @@ class _GraphCapture:
         """Views of outputs of the op, and what they were as views of what these replaced."""
         self.summaries: dict[tuple, list[fx.Node]] = {}
         """Outputs of ops that summarise conditions, by key and inputs."""
+        self.drawings: list[Drawing] = []
+        """Operations that draw random numbers, and what stands in their place while regions are found."""
         self.allowance = Allowance(self.options.budget_nodes, self.options.budget_seconds)
         self.outcomes: list[tuple[fx.Node, RegionReport]] = []
         self.fused: list[tuple[Region, RegionReport]] = []
@@ -118,7 +121,9 @@ class _GraphCapture:
         try:
             if not self.training:
                 decompose(self.graph, self.options.sdpa, self.options.target, attentions)
+            randomness.expose(self.graph, self.drawings)
             self._capture(attentions)
+            randomness.settle(self.drawings, {n for region, _ in self.fused for n in region.nodes})
             if self.insertion.changed or attentions:
                 self.insertion.sort()
         except StrictError:
@@ -127,6 +132,8 @@ class _GraphCapture:
             self._undo(error, attentions)
         if self.insertion.changed or attentions:
             self.graph.eliminate_dead_code()
+        randomness.clean(self.graph, self.drawings)
+        randomness.store(self.drawings, self.insertion, self.planner)
         self._enforce()
 
     def _undo(self, error: Exception, attentions: list[Attention]) -> None:
@@ -136,6 +143,7 @@ class _GraphCapture:
         for view, value in self.views.items():
             view.meta["val"] = value
         restore(self.graph, attentions)
+        randomness.settle(self.drawings, ())
         self.insertion.sort()
         for report in self.report.regions[self.first :]:
             if report.fused:

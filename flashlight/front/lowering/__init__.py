@@ -9,6 +9,7 @@ from flashlight.front.lowering import (
     pointwise,
     powers,
     puts,
+    randomness,
     reductions,
     special,
     views,
@@ -20,6 +21,7 @@ from flashlight.front.lowering.support import can_lower
 
 __all__ = ["can_lower", "lower", "lower_with_inputs", "source_line"]
 RULE_FILES = (
-    contractions, creation, indexing, logic, pieces, pointwise, powers, puts, reductions, special, views, writes,
+    contractions, creation, indexing, logic, pieces, pointwise, powers, puts, randomness,
+    reductions, special, views, writes,
 )  # fmt: skip
 """The families of rules; importing them fills the registry."""

@@ -127,8 +127,8 @@ def _gathers(form: Form) -> bool:
 
 def _cheap_operand(node: fx.Node, form: Form, forms: Forms) -> bool:
     """What moves elements, casts, scaling by numbers, constants."""
-    if _is_constant(form):
-        return True
+    if _is_constant(form) or form.draws:
+        return not form.draws
     if _is_cast(node, form):
         return g.is_float(node) and not _is_computed_wider(node, forms)
     if not g.is_float(node) and not any(map(g.is_float, form.operands)):

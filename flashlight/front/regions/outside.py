@@ -72,6 +72,8 @@ def _tensors(
     while stack and len(seen) <= limits.MASK_OPERATIONS:
         one, rows, keys = stack.pop()
         form = forms.get(one)
+        if form is not None and form.draws:
+            continue
         behind = [] if form is None or form.value is None else _operands(one, form, rows, keys, support)
         both = [(a, r, k) for a, r, k in behind if r and k and r.isdisjoint(k)]
         if not both and g.name_of(one) in g.CONTRACTIONS | g.DISTANCES:

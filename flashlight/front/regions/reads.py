@@ -24,7 +24,7 @@ from flashlight.front.lowering.registry import Position
 from flashlight.front.regions import graph as g
 from flashlight.ir.index import Axis, Expr, of, volume
 from flashlight.ir.ops import FNS
-from flashlight.ir.program import Index, Load, Map, Node, Reduce, postorder
+from flashlight.ir.program import Index, Load, Map, Node, Random, Reduce, postorder
 
 Reason = Callable[[fx.Node], Decline | None]
 """Why a node cannot be lowered."""
@@ -54,13 +54,16 @@ class Form:
     """Whether every operand is read where the result is written, or is broadcast to it."""
     functions: frozenset[str] = frozenset()
     """The functions that it computes, see ir/ops.py."""
+    draws: bool = False
+    """Whether it draws random numbers, by their positions."""
     signs: tuple[bool, bool] = (False, False)
     """Whether no element is negative; whether none is where no operand has negative elements."""
 
     @property
     def is_arithmetic(self) -> bool:
-        """Whether it costs no more than additions do: no sum, no function that exists for floats alone."""
-        return self.value is not None and not self.sums and all(FNS[f].result != "float" for f in self.functions)
+        """Whether it costs no more than additions do: no sum, no random number, no function for floats alone."""
+        cheap = self.value is not None and not self.sums and not self.draws
+        return cheap and all(FNS[f].result != "float" for f in self.functions)
 
     def each(self) -> list[tuple[fx.Node, Position]]:
         """Operands and where they are read."""
@@ -149,6 +152,8 @@ def _lowered(node: fx.Node, operands: tuple[fx.Node, ...], as_floats: bool) -> F
             reads[int(n.tensor[1:]), n.index] = None
         elif isinstance(n, Index):
             positions[n.expr.axes] = None
+        elif isinstance(n, Random):
+            positions[n.index.axes] = None
     inside = postorder([value])
     summed = {n.axis for n in inside if isinstance(n, Reduce)}
     own = [of(Axis(f"o{i}", s)) for i, s in enumerate(sizes(node))]
@@ -162,6 +167,7 @@ def _lowered(node: fx.Node, operands: tuple[fx.Node, ...], as_floats: bool) -> F
         moves=isinstance(value, Load) and not value.args,
         pointwise=not summed and all(_is_aligned(index, operands[i], own) for i, index in reads),
         functions=frozenset(n.fn for n in inside if isinstance(n, Map)),
+        draws=any(isinstance(n, Random) for n in inside),
         signs=(Intervals()(value)[0] >= 0, _OfPositives()(value)[0] >= 0),
     )
 
