@@ -1,4 +1,4 @@
-"""Dropout of attention weights in training: drawn in the kernels, in forward and backward alike, by the law of eager."""
+"""Dropout of attention weights in training: drawn in kernels, in forward and backward alike, by the law of eager."""
 
 from __future__ import annotations
 
