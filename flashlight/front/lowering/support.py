@@ -75,8 +75,8 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
         "inductor_lookup_seed inductor_rand_eager_offset inductor_rand_eager_offsets philox_rand",
         Reason(
             "{op} draws random numbers",
-            "uniform numbers (dropout, torch.rand) are drawn inside unless torch._inductor.config.fallback_random is set "
-            "or a generator given; other noise: draw it before the scores, as an input",
+            "uniform numbers (dropout, torch.rand) are drawn inside, unless a generator is given or "
+            "torch._inductor.config.fallback_random set; other noise: draw it before the scores, as an input",
         ),
     ),
     ("view_as_complex view_as_real complex polar real imag", Reason("{op} works on complex numbers", _ROTATE)),
