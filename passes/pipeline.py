@@ -20,6 +20,7 @@ from flashlight.passes.program.hoist import hoist
 from flashlight.passes.program.normal import normal
 from flashlight.passes.program.operands import operands
 from flashlight.passes.program.reassociate import reassociate
+from flashlight.passes.program.recall import recall
 from flashlight.passes.program.split_axes import split_axes
 from flashlight.passes.schedule.choose import sweeps
 from flashlight.passes.schedule.group import group
@@ -46,6 +47,8 @@ LAWS: tuple[tuple[str, Callable[[Program], Program]], ...] = (
     ("explog", explog),  # exp(s - log l) is exp(s) / l
     ("canonical", canonical),  # equal parts get equal names
     ("hoist", hoist),  # factors leave sums
+    ("canonical", canonical),
+    ("recall", recall),  # a sum that an input holds is read from it
     ("canonical", canonical),
     ("reassociate", reassociate),  # (q k) v is q (k v) where nothing stands between
     ("canonical", canonical),

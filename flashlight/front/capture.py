@@ -35,13 +35,13 @@ from flashlight.front.regions import (
     Region,
     find_regions,
     join_by_join,
+    phases,
     source_of,
     without_map_products,
     without_producers,
 )
 from flashlight.front.regions.core import Core
 from flashlight.front.regions.graph import is_symbolic, name_of
-from flashlight.front.regions.phases import is_tangent
 from flashlight.front.regions.reads import Reason
 from flashlight.front.sdpa import Attention, decompose, restore
 from flashlight.ir.kernel import Schedule
@@ -97,7 +97,7 @@ class _GraphCapture:
         self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
         self.first = len(self.report.regions)
         """How many regions other graphs had."""
-        self.training = any(map(is_tangent, _placeholders(graph)))
+        self.training = any(map(phases.is_tangent, _placeholders(graph)))
         self.insertion = Insertion(graph)
         self.maps: dict[fx.Node, Decline] = {}
         """Values of the scores' size that stay in the graph, and why."""
@@ -276,7 +276,8 @@ class _GraphCapture:
         """place: what progress calls the region."""
         targets.require(self.options.target, region.device)
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
-        copy = extract(region)
+        known, read = phases.known(region, [r for r, _ in self.fused], self.insertion.replaced)
+        copy = extract(region, known, read)
         with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
             planned = self.planner(region, copy, place, smaller=self.thrifty)
         if self.options.target == "auto" and not targets.worthwhile([k for k in planned.schedule.kernels if flops(k)]):

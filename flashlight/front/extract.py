@@ -7,8 +7,8 @@ fused keeps the guards it has without us.  Sizes that the user marked as dynamic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,12 +26,13 @@ from flashlight.front.regions.graph import hint, literal
 @dataclass
 class Extract:
     """Outputs and inputs in the copied graph; origin: copied input -> input in the joint graph; sizes: what the numbers
-    in it stand for."""
+    in it stand for; known: what an earlier region has computed, by the input that holds it."""
 
     outputs: list[fx.Node]
     inputs: list[fx.Node]
     origin: dict[fx.Node, fx.Node]
     sizes: _Sizes
+    known: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def specialise(self) -> None:
         """Guard that every size is the number that was taken for it.  Raises Decline where that is not allowed."""
@@ -50,18 +51,19 @@ class Extract:
             constant = held(node)
             return value if constant is None else (value, tuple(constant), source_line(node))
 
-        return tuple(map(operation, nodes)), tuple(number[n] for n in self.outputs)
+        return tuple(map(operation, nodes)), tuple(number[n] for n in (*self.outputs, *self.known))
 
 
-def extract(region: Region) -> Extract:
+def extract(region: Region, known: Mapping[fx.Node, fx.Node], read: Iterable[fx.Node]) -> Extract:
     """Copy what the outputs need, down to the inputs; a constant of one element becomes a number.
 
+    known: values that nodes of the graph hold already, computed from the region's inputs and from `read`.
     Raises Decline where a size cannot be a number.
     """
     graph, sizes = fx.Graph(), _Sizes()
     new: dict[fx.Node, fx.Node] = {}
     inputs: dict[fx.Node, fx.Node] = {}
-    for node in region.inputs:
+    for node in dict.fromkeys((*region.inputs, *read, *known.values())):
         value = literal(node)
         if value is None:
             new[node] = graph.placeholder(node.name)
@@ -69,12 +71,12 @@ def extract(region: Region) -> Extract:
         else:
             new[node] = graph.create_node("call_function", torch.ops.aten.full.default, _filled(node, value))
         sizes.annotate(new[node], node)
-    boundary = set(region.inputs)
-    for node in _between(region.outputs, boundary):
+    for node in _between([*region.outputs, *known], set(new)):
         args, kwargs = (sizes.arguments(value, new) for value in (node.args, node.kwargs))
         new[node] = graph.create_node("call_function", node.target, args, kwargs, node.name)
         sizes.annotate(new[node], node)
-    return Extract([new[n] for n in region.outputs], list(inputs), inputs, sizes)
+    copies = {new[n]: new[held] for n, held in known.items()}
+    return Extract([new[n] for n in region.outputs], list(inputs), inputs, sizes, copies)
 
 
 def _layout(value: Any) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -66,13 +66,16 @@ class Planner:
             schedule, trace, work = self.compiled[key]
             estimate = cost(region, work, Rates.of(region.device))
             worth.require(region, schedule.kernels, work, estimate, smaller)
-        return Planned(program, used, schedule, trace, estimate)
+        plain = _computed(program, schedule)
+        names = {t.name for t in plain.inputs}
+        used = [n for t, n in zip(program.inputs, used, strict=True) if t.name in names]
+        return Planned(plain, used, schedule, trace, estimate)
 
     def _lower(self, copy: Extract) -> tuple[Program, list[fx.Node]]:
         """The program, and the nodes of the copy that are its inputs."""
         structure = copy.structure()
         if structure not in self.lowered:
-            program, used = lower_with_inputs(copy.outputs, copy.inputs)
+            program, used = lower_with_inputs(copy.outputs, copy.inputs, copy.known)
             self.lowered[structure] = program, [copy.inputs.index(n) for n in used]
         program, read = self.lowered[structure]
         return program, [copy.inputs[i] for i in read]
@@ -87,9 +90,16 @@ class Planner:
         return self.plans[lined]
 
 
+def _computed(program: Program, schedule: Schedule) -> Program:
+    """The program without what is known, with the inputs that it or its kernels read."""
+    plain = program.without_known()
+    read = {t.name for k in schedule.kernels for t in k.inputs} | {t.name for t in plain.inputs}
+    return replace(plain, inputs=tuple(t for t in program.inputs if t.name in read))
+
+
 def _check_strides(program: Program, outputs: Sequence[fx.Node]) -> None:
     """The rest of the graph was traced with these strides."""
-    for tensor, node in zip(program.outputs, outputs, strict=True):
+    for tensor, node in zip(program.outputs, outputs, strict=False):  # what is known stands behind them
         value = node.meta["val"]
         strides = zip(tensor.shape, tensor.strides, value.stride(), strict=True)
         if tensor.shape != tuple(value.shape) or any(s > 1 and a != b for s, a, b in strides):

@@ -6,6 +6,8 @@ whole score), never by the order in which the user's code happened to mention th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flashlight.ir.index import Axis, Expr, FloorDiv, Gather, Mod
 from flashlight.ir.program import Load, Node, Program, Tensor, postorder, rebuild
 
@@ -55,4 +57,5 @@ def canonical_inputs(program: Program) -> tuple[Program, list[int]]:
         new[n] = done
     moved = program.with_values([new[r] for r in program.roots])
     origins = {new[n]: where for n, where in program.origins.items() if n in new}
-    return Program(inputs, moved.outputs, moved.stores, origins, moved.temporaries), order
+    known = tuple((output, name[held]) for output, held in moved.known)
+    return replace(moved, inputs=inputs, origins=origins, known=known), order

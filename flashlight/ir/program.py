@@ -126,6 +126,7 @@ class Program:
     """Outputs as functions of inputs.  origins: node -> 'file.py:12' of the user's line it came from.
 
     temporaries are values that passes decided to compute once: a store writes each, loads of later stores read it.
+    known: output -> the input that holds it already.  Its store says what that input is; no kernel computes it.
     """
 
     inputs: tuple[Tensor, ...]
@@ -133,6 +134,7 @@ class Program:
     stores: tuple[Store, ...]
     origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
     temporaries: tuple[Tensor, ...] = ()
+    known: tuple[tuple[str, str], ...] = ()
 
     @property
     def compute(self) -> torch.dtype:
@@ -151,14 +153,26 @@ class Program:
         """Other stores, and further temporaries."""
         stores = tuple(stores)
         origins = inherited_origins(self.origins, [s.value for s in stores])
-        return Program(self.inputs, self.outputs, stores, origins, (*self.temporaries, *temporaries))
+        return replace(self, stores=stores, origins=origins, temporaries=(*self.temporaries, *temporaries))
 
     def rewrite(self, rule: Callable[[Node], Node]) -> Program:
         """Every value rebuilt bottom-up with rule applied to each node; what replaces a node keeps its source line."""
         new = transform_map(self.roots, rule)
         origins = {new[n]: where for n, where in self.origins.items() if n in new}
-        moved = Program(self.inputs, self.outputs, self.stores, {**self.origins, **origins}, self.temporaries)
-        return moved.with_values([new[r] for r in self.roots])
+        return replace(self, origins={**self.origins, **origins}).with_values([new[r] for r in self.roots])
+
+    def without_known(self) -> Program:
+        """The outputs that are to be computed, from the inputs that they read."""
+        names = dict(self.known)
+        stores = tuple(s for s in self.stores if s.tensor not in names)
+        loaded = {n.tensor for n in postorder([s.value for s in stores]) if isinstance(n, Load)}
+        return replace(
+            self,
+            inputs=tuple(t for t in self.inputs if t.name in loaded or t.name not in names.values()),
+            outputs=tuple(t for t in self.outputs if t.name not in names),
+            stores=stores,
+            known=(),
+        )
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -364,13 +365,17 @@ def lower(outputs: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> Program:
     return lower_with_inputs(outputs, inputs)[0]
 
 
-def lower_with_inputs(outputs: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> tuple[Program, tuple[fx.Node, ...]]:
-    """The same, and the graph nodes that in0, in1, ... stand for."""
+def lower_with_inputs(
+    outputs: Sequence[fx.Node], inputs: Sequence[fx.Node], known: Mapping[fx.Node, fx.Node] = MappingProxyType({})
+) -> tuple[Program, tuple[fx.Node, ...]]:
+    """The same, and the graph nodes that in0, in1, ... stand for.  known: further outputs -> inputs that hold them."""
     with no_gc():
         boundary = set(inputs)
-        used = [n for n in ancestors(outputs, boundary) if n in boundary]
+        below = ancestors([*outputs, *known], boundary)
+        used = [n for n in (*below, *known.values()) if n in boundary]
+        used = list(dict.fromkeys(used))
         while True:
-            program, left = _lower(outputs, used, boundary)
+            program, left = _lower(outputs, used, boundary, known)
             if len(left) == len(used):
                 program, order = canonical_inputs(program)
                 return program, tuple(used[i] for i in order)
@@ -378,9 +383,10 @@ def lower_with_inputs(outputs: Sequence[fx.Node], inputs: Sequence[fx.Node]) -> 
 
 
 def _lower(
-    outputs: Sequence[fx.Node], used: Sequence[fx.Node], boundary: set[fx.Node]
+    outputs: Sequence[fx.Node], used: Sequence[fx.Node], boundary: set[fx.Node], known: Mapping[fx.Node, fx.Node]
 ) -> tuple[Program, list[fx.Node]]:
-    """The Program, and the inputs that its values still depend on."""
+    """The Program, and the inputs that its values still depend on, or that are known."""
+    outputs = [*outputs, *known]
     names = dict.fromkeys(boundary, "unused") | {node: f"in{i}" for i, node in enumerate(used)}
     ctx = Lowering(names)
     ctx.prepare(outputs)
@@ -391,5 +397,6 @@ def _lower(
     places = zip(targets, outputs, values, strict=True)
     stores = [Store(t.name, free_index(n), value) for t, n, value in places]
     loaded = {n.tensor for n in postorder([s.value for s in stores]) if isinstance(n, Load)}
-    program = Program(tuple(tensors.values()), tuple(targets), tuple(stores), ctx.origins)
-    return program, [node for node in used if names[node] in loaded]
+    held = {targets[outputs.index(n)].name: names[at] for n, at in known.items()}
+    program = Program(tuple(tensors.values()), tuple(targets), tuple(stores), ctx.origins, known=tuple(held.items()))
+    return program, [node for node in used if names[node] in loaded or node in known.values()]

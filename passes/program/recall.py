@@ -1,0 +1,119 @@
+"""Sums over keys that an input holds already are read from it: of a backward, what the forward has handed out.
+
+    known   o[m, e] = sum[n](p[m, n] * v[n, e]) / l[m]
+    sum[n](p[m, n] * sum[e](v[n, e] * g[m, e])) / l[m]    ->    sum[e](g[m, e] * o[m, e])
+
+The sum over n is taken first, as reassociate does: g is free of n.  That is the sum in the known value, so that the
+divisors of that cancel: for attention, this is FlashAttention's delta = rowsum(dO * O) (Dao 2022, section B.4).
+
+Side conditions:
+
+* The known value is one sum with a scale and divisors, and the program divides by all of these, as often: nothing is
+  multiplied by a divisor that may be 0 or infinite, and where one is 0 the known value has the NaN of the program.
+* No factor is filled with infinite or huge constants, as in reassociate: sums may change their order for finite data.
+
+Known outputs are dropped: no kernel computes them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from flashlight.analysis.fills import SUMS_AND_EXTREMA, Constants
+from flashlight.analysis.product import Factors, factors
+from flashlight.ir.index import Axis, of, rewrite
+from flashlight.ir.program import Cast, Load, Map, Node, Program, Reduce, substitute
+from flashlight.passes.program.align import abstract
+from flashlight.passes.program.canonical import canonical_nodes
+from flashlight.passes.program.hoist import is_sum, may_be_huge
+
+
+@dataclass(frozen=True)
+class _Known:
+    """scale * sum / below, held by an input.  axes: of the sum, by occurrence; index, of the input, is over these."""
+
+    load: Load
+    axes: tuple[Axis, ...]
+    scale: float
+    below: Node
+
+    def at(self, axes: list[Axis]) -> tuple[Load, Counter[Node]]:
+        """The value and its divisors at other axes."""
+        to = {old: of(new) for old, new in zip(self.axes, axes, strict=True)}
+        index = [rewrite(e, to) for e in self.load.index]
+        (below,) = canonical_nodes([substitute(self.below, to)])
+        return Load(self.load.tensor, index, "float"), factors(below).above
+
+
+def recall(program: Program) -> Program:
+    if not program.known:
+        return program
+    known = dict(_known(program))
+    fills = Constants(SUMS_AND_EXTREMA)
+    plain = program.without_known()
+    if not known:
+        return plain
+    kept = [s for s in program.stores if s.tensor not in dict(program.known)]
+    shorter = Program(program.inputs, plain.outputs, tuple(kept), program.origins, program.temporaries)
+    return shorter.rewrite(lambda node: _recalled(node, known, fills))
+
+
+def _known(program: Program) -> Iterator[tuple[Node, _Known]]:
+    """The sums that inputs hold, their axes named by occurrence."""
+    held = dict(program.known)
+    for store in program.stores:
+        if store.tensor in held:
+            value = store.value.args[0] if isinstance(store.value, Cast) else store.value
+            parts = factors(value)
+            (total, times), *others = parts.above.items() or [(value, 0)]
+            if is_sum(total) and times == 1 and not others and parts.scale:
+                shape, axes = _shape(total)
+                below = Factors(1.0, parts.below).node()
+                load = Load(held[store.tensor], list(store.index), "float")
+                if set(load.free) <= set(axes):
+                    yield shape, _Known(load, tuple(axes), parts.scale, below)
+
+
+def _recalled(node: Node, known: Mapping[Node, _Known], fills: Constants) -> Node:
+    """A product with a sum among its factors that an input holds."""
+    if not (is_sum(node) or (isinstance(node, Map) and node.fn in ("MUL", "DIV"))):
+        return node
+    parts = Factors(1.0, Counter([node])) if is_sum(node) else factors(node)
+    for total, times in parts.above.items():
+        new = _read(total, known, fills) if times == 1 and is_sum(total) else None
+        if new is not None and new[1] <= parts.below:
+            chain, below, scale = new[0], new[1], new[2]
+            above = parts.above - Counter[Node]([total]) + Counter[Node]([chain])
+            return Factors(parts.scale / scale, above, parts.below - below).node()
+    return node
+
+
+def _read(total: Reduce, known: Mapping[Node, _Known], fills: Constants) -> tuple[Node, Counter[Node], float] | None:
+    """A sum over keys in the other order, with a known value for the inner sum; what divides it there; its scale."""
+    outer, parts = total.axis, factors(total.body)
+    for score, times in parts.above.items():
+        if times != 1 or not is_sum(score) or outer not in score.free:
+            continue
+        inside = factors(score.body)
+        near, far = inside.split(outer)
+        rest = Factors(parts.scale, parts.above - Counter([score]), parts.below)
+        filled = any(may_be_huge(n, fills) for n in (*near.above, *far.above, *rest.above))
+        if filled or score.axis not in Factors(1.0, far.above, far.below).node().free:
+            continue
+        body = Map("MUL", near.node(), rest.node())
+        shape, axes = _shape(Reduce("SUM", outer, factors(body).node(), total.operand))
+        value = known.get(shape)
+        if value is not None:
+            load, below = value.at(axes)
+            return Reduce("SUM", score.axis, Map("MUL", far.node(), load)), below, value.scale
+    return None
+
+
+def _shape(node: Node) -> tuple[Node, list[Axis]]:
+    """A node with its axes named by occurrence, and those axes."""
+    (node,) = canonical_nodes([node])
+    shape, axes = abstract(node)
+    (shape,) = canonical_nodes([shape])
+    return shape, axes
