@@ -17,6 +17,7 @@ Known outputs are dropped: no kernel computes them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from flashlight.analysis.fills import SUMS_AND_EXTREMA, Constants
 from flashlight.analysis.product import Factors, factors
 from flashlight.ir.index import Axis, of, rewrite
-from flashlight.ir.program import Cast, Load, Map, Node, Program, Reduce, substitute
+from flashlight.ir.program import Cast, Load, Map, Node, Program, Reduce, substitute, value_of
 from flashlight.passes.program.align import abstract
 from flashlight.passes.program.canonical import canonical_nodes
 from flashlight.passes.program.hoist import is_sum, may_be_huge
@@ -32,19 +33,18 @@ from flashlight.passes.program.hoist import is_sum, may_be_huge
 
 @dataclass(frozen=True)
 class _Known:
-    """scale * sum / below, held by an input.  axes: of the sum, by occurrence; index, of the input, is over these."""
+    """scale * sum / below, held by an input.  axes: of the sum, by occurrence; all is over these."""
 
     load: Load
     axes: tuple[Axis, ...]
     scale: float
-    below: Node
+    below: tuple[Node, ...]
 
     def at(self, axes: list[Axis]) -> tuple[Load, Counter[Node]]:
         """The value and its divisors at other axes."""
         to = {old: of(new) for old, new in zip(self.axes, axes, strict=True)}
         index = [rewrite(e, to) for e in self.load.index]
-        (below,) = canonical_nodes([substitute(self.below, to)])
-        return Load(self.load.tensor, index, "float"), factors(below).above
+        return Load(self.load.tensor, index, "float"), Counter(canonical_nodes([substitute(n, to) for n in self.below]))
 
 
 def recall(program: Program) -> Program:
@@ -66,14 +66,23 @@ def _known(program: Program) -> Iterator[tuple[Node, _Known]]:
     for store in program.stores:
         if store.tensor in held:
             value = store.value.args[0] if isinstance(store.value, Cast) else store.value
-            parts = factors(value)
+            parts = Factors(1.0, Counter([value])) if is_sum(value) else factors(value)
+            scale, below = _numbers(parts)
             (total, times), *others = parts.above.items() or [(value, 0)]
-            if is_sum(total) and times == 1 and not others and parts.scale:
-                shape, axes = _shape(total)
-                below = Factors(1.0, parts.below).node()
+            if is_sum(total) and times == 1 and not others and math.isfinite(scale) and scale:
+                body = factors(total.body)
+                shape, axes = _shape(total, body)
                 load = Load(held[store.tensor], list(store.index), "float")
-                if set(load.free) <= set(axes):
-                    yield shape, _Known(load, tuple(axes), parts.scale, below)
+                if load.free <= set(axes):
+                    yield shape, _Known(load, tuple(axes), scale * body.scale, tuple(below.elements()))
+
+
+def _numbers(parts: Factors) -> tuple[float, Counter[Node]]:
+    """The scale with the numbers among the divisors, and the other divisors."""
+    numbers = {n: float(v) for n in parts.below if (v := value_of(n)) is not None}
+    product = math.prod(v ** parts.below[n] for n, v in numbers.items())
+    scale = parts.scale / product if product else math.inf
+    return scale, Counter({n: times for n, times in parts.below.items() if n not in numbers})
 
 
 def _recalled(node: Node, known: Mapping[Node, _Known], fills: Constants) -> Node:
@@ -82,38 +91,49 @@ def _recalled(node: Node, known: Mapping[Node, _Known], fills: Constants) -> Nod
         return node
     parts = Factors(1.0, Counter([node])) if is_sum(node) else factors(node)
     for total, times in parts.above.items():
-        new = _read(total, known, fills) if times == 1 and is_sum(total) else None
-        if new is not None and new[1] <= parts.below:
-            chain, below, scale = new[0], new[1], new[2]
-            above = parts.above - Counter[Node]([total]) + Counter[Node]([chain])
-            return Factors(parts.scale / scale, above, parts.below - below).node()
+        read = _read(total, known, fills) if times == 1 and is_sum(total) else None
+        if read is not None and read.below <= parts.below:
+            above = parts.above - Counter[Node]([total]) + Counter[Node]([read.value])
+            return Factors(parts.scale * read.scale, above, parts.below - read.below).node()
     return node
 
 
-def _read(total: Reduce, known: Mapping[Node, _Known], fills: Constants) -> tuple[Node, Counter[Node], float] | None:
-    """A sum over keys in the other order, with a known value for the inner sum; what divides it there; its scale."""
+@dataclass(frozen=True)
+class _Read:
+    """A sum over keys as scale * value * below."""
+
+    scale: float
+    value: Node
+    below: Counter[Node]
+
+
+def _read(total: Reduce, known: Mapping[Node, _Known], fills: Constants) -> _Read | None:
+    """A sum over keys in the other order, with a known value for the inner sum."""
     outer, parts = total.axis, factors(total.body)
     for score, times in parts.above.items():
         if times != 1 or not is_sum(score) or outer not in score.free:
             continue
-        inside = factors(score.body)
-        near, far = inside.split(outer)
-        rest = Factors(parts.scale, parts.above - Counter([score]), parts.below)
+        near, far = factors(score.body).split(outer)
+        rest = Factors(1.0, parts.above - Counter[Node]([score]), parts.below)
         filled = any(may_be_huge(n, fills) for n in (*near.above, *far.above, *rest.above))
-        if filled or score.axis not in Factors(1.0, far.above, far.below).node().free:
+        if filled or not any(score.axis in n.free for n in (*far.above, *far.below)):
             continue
-        body = Map("MUL", near.node(), rest.node())
-        shape, axes = _shape(Reduce("SUM", outer, factors(body).node(), total.operand))
+        body = Factors(1.0, near.above + rest.above, near.below + rest.below)
+        shape, axes = _shape(total, body)
         value = known.get(shape)
         if value is not None:
             load, below = value.at(axes)
-            return Reduce("SUM", score.axis, Map("MUL", far.node(), load)), below, value.scale
+            scale = parts.scale * near.scale * far.scale / value.scale
+            far = Factors(1.0, far.above, far.below)
+            return _Read(scale, Reduce("SUM", score.axis, Map("MUL", far.node(), load)), below)
     return None
 
 
-def _shape(node: Node) -> tuple[Node, list[Axis]]:
-    """A node with its axes named by occurrence, and those axes."""
-    (node,) = canonical_nodes([node])
+def _shape(total: Reduce, body: Factors) -> tuple[Node, list[Axis]]:
+    """The sum of a product without its scale and the type of its operands, with axes named by occurrence, and those
+    axes."""
+    product = Factors(1.0, body.above, body.below).node()
+    (node,) = canonical_nodes([Reduce("SUM", total.axis, product)])
     shape, axes = abstract(node)
     (shape,) = canonical_nodes([shape])
     return shape, axes

@@ -92,6 +92,15 @@ def test_a_narrow_output_is_read_too() -> None:
     assert "recall" in compiled(program)[2]
 
 
+def test_numbers_count_as_often_as_they_stand() -> None:
+    """Dropout: weights are multiplied by a number, or divided by one."""
+    for scaled in (lambda p: mul(p, number(1.25)), lambda p: div(p, number(0.75)), lambda p: mul(number(-3.0), p)):
+        program = backward(lambda b, s, scaled=scaled: scaled(softmax(b, s)), causal)
+        got, want, passes = compiled(program)
+        assert_same(got, want)
+        assert "recall" in passes
+
+
 @pytest.mark.parametrize("known", ["gated", "divided", "two sums", "other values"])
 def test_what_is_no_sum_that_the_program_takes_is_computed(known: str) -> None:
     """A gate may be 0, the program does not divide by an output's norm, and a sum of sums gives neither."""
