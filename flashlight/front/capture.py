@@ -40,6 +40,7 @@ from flashlight.front.regions import (
     without_map_products,
     without_producers,
 )
+from flashlight.front.regions import graph as g
 from flashlight.front.regions.core import Core
 from flashlight.front.regions.graph import is_symbolic, name_of
 from flashlight.front.regions.reads import Reason
@@ -55,6 +56,8 @@ from flashlight.runtime import targets
 from flashlight.runtime.plan import Plan, sources_hash
 
 FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explicit target fuses them all the same"
+
+HALF = "PyTorch's own kernels compute the attention and its gradients, one of which is not fused"
 
 
 Costly = tuple[Region, TooMuch]
@@ -97,7 +100,6 @@ class _GraphCapture:
         self.parameters = [n for n in _placeholders(graph) if _input_index(n) in owner.parameters]
         self.first = len(self.report.regions)
         """How many regions other graphs had."""
-        self.training = any(map(phases.is_tangent, _placeholders(graph)))
         self.insertion = Insertion(graph)
         self.maps: dict[fx.Node, Decline] = {}
         """Values of the scores' size that stay in the graph, and why."""
@@ -119,8 +121,7 @@ class _GraphCapture:
     def run(self) -> None:
         attentions: list[Attention] = []
         try:
-            if not self.training:
-                decompose(self.graph, self.options.sdpa, self.options.target, attentions)
+            decompose(self.graph, self.options.sdpa, self.options.target, attentions)
             randomness.expose(self.graph, self.drawings)
             self._capture(attentions)
             randomness.settle(self.drawings, {n for region, _ in self.fused for n in region.nodes})
@@ -142,7 +143,7 @@ class _GraphCapture:
         self.insertion.undo()
         for view, value in self.views.items():
             view.meta["val"] = value
-        restore(self.graph, attentions)
+        restore(self.graph, attentions, {})
         randomness.settle(self.drawings, ())
         self.insertion.sort()
         for report in self.report.regions[self.first :]:
@@ -170,7 +171,18 @@ class _GraphCapture:
         add_stages(self.fused, self.spared, self.insertion.replaced)
         self._mark(findings)
         self.report.untouched += [note for note in findings.untouched if note not in self.report.untouched]
-        restore(self.graph, attentions)
+        restore(self.graph, attentions, self.insertion.replaced)
+        self._retract()
+
+    def _retract(self) -> None:
+        """Say of regions of which nothing is used any more that they are not fused."""
+        live, fused = g.live(self.graph), self.fused
+        self.fused = []
+        for region, report in fused:
+            if live.isdisjoint(self.insertion.replaced.get(n, n) for n in region.outputs):
+                report.fused, report.reason, report.fix, report.kernels = False, HALF, None, []
+            else:
+                self.fused.append((region, report))
 
     def _all(self, regions: Sequence[Region]) -> list[Costly]:
         """Fuse regions or say why not; gives those that are too much, and those like them that are no smaller."""

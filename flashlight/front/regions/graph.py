@@ -223,3 +223,15 @@ def walk_users(start: fx.Node) -> Iterator[fx.Node]:
             yield from walk_users(user)
         else:
             yield user
+
+
+def live(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that what the graph returns is computed from."""
+    found: set[fx.Node] = set()
+    stack = [graph.output_node()]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += node.all_input_nodes
+    return found

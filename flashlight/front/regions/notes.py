@@ -19,12 +19,14 @@ def notes(graph: fx.Graph, selecting: Iterable[Decline]) -> list[Note]:
     """Lines and what is there, each once: calls of PyTorch's own attention, and small scores that select keys for
     others.  selecting: why these are read."""
     texts = {(why.source or "", why.reason): None for why in selecting}
-    return list(texts | {(source_line(node), _sdpa(node)): None for node in graph.nodes if _is_sdpa(node)})
+    live = g.live(graph)
+    calls = [node for node in graph.nodes if node in live and _is_sdpa(node)]
+    return list(texts | {(source_line(node), _sdpa(node)): None for node in calls})
 
 
 def _is_sdpa(node: fx.Node) -> bool:
     name = g.name_of(node)
-    return name.startswith(_SDPA) and "backward" not in name and any(u.users for u in node.users)
+    return name.startswith(_SDPA) and "backward" not in name
 
 
 def _sdpa(node: fx.Node) -> str:
