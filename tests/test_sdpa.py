@@ -51,7 +51,7 @@ def compiled(fn, cache, args, **options) -> Compiled:
 def measured(monkeypatch):
     monkeypatch.setattr(cpp, "detect_isa", lambda: "avx512bf16")
     monkeypatch.setattr("flashlight.runtime.targets._native_problem", lambda: None)
-    monkeypatch.setattr("flashlight.runtime.targets.prepare", _evaluated)
+    monkeypatch.setattr("flashlight.runtime.op.prepare", _evaluated)
 
 
 def _evaluated(kernels, found, device, cache):
