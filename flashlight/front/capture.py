@@ -117,6 +117,8 @@ class _GraphCapture:
         self.thrifty = True
         """Whether planning and kernels are bounded; not for what was planned once and has no smaller parts."""
         self.planner = Planner(self.options)
+        self.backward: set[fx.Node] = set()
+        """What needs gradients of outputs."""
 
     def run(self) -> None:
         attentions: list[Attention] = []
@@ -154,6 +156,7 @@ class _GraphCapture:
 
     def _capture(self, attentions: list[Attention]) -> None:
         findings = find_regions(self.graph, self.parameters, _reason)
+        self.backward = phases.backward(self.graph.nodes)
         self.outcomes += [(r.seeds[0], self._refused(r)) for r in findings.declined]
         tried = left = self._all(findings.regions)
         for smaller in (without_producers, join_by_join, without_map_products):
@@ -288,8 +291,7 @@ class _GraphCapture:
         """place: what progress calls the region."""
         targets.require(self.options.target, region.device)
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
-        known, read = phases.known(region, [r for r, _ in self.fused], self.insertion.replaced)
-        copy = extract(region, known, read)
+        copy = extract(region, *self._known(region))
         with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
             planned = self.planner(region, copy, place, smaller=self.thrifty)
         if self.options.target == "auto" and not targets.worthwhile([k for k in planned.schedule.kernels if flops(k)]):
@@ -311,6 +313,13 @@ class _GraphCapture:
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
         self.fused.append((region, report))
         return report
+
+    def _known(self, region: Region) -> tuple[Mapping[fx.Node, fx.Node], Sequence[fx.Node]]:
+        """What a region of the backward may read of the forward, see `phases.known`."""
+        if self.backward.isdisjoint(region.outputs):
+            return {}, ()
+        whole = [r for r, _ in self.fused if r.nodes.isdisjoint(self.insertion.retired)]
+        return phases.known(region, [r for r in whole if self.backward.isdisjoint(r.nodes)], self.insertion.replaced)
 
     def _shared(
         self,

@@ -27,7 +27,10 @@ def known(
     region: Region, earlier: Sequence[Region], replaced: Mapping[fx.Node, fx.Node]
 ) -> tuple[dict[fx.Node, fx.Node], list[fx.Node]]:
     """What regions of the same scores have computed that are fused already, as node -> what stands in its place; and
-    what these were computed from."""
+    what these were computed from.
+
+    earlier: whole regions of the forward.  None of them waits for a region of the backward, which may so read them.
+    """
     alike = [r for r in earlier if not r.core.starts.isdisjoint(region.nodes)]
     results = {n: replaced[n] for r in alike for n in r.outputs if n in replaced and not r.core.is_map(n)}
     given = (n for r in alike for n in (*r.inputs, *r.outputs))
