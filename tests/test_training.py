@@ -16,7 +16,7 @@ from tests.training import differentiable, eager_step, tangents_of, train_only
 from tests.zoo import ZOO, Size, Variant
 from tests.zoo.status import stored_maps
 
-SIZE = Size(batch=2, heads=2, queries=200, keys=264, dim=16, dim_v=24)
+SIZE = Size(batch=2, heads=2, queries=100, keys=150, dim=8, dim_v=12)
 SLACK = 2.0
 SEEDS = 4
 BY_NAME = {v.name: v for v in reversed(ZOO) if v.fuses}
