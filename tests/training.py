@@ -64,11 +64,10 @@ def differentiable(args: Sequence[Any]) -> list[Any]:
 
 
 def tangents_of(outputs: Any, seed: int = 0) -> list[Tensor]:
-    """Random gradients of the outputs that have one, with the strides of these, which graphs are traced for."""
+    """Random gradients of the outputs that have one."""
     generator = torch.Generator().manual_seed(seed)
-    with_gradient = [o.detach() for o in leaves(outputs) if o.requires_grad]
-    drawn = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in with_gradient]
-    return [torch.empty_like(o).copy_(x) for o, x in zip(with_gradient, drawn, strict=True)]
+    with_gradient = [o for o in leaves(outputs) if o.requires_grad]
+    return [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in with_gradient]
 
 
 def eager_step(fn: Callable[..., Any], args: Sequence[Any], tangents: Sequence[Tensor]) -> tuple[Any, list[Any]]:

@@ -59,7 +59,6 @@ FEW_QUERIES = "a few queries: the scores are no larger than the keys; an explici
 
 HALF = "PyTorch's own kernels compute the attention and its gradients, one of which is not fused"
 
-
 Costly = tuple[Region, TooMuch]
 """A region that is too much, and why."""
 Smaller = Callable[[fx.Graph, Sequence[Region], Collection[fx.Node], Reason], list[Region]]
@@ -175,10 +174,11 @@ class _GraphCapture:
         self._mark(findings)
         self.report.untouched += [note for note in findings.untouched if note not in self.report.untouched]
         restore(self.graph, attentions, self.insertion.replaced)
-        self._retract()
+        if attentions:
+            self._retract()
 
     def _retract(self) -> None:
-        """Say of regions of which nothing is used any more that they are not fused."""
+        """Say that regions are not fused of which nothing is used any more, as PyTorch's kernels are back."""
         live, fused = g.live(self.graph), self.fused
         self.fused = []
         for region, report in fused:

@@ -27,7 +27,8 @@ from flashlight.base.errors import InternalError
 from flashlight.front.regions.graph import constant_tensor
 from flashlight.runtime.plan import Plan
 
-_COPIED_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
+COPIED_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
+"""What a new node takes from the one that it is like: where in the user\'s code it comes from."""
 
 
 @dataclass
@@ -121,7 +122,7 @@ class Insertion:
 
 def _describe(node: fx.Node, like: fx.Node, value: object) -> None:
     """Metadata of a new node: what it computes, and where in the user's code it comes from."""
-    node.meta.update({k: like.meta[k] for k in _COPIED_META if k in like.meta})
+    node.meta.update({k: like.meta[k] for k in COPIED_META if k in like.meta})
     node.meta["val"] = value
 
 

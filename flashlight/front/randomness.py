@@ -22,7 +22,7 @@ from torch._inductor import config
 from torch.fx.node import map_arg
 from torch.utils.checkpoint import CheckpointPolicy
 
-from flashlight.front.insertion import Insertion
+from flashlight.front.insertion import COPIED_META, Insertion
 from flashlight.front.lowering import lower_with_inputs, source_line
 from flashlight.front.planning import Planner
 from flashlight.front.regions import graph as g
@@ -34,7 +34,6 @@ from flashlight.runtime.random import is_rounded, streams
 
 aten, prims = torch.ops.aten, torch.ops.prims
 _RANDOM = torch.ops.flashlight.random.default
-_SEEDS_TAKE = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
 
 
 @dataclass
@@ -138,7 +137,7 @@ class _Writer:
     def _seeds(self) -> fx.Node:
         size = g.shape(self.call)
         node = self.add(prims.inductor_seeds.default, math.prod(size[: streams(size)]), self.value.device)
-        for key in node.meta.keys() - {"val", *_SEEDS_TAKE}:
+        for key in node.meta.keys() - {"val", *COPIED_META}:
             del node.meta[key]
         node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
         return node

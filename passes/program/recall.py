@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flashlight.analysis.fills import SUMS_AND_EXTREMA, Constants
 from flashlight.analysis.product import Factors, factors
@@ -55,9 +55,7 @@ def recall(program: Program) -> Program:
     plain = program.without_known()
     if not known:
         return plain
-    kept = [s for s in program.stores if s.tensor not in dict(program.known)]
-    shorter = Program(program.inputs, plain.outputs, tuple(kept), program.origins, program.temporaries)
-    return shorter.rewrite(lambda node: _recalled(node, known, fills))
+    return replace(plain, inputs=program.inputs).rewrite(lambda node: _recalled(node, known, fills))
 
 
 def _known(program: Program) -> Iterator[tuple[Node, _Known]]:

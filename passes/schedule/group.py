@@ -10,11 +10,23 @@ kernel alone is computed there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Node, Reduce, Store, inherited_origins, postorder
 from flashlight.passes.schedule.stages import Group, Groups, Sweeps, Swept
+
+_Place = tuple[int, Axis | None, frozenset[Axis]]
+"""The launch level, the swept axis and the rows."""
+
+
+@dataclass(eq=False)
+class _Part:
+    """Stores that share a kernel, and the products that they compute."""
+
+    members: list[Swept]
+    products: set[Node]
 
 
 def attention_name(number: int, _first: Store) -> str:
@@ -29,14 +41,14 @@ def summary_name(_number: int, first: Store) -> str:
 
 def group(sweeps: Sweeps, name: Callable[[int, Store], str] = attention_name) -> Groups:
     """Groups in launch order."""
-    alike: dict[tuple[int, Axis | None, frozenset[Axis]], list[list[Swept]]] = defaultdict(list)
+    alike: dict[_Place, list[_Part]] = defaultdict(list)
     for number, level in enumerate(sweeps.levels):
         for swept in level:
-            alike[number, swept.axis, swept.rows].append([swept])
-    parts = {key: _parts(members) for key, members in alike.items()}
-    _move_later(parts, sweeps)
+            alike[number, swept.axis, swept.rows].append(_Part([swept], _products(swept)))
+    parts = {place: _joined(members) for place, members in alike.items()}
+    _move_later(parts, {t.name for t in sweeps.program.outputs})
     groups = []
-    for number, members in enumerate(part for key in parts for part in parts[key]):
+    for number, members in enumerate(part.members for place in parts.values() for part in place):
         stores = tuple(s.store for s in members)
         axis, rows = members[0].axis, members[0].rows
         origins = sweeps.program.origins
@@ -47,36 +59,35 @@ def group(sweeps: Sweeps, name: Callable[[int, Store], str] = attention_name) ->
     return Groups(sweeps.program, tuple(groups))
 
 
-def _parts(members: list[list[Swept]]) -> list[list[Swept]]:
-    """Joined where they have a product in common, or where one of them has none."""
-    parts: list[list[Swept]] = []
-    for part in members:
-        near = [p for p in parts if not (_products(p) and _products(part)) or _products(p) & _products(part)]
+def _joined(parts: list[_Part]) -> list[_Part]:
+    """Those become one that have a product in common, or one of which has none."""
+    joined: list[_Part] = []
+    for part in parts:
+        near = [p for p in joined if not p.products or not part.products or p.products & part.products]
         if near:
-            part = [swept for p in near for swept in p] + part
-            parts = [p for p in parts if p not in near]
-        parts.append(part)
-    return parts
+            joined = [p for p in joined if p not in near]
+            part = _Part(
+                [s for p in (*near, part) for s in p.members], part.products.union(*[p.products for p in near])
+            )
+        joined.append(part)
+    return joined
 
 
-def _move_later(parts: dict[tuple[int, Axis | None, frozenset[Axis]], list[list[Swept]]], sweeps: Sweeps) -> None:
+def _move_later(parts: dict[_Place, list[_Part]], outputs: Collection[str]) -> None:
     """Outputs that share products with a kernel of a later level are computed there."""
-    outputs = {t.name for t in sweeps.program.outputs}
-    for (level, axis, rows), own in parts.items():
-        later = [p for key, ps in parts.items() if key[0] > level and key[1:] == (axis, rows) for p in ps]
+    for (level, *place), own in parts.items():
+        later = [p for (other, *same), ps in parts.items() if other > level and same == place for p in ps]
         for part in list(own):
-            home = next((p for p in later if _products(p) & _products(part)), None)
-            if home is not None and outputs.issuperset(s.store.tensor for s in part):
-                home += part
+            home = next((p for p in later if p.products & part.products), None)
+            if home is not None and all(s.store.tensor in outputs for s in part.members):
+                home.members += part.members
+                home.products |= part.products
                 own.remove(part)
 
 
-def _products(part: list[Swept]) -> set[Node]:
-    """The sums of products along the features that stores compute for rows and keys."""
-    return {
-        n
-        for s in part
-        if s.axis is not None
-        for n in postorder([s.store.value])
-        if isinstance(n, Reduce) and n.axis != s.axis and s.axis in n.free and s.rows & n.free
-    }
+def _products(swept: Swept) -> set[Node]:
+    """The sums of products along the features that a store computes for rows and keys."""
+    if swept.axis is None:
+        return set()
+    below = (n for n in postorder([swept.store.value]) if isinstance(n, Reduce))
+    return {n for n in below if n.axis != swept.axis and swept.axis in n.free and swept.rows & n.free}
