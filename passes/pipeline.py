@@ -15,6 +15,7 @@ from flashlight.ir.kernel import Schedule
 from flashlight.ir.program import Program
 from flashlight.passes.program.align import align
 from flashlight.passes.program.canonical import canonical
+from flashlight.passes.program.exchange import exchange
 from flashlight.passes.program.explog import explog
 from flashlight.passes.program.hoist import hoist
 from flashlight.passes.program.normal import normal
@@ -45,6 +46,7 @@ LAWS: tuple[tuple[str, Callable[[Program], Program]], ...] = (
     ("split_axes", split_axes),  # flattened axes are taken apart
     ("normal", normal),  # one spelling of conditions and of what they fill
     ("explog", explog),  # exp(s - log l) is exp(s) / l
+    ("exchange", exchange),  # a sum of maps comes after the sums over their rows and keys
     ("canonical", canonical),  # equal parts get equal names
     ("hoist", hoist),  # factors leave sums
     ("canonical", canonical),

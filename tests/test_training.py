@@ -24,9 +24,6 @@ BY_NAME = {v.name: v for v in reversed(ZOO) if v.fuses}
 
 STORED = {
     "float_mask_BHMN": "the gradient of a bias as large as the scores",
-    "clipped_table": "a table's gradient through a gather",
-    "t5_buckets": "a table's gradient through a gather",
-    "deberta": "the gradients of two tables through gathers",
     "sink_logit": "the maximum that is chosen by its position",
     "softplus_l1": "a softplus of the backward, which is no map's",
     "weights_returned": "the function returns the weights",

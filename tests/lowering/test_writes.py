@@ -6,7 +6,7 @@ import torch
 from flashlight.base.errors import Decline
 from flashlight.front.lowering import can_lower, lower
 from flashlight.ir.program import Map, Reduce
-from tests.lowering.harness import both, nodes, trace
+from tests.lowering.harness import both, check, decomposed, nodes, trace
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(3, 6, 7, generator=G, dtype=torch.float64)
@@ -104,6 +104,22 @@ WRITES = {
     "accumulate a mask": add(lambda i, m: (at(1), m), lambda v, r: v),
     "accumulate data": add(lambda i, m: (torch.tensor([0, 0, 2, 0]), i), lambda v, r: v[:4, None] * v),
     "accumulate a number": add(lambda i, m: (torch.tensor([0, 0, 2, 0]),), lambda v, r: v),
+    "accumulate long data": add(lambda i, m: (at(40) * 0, at(40) // 7), lambda v, r: v),
+    "accumulate values at long data": lambda x, v, r, m, i, long: x.index_put(
+        (long % 3 - 3,), long[:, None, None] * x[0], True
+    ),
+    "accumulate pairs of positions": lambda x, v, r, m, i, long: x[0].index_put(
+        (long.view(5, 8) // 2, long[:8] % 3), long.view(5, 8) * v[0], True
+    ),
+    "accumulate many truth values": lambda x, v, r, m, i, long: m.index_put((long % 6,), long > 3, accumulate=True),
+    "accumulate many small integers": lambda x, v, r, m, i, long: torch.zeros(6, dtype=torch.int8).index_put(
+        (long % 6,), long.to(torch.int8) * 9, True
+    ),
+    "accumulate an infinite value": lambda x, v, r, m, i, long: x[0, 0].index_put(
+        (long % 7,), torch.where(long == 4, torch.inf, v[0]), True
+    ),
+    "index_add of many": lambda x, v, r, m, i, long: x.index_add(1, long % 6, x.repeat(1, 7, 1)[:, :40], alpha=-2),
+    "scatter_add of many": lambda x, v, r, m, i, long: x.scatter_add(1, _wide(long) % 6, x.repeat(1, 7, 1)[:, :40]),
     "scale long data": lambda x, v, r, m, i, long: _item_assignment(x.clone(), (ALL, long), lambda old: old * v),
     "scale what a scatter writes": lambda x, v, r, m, i, long: x.scatter(1, _wide(long), x.gather(1, _wide(long)) * 2),
     "index_fill": written(lambda x, v, r, m, i, _: x.index_fill_(1, i, 3.0)),
@@ -129,9 +145,28 @@ def test_writes(name):
     both(WRITES[name], X, V, ROWS, M, IDS, LONG)
 
 
+def test_the_gradient_of_an_embedding():
+    """The row of the padding gets none."""
+
+    def fn(x, ids):
+        return torch.ops.aten.embedding_dense_backward(x, ids, 9, 2, False)
+
+    check(fn, X.repeat(1, 7, 1)[:, :40], LONG.expand(3, 40) % 9, how=decomposed)
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "lowers"), [(128, 999, True), (129, 999, False), (999, 64, True), (999, 65, False)]
+)
+def test_sums_by_data_compare_each_value_with_few_positions(rows, values, lowers):
+    """Or each position with few values."""
+    captured = trace(
+        lambda x, ids, v: x.index_add(0, ids, v), (torch.zeros(rows), torch.zeros(values).int(), torch.ones(values))
+    )
+    assert all(can_lower(n) is None for n in captured.graph.nodes) == lowers
+
+
 DECLINED = {
     "long data with values": put(lambda v, r, m, i, long: (ALL, long), lambda v, r, m, i, long: long[:, None] * v),
-    "long data accumulates": add(lambda i, m: (at(40) * 0, at(40) // 7), lambda v, r: v),
     "a mask with values": written(lambda x, v, r, m, *_: x.index_put_((m[:3],), r[:2, :, None] * v)),
     "two masks": put(lambda v, r, m, *_: (m[:3], v[:6] > 0), 1.0),
     "scatter of many": written(

@@ -146,6 +146,11 @@ LONGEST_SEARCH, LONGEST_SEARCH_A_KEY = 64, 4096
 """Positions of a write by data among which each score is looked for; among which a row or a key is.  Not measured: a
 guess."""
 
+ADDED_POSITIONS = 128
+"""Positions of a sum by data, as in the gradient of a table, with which each value is compared.  Measured on one of two
+busy cores, forward and backward of 8 heads of 1024 rows and keys of 64 features, in float32: a table of 32 rows takes
+0.08 s more than none, of 128 rows 0.22, of 256 rows 0.6; with the map stored for it, 0.3."""
+
 COPIED_PRODUCTS = 4
 """Written values that are sums of products are computed for so many elements of an index at most.  Not measured: a
 guess."""

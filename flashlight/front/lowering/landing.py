@@ -3,15 +3,17 @@
     x[b, i, i] = v       at (p, r, c)   b = p, i = r, and v[p, r] lands where r == c
     x[2 * i + 1] = v     at (c,)        i = (c - 1) // 2, and v[i] lands where (c - 1) % 2 == 0 and i is in range
     x[ids] = 0           at (c,)        0 lands where any of the ids is c
-    x[ids] += 1          at (c,)        x[c] + 1 lands where any of the ids is c
+    x[ids] += v          at (c,)        x[c] + the sum of v[i] where ids[i] is c
 
 Index tensors whose values are affine in their own axes are inverted.  What is left is compared with the position: one
 element of a short index after the other, as PyTorch writes them, or, where all elements write the same, any of them.
+What is added is summed up over a long index, in the same order at every run.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,10 +22,11 @@ from torch import fx
 from flashlight.base.constants import cpu, limits
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
-from flashlight.front.lowering.kinds import as_position
+from flashlight.front.lowering.kinds import as_position, constant
 from flashlight.front.lowering.registry import Position, Steps
-from flashlight.front.lowering.sharing import equal_where, reused
+from flashlight.front.lowering.sharing import equal_where, has_own_products, reused
 from flashlight.ir.index import Axis, Expr, const, divmod_expr, of, rewrite, volume
+from flashlight.ir.ops import Kind
 from flashlight.ir.program import Const, Index, Map, Node, index_expr, substitute
 
 CHOOSE = "choose by a condition on positions: torch.where(condition, new, old)"
@@ -54,6 +57,7 @@ class Write:
     value: Element
     adds: bool
     level: int
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,10 @@ def landings(ctx: Lowering, write: Write, old: Node) -> Landings:
     groups = _groups([a for a in axes if a.size > 1 and a not in solution.at], left)
     listed = [g for g in groups if write.adds or value.free & set(g.axes)]
     condition = solution.condition
+    if write.adds and volume([a for g in groups for a in g.axes]) > limits.COMPARED_ELEMENTS:
+        for group in groups:
+            _require_few(group, has_own_products(value, old))
+        return [Landing(condition, (yield from _added(ctx, write, element, groups)))]
     for group in groups:
         if group not in listed:
             condition = Map("AND", condition, (yield from _anywhere(ctx, write, element, group)))
@@ -222,6 +230,37 @@ def _require_short(group: _Group) -> None:
             f"a write to {length} positions that are data: each score would be looked for among them",
             "mark the positions, mask = torch.zeros(..., dtype=torch.bool).scatter(-1, ids, True), "
             "and choose by that: torch.where(mask, new, old)",
+        )
+
+
+def _added(ctx: Lowering, write: Write, element: Position, groups: Sequence[_Group]) -> Steps:
+    """The sum of all that goes where the targets are."""
+    op, nothing = ("ANY" if write.kind == "bool" else "SUM"), constant(0, write.kind)
+
+    def add(left: Sequence[Axis], at: Mapping[Axis, Expr], level: int) -> Steps:
+        if left:
+            deeper = ctx.reduce(op, left[0].size, level, lambda e: add(left[1:], {**at, left[0]: e}, level - 1))
+            return (yield from deeper)
+        there = tuple(rewrite(e, at) for e in element)
+        compared = yield from _compared([c.coordinate for g in groups for c in g.compared], there)
+        return Map("WHERE", _equal(compared), (yield from write.value(there)), nothing)
+
+    return (yield from add([a for g in groups for a in g.axes], {}, write.level))
+
+
+def _require_few(group: _Group, with_products: bool) -> None:
+    """Declines a sum in which a value is compared with more positions than storing it takes, or a position with more
+    values than may be looked through for an element."""
+    targets, length = math.prod(c.coordinate.size for c in group.compared), volume(group.axes)
+    if targets <= length and targets > cpu.ADDED_POSITIONS:
+        raise Decline(
+            f"values are added up at {targets} positions that are data: comparing each value with all of these takes "
+            "longer than storing it",
+        )
+    if targets > length > (cpu.COPIED_PRODUCTS if with_products else cpu.LONGEST_SEARCH):
+        raise Decline(
+            f"{length} values are added at positions that are data: each element would look for its own among them",
+            "make it a product: values @ F.one_hot(positions, size)",
         )
 
 

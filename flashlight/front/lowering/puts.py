@@ -4,6 +4,7 @@ x[:, ~m] = -inf          at (i, j)  ->  where(not m[j], -inf, x[i, j])
 x[i, i] = v              at (r, c)  ->  where(r == c, v[r], x[r, c])
 x[:, [1, 3]] *= 2        at (i, j)  ->  where(j == 3, x[i, 3] * 2, where(j == 1, x[i, 1] * 2, x[i, j]))
 scatter(x, 1, ids, 7.)   at (r, c)  ->  where(any[b1](ids[r, b1] == c), 7., x[r, c])
+x[ids] += v              at (i,)    ->  x[i] + sum[b1](where(ids[b1] == i, v[b1], 0))
 """
 
 from __future__ import annotations
@@ -164,9 +165,16 @@ def _brackets(node: fx.Node) -> _Subscript:
 
 
 def _put(
-    ctx: Lowering, node: fx.Node, index: Position, at: _Subscript, values: Any, adds: bool, scale: float = 1
+    ctx: Lowering,
+    node: fx.Node,
+    index: Position,
+    at: _Subscript,
+    values: Any,
+    adds: bool,
+    scale: float = 1,
+    only_where: fx.Node | None = None,
 ) -> Steps:
-    """Write or add values, a tensor or a number, through a subscript."""
+    """Write or add values, a tensor or a number, through a subscript.  only_where: elsewhere they are 0."""
     kind, sizes = ctx.kind(node), ctx.shape(node)
     only = Const(True)
     if at.mask is not None:
@@ -176,11 +184,15 @@ def _put(
             raise Decline("a boolean mask says which value is written where", CHOOSE)
 
     def value(element: Position) -> Steps:
-        new = yield from ctx.operand(values, at.values_at(index, element), kind)
+        place = at.values_at(index, element)
+        new = yield from ctx.operand(values, place, kind)
+        if only_where is not None:
+            new = Map("WHERE", (yield from ctx.operand(only_where, place, "bool")), new, constant(0, kind))
         return new if scale == 1 else Map("MUL", new, constant(scale, kind))
 
     numbers = [(functools.partial(_number, ctx, i, sizes[d], True), index[d], sizes[d]) for d, i in at.numbers]
-    write = Write(at.shape, tuple(Coordinate(*n) for n in numbers), value, adds, ctx.base(node) + _ranks(node))
+    coordinates = tuple(Coordinate(*n) for n in numbers)
+    write = Write(at.shape, coordinates, value, adds, ctx.base(node) + _ranks(node), kind)
     return (yield from _written(ctx, node, index, write, only))
 
 
@@ -192,6 +204,13 @@ def index_put(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     if not at.taken:
         raise Decline("index_put without an index tensor", CHOOSE)
     return (yield from _put(ctx, node, index, at, args["values"], args["accumulate"]))
+
+
+@rule(*overloads("aten._unsafe_masked_index_put_accumulate.default"), levels=_ranks, check=_unclear)
+def masked_index_put(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
+    """x[i, :, m] += v where a mask holds, and 0 elsewhere, where positions may be out of range."""
+    args = ctx.arguments(node)
+    return (yield from _put(ctx, node, index, _brackets(node), args["values"], True, only_where=args["mask"]))
 
 
 def _along(node: fx.Node) -> _Subscript:
@@ -240,7 +259,7 @@ def scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
         return ctx.operand(values, element, ctx.kind(node))
 
     adds = node.target in overloads("aten.scatter_add.default")
-    write = Write(ctx.shape(rows), coordinates, value, adds, ctx.base(node) + _ranks(node))
+    write = Write(ctx.shape(rows), coordinates, value, adds, ctx.base(node) + _ranks(node), ctx.kind(node))
     return _written(ctx, node, index, write, Const(True))
 
 
@@ -264,5 +283,5 @@ def as_strided_scatter(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
         return ctx.operand(args["src"], element, ctx.kind(node))
 
     coordinate = Coordinate(functools.partial(_itself, place), here, math.prod(shape))
-    write = Write(ctx.shape(args["src"]), (coordinate,), value, False, ctx.base(node) + _ranks(node))
+    write = Write(ctx.shape(args["src"]), (coordinate,), value, False, ctx.base(node) + _ranks(node), ctx.kind(node))
     return _written(ctx, node, index, write, Const(True))

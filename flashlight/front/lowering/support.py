@@ -82,7 +82,7 @@ _REASONS: tuple[tuple[str, Reason], ...] = (
     ("view_as_complex view_as_real complex polar real imag", Reason("{op} works on complex numbers", _ROTATE)),
     ("_fft_r2c _fft_c2c _fft_c2r fft_r2c fft_c2c fft_c2r", Reason("{op} is a Fourier transform")),
     (
-        "_index_put_impl _unsafe_masked_index_put_accumulate put index_reduce scatter_reduce embedding_dense_backward",
+        "_index_put_impl put index_reduce scatter_reduce embedding_dense_backward",
         Reason("{op} writes to positions that are computed", "build the tensor with torch.where or torch.cat"),
     ),
     ("_local_scalar_dense item", Reason("a tensor value is read as a Python number (.item())", "keep it as a tensor")),
