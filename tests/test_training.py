@@ -82,6 +82,24 @@ def test_native_training_steps(dtype: torch.dtype) -> None:
     assert [r.fused for r in flashlight.reports()[-1].regions] == [True, True]
 
 
+@pytest.mark.parametrize("rows", [5, 100])
+@pytest.mark.parametrize("dims", [-1, -2, (-2, -1)], ids=str)
+def test_gradient_of_a_largest_score_in_bfloat16(dims: Any, rows: int) -> None:
+    """The maximum is stored in 16 bits, and its gradient goes to the scores that equal it."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        s = q @ k.mT
+        return (s / 8).softmax(-1) @ v, s.amax(dims)
+
+    torch.manual_seed(0)
+    args = [torch.randn(2, 3, n, 8).bfloat16() for n in (rows, 300, 300)]
+    tangents = tangents_of(attention(*differentiable(args)))
+    got = _flat(*eager_step(torch.compile(attention, backend="flashlight"), args, tangents))
+    eager = _flat(*eager_step(attention, args, tangents))
+    exact = _flat(*eager_step(attention, as_double(args), [t.double() for t in tangents]))
+    assert rms_ratio([got], [eager], [exact]) <= SLACK
+
+
 def test_forward_and_backward_allocate_nothing_of_the_scores_size() -> None:
     torch.manual_seed(0)
     q, k, v = (x.requires_grad_() for x in torch.randn(3, 1, 2, 1024, 32))

@@ -59,8 +59,8 @@ def train_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Steps:
 
 
 def differentiable(args: Sequence[Any]) -> list[Any]:
-    """Copies of the inputs of which the floating ones want gradients."""
-    return [a.detach().clone().requires_grad_(a.is_floating_point()) if isinstance(a, Tensor) else a for a in args]
+    """The inputs; the floating ones want gradients."""
+    return [a.detach().requires_grad_(a.is_floating_point()) if isinstance(a, Tensor) else a for a in args]
 
 
 def tangents_of(outputs: Any, seed: int = 0) -> list[Tensor]:

@@ -35,7 +35,7 @@ class SumFacts:
     """What is known of values that a sum over `axis` uses.
 
     steps:        carry node -> the reduction that it accumulates
-    temporaries:  what an earlier store computed
+    temporaries:  what an earlier store, or the forward, computed
     bytes:        of the numbers that are computed with
     ones:         factors that are 1 but for rows that are NaN
     family:       the same over other axes, and what is known whatever the axis
@@ -50,9 +50,8 @@ class SumFacts:
 
     @staticmethod
     def of_program(axis: Axis, program: Program, steps: Steps) -> SumFacts:
-        stored = {s.tensor: (tuple(e.single for e in s.index), s.value) for s in program.stores}
-        ours = {t.name: stored[t.name] for t in program.temporaries if t.name in stored}
-        return SumFacts(axis, steps, ours, program.compute.itemsize)
+        stored = {name: (tuple(e.single for e in s.index), s.value) for name, s in program.definitions.items()}
+        return SumFacts(axis, steps, stored, program.compute.itemsize)
 
     def __post_init__(self) -> None:
         self.intervals = self.family.intervals

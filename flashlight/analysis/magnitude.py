@@ -90,7 +90,7 @@ class Magnitudes(Domain[Interval]):
         lo, hi = self.intervals(n)
         if n.fn in ("EXP", "EXP2", "POW") and n.level == 0 and hi == INF:
             return -4 * MODERATE, 4 * MODERATE  # of data and positions, as moderate as they are
-        if n.fn in ("EXP", "EXP2"):
+        if n.fn in ("EXP", "EXP2", "SIGMOID"):  # vanishes far from 0
             return _log2(lo), _log2(hi)
         return -MODERATE, max(_log2(abs(lo)), _log2(abs(hi)))
 

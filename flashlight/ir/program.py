@@ -127,6 +127,7 @@ class Program:
 
     temporaries are values that passes decided to compute once: a store writes each, loads of later stores read it.
     known: output -> the input that holds it already.  Its store says what that input is; no kernel computes it.
+    held: what inputs hold, as stores of them; nothing computes these, analyses ask them.
     """
 
     inputs: tuple[Tensor, ...]
@@ -135,6 +136,7 @@ class Program:
     origins: Mapping[Node, str] = field(default_factory=dict, compare=False)
     temporaries: tuple[Tensor, ...] = ()
     known: tuple[tuple[str, str], ...] = ()
+    held: tuple[Store, ...] = ()
 
     @property
     def compute(self) -> torch.dtype:
@@ -173,6 +175,13 @@ class Program:
             stores=stores,
             known=(),
         )
+
+    @property
+    def definitions(self) -> dict[str, Store]:
+        """The stores that say what loads of temporaries and of known values stand for."""
+        names = {t.name: t.name for t in self.temporaries} | dict(self.known)
+        ours = {names[s.tensor]: s for s in self.stores if s.tensor in names}
+        return {s.tensor: s for s in self.held} | ours
 
     @property
     def tensors(self) -> dict[str, Tensor]:

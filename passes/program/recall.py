@@ -52,7 +52,9 @@ def recall(program: Program) -> Program:
         return program
     known = dict(_known(program))
     fills = Constants(SUMS_AND_EXTREMA)
-    plain = program.without_known()
+    names = dict(program.known)
+    held = tuple(replace(s, tensor=names[s.tensor]) for s in program.stores if s.tensor in names)
+    plain = replace(program.without_known(), held=held)
     if not known:
         return plain
     return replace(plain, inputs=program.inputs).rewrite(lambda node: _recalled(node, known, fills))

@@ -6,6 +6,7 @@ builder.py   values with named dimensions and rough ranges
 grammar/     producers, scores, masks, edits, normalisers, values, outputs, and how they are put together
 modes.py     what tells bad luck from a fault: comparisons that hang on a rounding, errors of any evaluation
 judge.py     a verdict on one program; gears.py: how it is compiled
+training.py  training steps: gradients are judged as outputs are
 shrink.py    the smallest program with the same fault
 runner.py    worker processes with time limits; __main__.py: the command line
 corpus/      programs that once failed

@@ -7,7 +7,8 @@
     python -m tests.fuzz --file tests/fuzz/corpus/dead_rows.py            judge a script with `inputs` and `fn`
 
 Gears: evaluate (0.5 s a program), native (-O1, seconds), triton (interpreted, seconds), inductor (the whole compiler),
-gpu (Triton on the CUDA device that is there).
+gpu (Triton on the CUDA device that is there).  With --train, every gear runs training steps: outputs, and the gradients
+of all inputs for drawn gradients of the outputs, are judged alike.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.fuzz import gears, runner
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", metavar="A:B", help="seeds from A up to B")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes")
     parser.add_argument("--gear", choices=gears.TARGETS, default="evaluate")
+    parser.add_argument("--train", action="store_true", help="training steps: outputs and gradients of all inputs")
     parser.add_argument("--workers", type=int, default=1, help="processes (1)")
     parser.add_argument("--out", type=Path, help="folder for a script of every program with a fault")
     parser.add_argument("--shrink-seconds", type=float, default=40.0, help="for the first of every kind of fault (40)")
@@ -58,7 +61,7 @@ def _judge_file(path: Path, gear: str) -> int:
 
 
 def _one(seed: int, args: argparse.Namespace) -> int:
-    one = program(seed, small=args.gear == "triton")
+    one = replace(program(seed, small=args.gear == "triton"), train=args.train)
     with gears.session() as folder:
         verdict = runner.judged(one, args.gear, folder)
         faults = [f for f in verdict.faults if f.kind not in args.ignore.split(",")]
@@ -92,7 +95,7 @@ def _many(args: argparse.Namespace) -> int:
                 (args.out / f"{fault.kind}-{result.gear}-{result.seed}.py").write_text(text)
 
     seconds = args.minutes * 60 if args.minutes else None
-    summary = runner.run(_seeds(args), args.gear, args.workers, seconds, args.shrink_seconds, each)
+    summary = runner.run(_seeds(args), args.gear, args.workers, seconds, args.shrink_seconds, each, args.train)
     print(summary)
     return 1 if summary.faults else 0
 

@@ -27,6 +27,7 @@ class Sample:
     are then NaN in one order and infinite in another, and what masks or rectifies them is finite or not.
     infinite: whether an input is infinite.  A factor that leaves a sum then shows an infinity as NaN, or NaN as one,
     of which tanh and the like make a number.
+    least: rows count as at least so large.  What cancels in a gradient is as large as other gradients are.
     others: of evaluations that are as good as eager's, where it matters whether they have NaN in the same places
     """
 
@@ -36,6 +37,7 @@ class Sample:
     reordered: bool = False
     infinite: bool = False
     others: tuple[Tensor, ...] = ()
+    least: float = 0.0
 
 
 @dataclass
@@ -102,14 +104,17 @@ def errors(samples: Sequence[Sample]) -> tuple[Errors, Errors]:
     for s in samples:
         if s.exact.is_floating_point():
             finite = s.got.isfinite() & s.eager.isfinite() & s.exact.isfinite()
-            mine = mine.joined(deviation(s.got, s.exact, finite))
-            theirs = theirs.joined(deviation(s.eager, s.exact, finite))
+            mine = mine.joined(deviation(s.got, s.exact, finite, s.least))
+            theirs = theirs.joined(deviation(s.eager, s.exact, finite, s.least))
     half = torch.finfo(samples[0].eager.dtype).eps / 2 if samples[0].eager.is_floating_point() else 0.0
     return mine, theirs.allowing(Errors(theirs.scale * half, half * 2, 0.0, (half / 4) ** 2, 1))
 
 
-def deviation(x: Tensor, exact: Tensor, finite: Tensor) -> Errors:
-    """The errors of one tensor among the elements that are finite; last dimensions of 1 (keepdim=True) are no rows."""
+def deviation(x: Tensor, exact: Tensor, finite: Tensor, least: float = 0.0) -> Errors:
+    """The errors of one tensor among the elements that are finite; last dimensions of 1 (keepdim=True) are no rows.
+
+    least: see `Sample`.
+    """
     if not finite.any():
         return Errors()
     error = torch.where(finite, x.double() - exact.double(), 0.0).abs()
@@ -118,9 +123,10 @@ def deviation(x: Tensor, exact: Tensor, finite: Tensor) -> Errors:
         error, size = error.squeeze(-1), size.squeeze(-1)
     if error.dim() == 0:
         error, size = error[None], size[None]
-    relative = error / size.amax(-1, keepdim=True).clamp(min=1e-30)
+    relative = error / size.amax(-1, keepdim=True).clamp(min=max(least, 1e-30))
     squares = relative[finite.reshape(relative.shape)].square().sum().item()
-    return Errors(error.max().item(), relative.max().item(), size.max().item(), squares, int(finite.sum()))
+    scale = max(size.max().item(), least)
+    return Errors(error.max().item(), relative.max().item(), scale, squares, int(finite.sum()))
 
 
 def ratio(mine: Errors, allowed: Errors) -> float:

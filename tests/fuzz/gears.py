@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_map_only
 
 from flashlight.codegen.cpp import toolchain
 from flashlight.report.records import Report
 from flashlight.runtime.plan import Plan
-from tests.fuzz.program import load
-from tests.harness import Compiled, compile_only
+from tests.fuzz import training
+from tests.fuzz.program import Case, load
+from tests.harness import Compiled, compile_only, leaves
+from tests.training import Steps, train_only
 
 TARGETS = {
     "evaluate": "evaluate", "native": "cpp", "triton": "triton-interpret", "inductor": "evaluate", "gpu": "triton",
@@ -33,25 +34,41 @@ CREATORS = {f"torch.{name}" for name in ("arange", "empty", "eye", "full", "lins
 
 @dataclass
 class Run:
-    """A compiled program that was called once.  graphs: rewritten by our pass; none where Inductor went on."""
+    """A compiled program that was called once.  graphs: rewritten by our pass; none where Inductor went on.
+
+    fn: gives a list of all that is judged.
+    """
 
     fn: Callable[..., Any]
     report: Report
     plans: Sequence[Plan]
     graphs: Sequence[fx.Graph]
-    first: Any
 
 
-def run(gear: str, fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
-    """Compile a function for its first call."""
-    if gear == "inductor":
-        return _whole(fn, args, folder)
-    if gear in DEVICES:
-        fn = placed(fn, DEVICES[gear])
-    compiled: Compiled = compile_only(fn, folder, target=TARGETS[gear])
-    call = _on_device(compiled, DEVICES[gear]) if gear in DEVICES else compiled
-    first = call(*args)
-    return Run(call, compiled.report, compiled.plans, compiled.graphs, first)
+def run(gear: str, case: Case, folder: str) -> Run:
+    """Compile a program for its first call."""
+    return _whole(case, folder) if gear == "inductor" else _by_node(gear, case, folder)
+
+
+def _by_node(gear: str, case: Case, folder: str) -> Run:
+    """The rewritten graph is run node by node."""
+    fn = placed(case.fn, DEVICES[gear]) if gear in DEVICES else case.fn
+    compiled: Compiled
+    if case.trains:
+        compiled = train_only(training.apart(fn, _placed(gear, case.inputs(0))), folder, target=TARGETS[gear])
+    else:
+        compiled = compile_only(fn, folder, target=TARGETS[gear])
+
+    def call(*args: Any) -> list[torch.Tensor]:
+        given = _placed(gear, args)
+        if isinstance(compiled, Steps):
+            values = training.joint_step(fn, compiled, given, case.dtype)
+        else:
+            values = leaves(compiled(*given))
+        return [v.cpu() for v in values]
+
+    call(*case.inputs(0))
+    return Run(call, compiled.report, compiled.plans, compiled.graphs)
 
 
 class _Placing(ast.NodeTransformer):
@@ -74,17 +91,11 @@ def placed(fn: Callable[..., Any], device: str) -> Callable[..., Any]:
     return load(ast.unparse(ast.fix_missing_locations(tree)), f"{name} on {device}").fn
 
 
-def _on_device(fn: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function with its data on the device, and results on the CPU."""
-
-    def call(*args: Any) -> Any:
-        return tree_map_only(torch.Tensor, torch.Tensor.cpu, fn(*_moved(args, device)))
-
-    return call
-
-
-def _moved(args: Sequence[Any], device: str) -> list[Any]:
-    """Tensors with the strides that they have on the CPU, expanded dimensions too."""
+def _placed(gear: str, args: Sequence[Any]) -> Sequence[Any]:
+    """Tensors where the gear runs, with the strides that they have on the CPU, expanded dimensions too."""
+    if gear not in DEVICES:
+        return args
+    device = DEVICES[gear]
     return [_with_strides(a, device) if isinstance(a, torch.Tensor) else a for a in args]
 
 
@@ -94,26 +105,28 @@ def _with_strides(x: torch.Tensor, device: str) -> torch.Tensor:
     return storage.as_strided(x.shape, x.stride())
 
 
-def _whole(fn: Callable[..., Any], args: Sequence[Any], folder: str) -> Run:
+def _whole(case: Case, folder: str) -> Run:
     from flashlight.backend import compile_graph
     from flashlight.base.options import parse
 
     reports: list[Report] = []
     options = parse({"target": "evaluate", "cache_dir": folder, "fx_graph_cache": False})
     torch._dynamo.reset()
-    compiled = torch.compile(fn, backend=lambda gm, ex: compile_graph(gm, ex, options, reports.append), dynamic=False)
+    fn = torch.compile(case.fn, backend=lambda gm, ex: compile_graph(gm, ex, options, reports.append), dynamic=False)
 
-    def call(*given: Any) -> Any:
+    def call(*args: Any) -> list[torch.Tensor]:
+        if case.trains:
+            return training.step(fn, args, case.dtype)
         with torch.no_grad():
-            return compiled(*given)
+            return leaves(fn(*args))
 
-    first = call(*args)
+    call(*case.inputs(0))
     report = Report(
         [r for one in reports for r in one.regions],
         [u for one in reports for u in one.untouched],
         [t for one in reports for t in one.score_sized],
     )
-    return Run(call, report, [], [], first)
+    return Run(call, report, [], [])
 
 
 @contextlib.contextmanager

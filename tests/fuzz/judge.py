@@ -32,7 +32,7 @@ from tests.fuzz import gears, memory
 from tests.fuzz.compare import Errors, Sample, deviation, errors, misplaced, ratio
 from tests.fuzz.modes import NARROW, InFloat32, Margins, Rounded, ambiguous, exactly
 from tests.fuzz.program import Case
-from tests.harness import as_double, leaves
+from tests.harness import as_double
 
 QUICK, THOROUGH = 2, 12
 """Samples of the data: of every program, and of one that is suspected."""
@@ -48,6 +48,8 @@ NOISE = 0.5
 """An output of which eager's error is a larger part is noise: only what is far beyond it is a fault."""
 NAN_SAMPLES = 3
 """One sample in so many, at least, must have a NaN or the like out of place."""
+OF_GRADIENTS = 1 / 16
+"""Part of the largest gradient of a sample that rows of all gradients count as, see `Sample`."""
 DOUBLE = 8.0
 """Programs in float64 are compared with eager in float64, which is no more exact."""
 
@@ -92,14 +94,14 @@ def judge(case: Case, gear: str, folder: str, limit_s: float = 30.0, numbers: bo
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            case.fn(*case.inputs(0))
+            case(*case.inputs(0))
             with exactly():
-                case.fn(*as_double(case.inputs(0)))
+                case(*as_double(case.inputs(0)))
         except Exception as error:
             return Verdict([], [_line(error)], "invalid")
         try:
             with _limited(limit_s):
-                run = gears.run(gear, case.fn, case.inputs(0), folder)
+                run = gears.run(gear, case, folder)
         except Hang:
             return Verdict([Fault("hang", f"no end in {limit_s:g} s")], outcome="hang")
         except Exception as error:
@@ -182,24 +184,34 @@ def _samples(case: Case, run: gears.Run, seeds: Iterable[int]) -> Samples | Faul
         near = Margins()
         far = Margins(near)
         with near:
-            eager = leaves(case.fn(*args))
+            eager = case(*args)
         with exactly(), far:
-            exact = leaves(case.fn(*as_double(args)))
+            exact = case(*as_double(args))
         if ambiguous(near, far):
             continue
         try:
-            got = leaves(run.fn(*case.inputs(seed)))
+            got = run.fn(*case.inputs(seed))
         except Exception as error:
             return Fault("crash", _line(error))
         infinite = any(bool(a.isinf().any()) for a in args if isinstance(a, Tensor))
+        least = _least(case, args, exact)
         samples[seed] = [
-            Sample(*triple, reassociated and infinite, infinite) for triple in zip(got, eager, exact, strict=True)
+            Sample(g, e, x, reassociated and infinite, infinite, least=size)
+            for g, e, x, size in zip(got, eager, exact, least, strict=True)
         ]
         if any(map(misplaced, samples[seed])):
             more = _in_float32(case, seed, eager) if case.dtype in NARROW else _rounded(case, seed)
             others = zip(*more, strict=True)
             samples[seed] = [replace(s, others=o) for s, o in zip(samples[seed], others, strict=True)]
     return samples
+
+
+def _least(case: Case, args: Sequence[Any], exact: Sequence[Tensor]) -> list[float]:
+    """What rows count as at least, by output."""
+    count = sum(isinstance(a, Tensor) and a.is_floating_point() for a in args) if case.trains else 0
+    gradients = [g[g.isfinite()].abs() for g in exact[len(exact) - count :]]
+    largest = max((g.max().item() for g in gradients if g.numel()), default=0.0)
+    return [0.0] * (len(exact) - count) + [largest * OF_GRADIENTS] * count
 
 
 def _in_float32(case: Case, seed: int, eager: list[Tensor]) -> list[list[Tensor]]:
@@ -211,12 +223,12 @@ def _in_float32(case: Case, seed: int, eager: list[Tensor]) -> list[list[Tensor]
     """
     args = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in case.inputs(seed)]
     with InFloat32():
-        results = [leaves(case.fn(*args))]
+        results = [case(*args)]
         if all(torch.equal(x.isfinite(), e.isfinite()) for x, e in zip(results[0], eager, strict=True)):
             return results
         for turn in range(WIDE_EVALUATIONS):
             with Rounded(case.dtype, 100 * seed + turn, torch.float32) as mode:
-                results.append(leaves(case.fn(*mode.inputs(args))))
+                results.append(case(*mode.inputs(args)))
     return results
 
 
@@ -230,7 +242,7 @@ def _rounded(case: Case, seed: int, turns: int = ROUNDED_EVALUATIONS) -> list[li
     with exactly():
         for turn in range(turns):
             with Rounded(case.dtype, 100 * seed + turn) as mode:
-                results.append(leaves(case.fn(*mode.inputs(args))))
+                results.append(case(*mode.inputs(args)))
     return results
 
 
@@ -263,12 +275,13 @@ def _conditioned(case: Case, seeds: Sequence[int]) -> dict[int, Errors]:
     for seed in seeds:
         args = as_double(case.inputs(seed))
         with exactly():
-            exact = leaves(case.fn(*args))
+            exact = case(*args)
+        least = _least(case, args, exact)
         for outputs in _rounded(case, seed):
             for n, (x, e) in enumerate(zip(outputs, exact, strict=True)):
                 if e.is_floating_point():
                     finite = x.isfinite() & e.isfinite()
-                    by_output[n] = by_output.get(n, Errors()).joined(deviation(x, e, finite))
+                    by_output[n] = by_output.get(n, Errors()).joined(deviation(x, e, finite, least[n]))
     return by_output
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.harness import doubled
 
@@ -17,6 +18,8 @@ COMPARISONS = {
     "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "__eq__", "__ne__", "greater", "less",
 }  # fmt: skip
 CHOICES = {"argmax", "argmin"}
+SELECTIONS = {"max", "min"}
+"""What hands its gradient to the element that it chose by its position."""
 STEPS = {"sign", "floor", "ceil", "round", "trunc", "frac", "heaviside", "count_nonzero", "any", "all", "bool"}
 SUMS = {"matmul", "__matmul__", "__rmatmul__", "einsum", "bmm", "mm", "sum", "mean", "prod", "linear", "cumsum"}
 NARROW = (torch.float16, torch.bfloat16)
@@ -51,11 +54,12 @@ class Margins(TorchFunctionMode):
                 self.found.append(
                     (args[0].double() - (other.double() if isinstance(other, Tensor) else other)).detach()
                 )
-            elif name in CHOICES:
+            elif name in CHOICES or (name in SELECTIONS and args[0].requires_grad and _dims(args, kwargs)):
                 self.found.append(_gap(name, args, kwargs or {}))
             elif name in STEPS:
                 self.found.append((args[0].double() - args[0].double().round()).detach())
-        out = func(*args, **(kwargs or {}))
+        with Kinks(self.found) if func is torch.autograd.grad else contextlib.nullcontext():
+            out = func(*args, **(kwargs or {}))
         return self._product(out, args, kwargs or {}) if name == "prod" and out.is_floating_point() else out
 
     def _product(self, out: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
@@ -66,12 +70,39 @@ class Margins(TorchFunctionMode):
         return out.masked_fill(self.undecided[-1], 0.0)
 
 
+class Kinks(TorchDispatchMode):
+    """Collects the same of decisions in a backward, such as which element is the maximum."""
+
+    def __init__(self, found: list[Tensor]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        x, y = args[:2] if name in COMPARISONS else KINKS.get(name, lambda _: (None, None))(args)
+        if isinstance(x, Tensor) and x.is_floating_point():
+            self.found.append(x.double() - (y.double() if isinstance(y, Tensor) else y))
+        return func(*args, **(kwargs or {}))
+
+
+KINKS: dict[str, Callable[[Sequence[Any]], tuple[Any, Any]]] = {
+    "sgn": lambda args: (args[0], 0.0), "threshold_backward": lambda args: (args[1], args[2]),
+    "leaky_relu_backward": lambda args: (args[1], 0.0),
+}  # fmt: skip
+"""Functions of a backward that jump where two numbers are equal, and which."""
+
+
+def _dims(args: Sequence[Any], kwargs: dict[str, Any] | None) -> list[int]:
+    """The dimension of a reduction, if it was given one."""
+    return [a for a in (*args[1:], (kwargs or {}).get("dim")) if isinstance(a, int)]
+
+
 def _hangs_on_order(args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     """Where some of the factors overflow or vanish and the product does not, or not for sure: 1e30 * 1e30 * 1e-40 and
     inf * 1e-30 * 1e-30 are infinite, a number or NaN by the order.
     """
     limits = torch.finfo(args[0].dtype)
-    dims = [a for a in (*args[1:], kwargs.get("dim")) if isinstance(a, int)]
+    dims = _dims(args, kwargs)
     logarithms = args[0].detach().double().abs().log2()
     logarithms, dim = (logarithms, dims[0]) if dims else (logarithms.flatten(), 0)
     small, large = logarithms.clamp(max=0).sum(dim), logarithms.clamp(min=0).sum(dim)
@@ -83,12 +114,12 @@ def _hangs_on_order(args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
 
 def _gap(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     """Between the chosen element and the next one."""
-    dims = [a for a in (*args[1:], kwargs.get("dim")) if isinstance(a, int)]
+    dims = _dims(args, kwargs)
     x = args[0].double() if dims else args[0].double().flatten()
     dim = dims[0] if dims else 0
     if x.dim() == 0 or x.shape[dim] < 2:
         return x.new_ones(1)
-    ends = x.topk(2, dim, largest=name == "argmax").values
+    ends = x.topk(2, dim, largest="max" in name).values
     return ends.diff(dim=dim)
 
 
@@ -154,10 +185,11 @@ class Rounded(TorchFunctionMode):
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [self.noisy(a) if getattr(func, "__name__", "") in _PRODUCTS and self._is_wide(a) else a for a in args]
-        out = func(*given, **(kwargs or {}))
+        given = [self.noisy(a) if getattr(func, "__name__", "") in _PRODUCTS and self.is_wide(a) else a for a in args]
+        with _NoisyBackward(self) if func is torch.autograd.grad else contextlib.nullcontext():
+            out = func(*given, **(kwargs or {}))
         old = {a.untyped_storage().data_ptr() for a in args if isinstance(a, Tensor)}
-        fresh = self._is_wide(out) and out.untyped_storage().data_ptr() not in old
+        fresh = self.is_wide(out) and out.untyped_storage().data_ptr() not in old
         return self.noisy(out) if fresh and getattr(func, "__name__", "") not in _EXACT else out
 
     def inputs(self, args: Sequence[Any]) -> list[Any]:
@@ -168,9 +200,29 @@ class Rounded(TorchFunctionMode):
         noise = torch.rand(x.shape, generator=self.generator, dtype=self.wide) - 0.5
         return x * (1 + self.eps * noise)
 
-    def _is_wide(self, x: Any) -> bool:
+    def is_wide(self, x: Any) -> bool:
         return isinstance(x, Tensor) and x.dtype is self.wide
 
+
+class _NoisyBackward(TorchDispatchMode):
+    """Inside, the operations of a backward round at random too."""
+
+    def __init__(self, mode: Rounded) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        computes = (
+            func.overloadpacket.__name__ in _ARITHMETIC and isinstance(out, Tensor) and out.dtype is self.mode.wide
+        )
+        return self.mode.noisy(out) if computes else out
+
+
+_ARITHMETIC = {
+    "mm", "bmm", "mul", "div", "add", "sub", "sum", "exp", "pow", "reciprocal", "rsqrt", "_softmax_backward_data",
+    "_log_softmax_backward_data", "sigmoid_backward", "tanh_backward", "gelu_backward",
+}  # fmt: skip
 
 _PRODUCTS = {
     "matmul",

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import linecache
 import re
+import sys
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
+from tests.fuzz import training
 from tests.fuzz.data import Input
+from tests.harness import leaves
 
 HEADER = '''"""{title}"""
 
@@ -21,7 +27,7 @@ from torch.nn import functional as F
 
 {sizes} = {values}
 DTYPE = torch.{dtype}
-INF = torch.inf
+INF = torch.inf{train}
 
 
 def inputs(seed):
@@ -52,6 +58,31 @@ if __name__ == "__main__":
     main()
 '''
 
+TRAIN_TAIL = '''
+
+def step(f, args):
+    """Outputs and gradients, in float64."""
+    args = [a.detach().requires_grad_(a.is_floating_point()) for a in args]
+    outputs = [o for o in f(*args) if o.requires_grad]
+    tangents = [torch.randn(o.shape, generator=torch.Generator().manual_seed(0)).to(o.dtype) for o in outputs]
+    gradients = torch.autograd.grad(outputs, [a for a in args if a.requires_grad], tangents, allow_unused=True)
+    return [t.detach().double() for t in (*outputs, *gradients) if t is not None]
+
+
+def main():
+    """Largest errors against float64, ours and eager's, of every output and gradient."""
+    args = inputs(0)
+    exact = step(fn, [a.double() if a.is_floating_point() else a for a in args])
+    ours = step(torch.compile(fn, backend="flashlight", options={"target": "TARGET"}), args)
+    for g, e, x in zip(ours, step(fn, args), exact):
+        g, e = ((t - x).nan_to_num(nan=INF) for t in (g, e))
+        print(tuple(x.shape), "ours", g.abs().max().item(), "eager", e.abs().max().item())
+
+
+if __name__ == "__main__":
+    main()
+'''
+
 
 @dataclass(frozen=True)
 class Step:
@@ -74,7 +105,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """sizes: the values of the names in the texts.  seed: what it was made from."""
+    """sizes: the values of the names in the texts.  seed: what it was made from.  train: with gradients."""
 
     sizes: Mapping[str, int]
     inputs: tuple[Input, ...]
@@ -82,6 +113,7 @@ class Program:
     outputs: tuple[str, ...]
     dtype: str = "float32"
     seed: int = -1
+    train: bool = False
 
     def script(self, title: str = "", target: str | None = None) -> str:
         """As the text of a module with `inputs(seed)` and `fn`; target: with a main that compiles and compares."""
@@ -91,12 +123,14 @@ class Program:
             sizes=", ".join(used),
             values=", ".join(str(self.sizes[n]) for n in used),
             dtype=self.dtype,
+            train="\nTRAIN = True" if self.train else "",
             inputs="\n".join(f"    {i.name} = {i.expression()}" for i in self.inputs),
             names=", ".join(i.name for i in self.inputs),
             steps="\n".join(f"    {line}" for s in self.steps for line in s.lines()),
             outputs=", ".join(self.outputs),
         )
-        return text + (TAIL.replace("TARGET", target) if target else "")
+        tail = TRAIN_TAIL if self.train else TAIL
+        return text + (tail.replace("TARGET", target) if target else "")
 
     def _texts(self) -> list[str]:
         return [i.expression() for i in self.inputs] + [s.text for s in self.steps]
@@ -140,10 +174,20 @@ class Case:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Other names of the module: sizes, and what a program of the corpus says of itself."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether gradients are judged too."""
+        return bool(self.facts.get("TRAIN"))
+
+    def __call__(self, *args: Any) -> list[Tensor]:
+        """What is judged, computed by eager."""
+        return training.step(self.fn, args, self.dtype) if self.trains else leaves(self.fn(*args))
+
 
 def load(text: str, name: str) -> Case:
     """The module of a script.  Its lines show in reports and tracebacks under the name."""
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    space: dict[str, Any] = {"__name__": "fuzzed"}
+    module = types.ModuleType("fuzzed_" + re.sub(r"\W", "_", name))
+    sys.modules[module.__name__], space = module, module.__dict__  # where Dynamo looks for its names
     exec(compile(text, name, "exec"), space)  # the text is what the generator printed, or a file of the corpus
     return Case(space["fn"], space["inputs"], space["DTYPE"], name, space)

@@ -2,6 +2,7 @@
 
 GEARS = ("evaluate", "native")     what it must be right in; evaluate alone unless it says more
 OUTCOME = "declined"               what the report must say; "fused" unless it says more
+TRAIN = True                       whether gradients are judged too
 LIMIT_S = 20.0                     processor time that compiling and the first call may take
 """
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -94,13 +94,14 @@ def run(
     seconds: float | None,
     shrink_s: float,
     each: Callable[[Result], None],
+    train: bool = False,
 ) -> Summary:
     """Judge the programs of the seeds until they or the seconds are over; `each` is told every result.
 
-    shrink_s: how long the first program of every kind of fault is made smaller.
+    shrink_s: how long the first program of every kind of fault is made smaller.  train: with gradients.
     """
     summary, source = Summary(), iter(seeds)
-    pool = [_Worker(gear, shrink_s) for _ in range(workers)]
+    pool = [_Worker(gear, shrink_s, train) for _ in range(workers)]
     deadline = time.monotonic() + seconds if seconds is not None else None
     known: set[str] = set()
     try:
@@ -125,15 +126,15 @@ def run(
 class _Worker:
     """A process that judges one program after another."""
 
-    def __init__(self, gear: str, shrink_s: float):
-        self.gear, self.shrink_s = gear, shrink_s
+    def __init__(self, gear: str, shrink_s: float, train: bool):
+        self.gear, self.shrink_s, self.train = gear, shrink_s, train
         self.seed, self.started, self.count = -1, 0.0, 0
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.gear, self.shrink_s), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, self.gear, self.shrink_s, self.train), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -180,7 +181,7 @@ def _ready(busy: list[_Worker]) -> list[_Worker]:
     return [w for w in busy if w.connection in ready or w.late]
 
 
-def _work(connection: Connection, gear: str, shrink_s: float) -> None:
+def _work(connection: Connection, gear: str, shrink_s: float, train: bool) -> None:
     """The loop of a worker."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
@@ -196,7 +197,7 @@ def _work(connection: Connection, gear: str, shrink_s: float) -> None:
             except EOFError:
                 return
             start = time.process_time()
-            one = program(seed, small=gear == "triton")
+            one = replace(program(seed, small=gear == "triton"), train=train)
             verdict = judged(one, gear, folder)
             seconds = time.process_time() - start
             fresh = [f for f in verdict.faults[:1] if f.signature not in known and f.kind not in ("memory", "silent")]

@@ -54,13 +54,14 @@ def test_seeds_give_the_same_valid_programs() -> None:
     assert invalid <= 3
 
 
-def test_a_wrong_kernel_is_seen(folder: str) -> None:
+@pytest.mark.parametrize("train", [False, True])
+def test_a_wrong_kernel_is_seen(train: bool, folder: str) -> None:
     def wrong(kernel: Kernel, tensors: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> None:
         evaluate_kernel(kernel, tensors, outputs)
         for x in outputs.values():
             x.flatten()[-1] *= 1 + 1e-4
 
-    plain = replace(PLAIN, steps=tuple(s for s in PLAIN.steps if not s.write)).renamed("w", "u")
+    plain = replace(PLAIN, steps=tuple(s for s in PLAIN.steps if not s.write), train=train).renamed("w", "u")
     assert runner.judged(plain, "evaluate", folder).faults == []
     with unittest.mock.patch.object(targets, "evaluate_kernel", wrong):
         kinds = {f.kind for f in runner.judged(plain, "evaluate", folder).faults}
@@ -84,3 +85,11 @@ def test_evaluated(seed: int, folder: str) -> None:
     verdict = runner.judged(program(seed), "evaluate", folder)
     faults = [f for f in verdict.faults if f.kind != "memory"]
     assert not faults, program(seed).script(title="\n".join(f"{f.kind}: {f.detail}" for f in faults))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 20))
+def test_trained(seed: int, folder: str) -> None:
+    one = replace(program(seed), train=True)
+    faults = [f for f in runner.judged(one, "evaluate", folder).faults if f.kind != "memory"]
+    assert not faults, one.script(title="\n".join(f"{f.kind}: {f.detail}" for f in faults))

@@ -2,11 +2,15 @@
 
 x < 3 at (i,)                 ->  x[i] < 3          (compared in the kind PyTorch promotes to)
 a & b                         ->  and of truth values, bits of integers
+s == m of bfloat16            ->  bfloat16(s) == bfloat16(m)
 masked_fill(x, mask, -inf)    ->  where(mask, -inf, x)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import fx
 
 from flashlight.front.lowering.engine import Lowering
@@ -14,7 +18,7 @@ from flashlight.front.lowering.kinds import convert, int_map, wrap_int
 from flashlight.front.lowering.pointwise import names, operands
 from flashlight.front.lowering.registry import Position, Steps, overloads, rule, static_dtype
 from flashlight.ir.ops import Kind
-from flashlight.ir.program import Const, Map, Node
+from flashlight.ir.program import Cast, Const, Load, Map, Node
 
 
 def joint_kind(*nodes: Node) -> Kind:
@@ -23,12 +27,24 @@ def joint_kind(*nodes: Node) -> Kind:
     return "float" if "float" in kinds else "int" if "int" in kinds else "bool"
 
 
+def as_stored(node: fx.Node, values: Sequence[Node]) -> Sequence[Node]:
+    """Numbers of 16 bits that are compared with each other, as they would be in memory: the largest score, which
+    another kernel has stored, equals the score that it is."""
+    dtypes = {a.meta["val"].dtype if isinstance(a, fx.Node) else None for a in node.args}
+    (dtype, *others) = dtypes
+    if others or dtype not in (torch.float16, torch.bfloat16):
+        return values
+    return [v if isinstance(v, Load | Const) else Cast(dtype, v) for v in values]
+
+
 def _comparison(fn: str, short: str) -> None:
     def lower_comparison(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
         x, y = yield from operands(ctx, node.args, index, None)
         kind = joint_kind(x, y)
         if kind == "bool" and fn not in ("EQ", "NE"):
             kind = "int"
+        if kind == "float":
+            x, y = as_stored(node, (x, y))
         return Map(fn, convert(kind, x), convert(kind, y))
 
     rule(*names(short, kinds="both"))(lower_comparison)
