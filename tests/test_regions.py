@@ -375,6 +375,20 @@ def test_top_k_for_a_log_does_not_stop_fusion():
     assert "top-k" in next(why.reason for n, why in region.maps.items() if n in region.outputs)
 
 
+def test_a_statistic_that_is_expanded_is_handed_out_as_it_is():
+    """The second layer repeats the sums of the first itself."""
+
+    def layers(q, k, v, w):
+        e = torch.exp(q @ k.mT)
+        total = e.sum(-1, keepdim=True).expand_as(e)
+        return (torch.tanh((e / total) @ v @ w @ k.mT) / total) @ v
+
+    found = regions(layers, *draw((B, H, M, D), (B, H, N, D), (B, H, N, D), (D, D)))
+    first, second = found.regions
+    passed = {*shapes(first.outputs), *shapes(second.inputs)}
+    assert (B, H, M, 1) in passed and (B, H, M, N) not in passed
+
+
 def test_deep_graphs_take_linear_time():
     def deep(q, k, v):
         for _ in range(60):

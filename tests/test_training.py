@@ -25,7 +25,6 @@ BY_NAME = {v.name: v for v in reversed(ZOO) if v.fuses}
 STORED = {
     "float_mask_BHMN": "the gradient of a bias as large as the scores",
     "sink_logit": "the maximum that is chosen by its position",
-    "softplus_l1": "a softplus of the backward, which is no map's",
     "weights_returned": "the function returns the weights",
     "scores_returned": "the function returns the scores",
     "transformer_xl": "the relative scores cost more again than they save",

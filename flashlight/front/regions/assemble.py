@@ -194,7 +194,7 @@ class Assembly:
 
     def _take_in(self, core: Core) -> None:
         score = min((math.prod(j.size) for j in core.joins), default=1)
-        foreign = set().union(*(other.nodes for other in self.cores)) - core.nodes
+        foreign = {n for other in self.cores for n in other.nodes if not _repeats(n, other)} - core.nodes
         core.again = set()
         again = functools.partial(self.recomputation, core=core)
         if self.bare:
@@ -291,6 +291,11 @@ class Assembly:
 
     def _sorted(self, nodes: Collection[fx.Node]) -> list[fx.Node]:
         return sorted(nodes, key=self.order.__getitem__)
+
+
+def _repeats(node: fx.Node, core: Core) -> bool:
+    """Whether a view repeats the elements of a statistic: what reads it reads the statistic."""
+    return node not in core.maps and g.is_view(node) and g.numel(node) > g.numel(g.tensors(node)[0])
 
 
 def _below(node: fx.Node, inside: Container[fx.Node]) -> set[fx.Node]:
