@@ -191,12 +191,9 @@ class _Values:
             return () if is_const(n, 0) else None
         if (isinstance(n, Cast) and n.args[0].dtype == "float") or (isinstance(n, Reduce) and n.op == "SUM"):
             return self.zero(n.args[0])
-        if isinstance(n, Map) and n.fn == "DIV" and self.sweep.x not in n.args[1].free:
-            return _joined(
-                lambda: self.zero(n.args[0]),
-                lambda: self.finite(n.args[1]),
-                lambda: self.sweep.need(Map("NE", n.args[1], ZERO)),
-            )
+        if isinstance(n, Map) and n.fn == "DIV":
+            a, b = n.args
+            return _joined(lambda: self.zero(a), lambda: self.finite(b), lambda: self.nonzero(b))
         by_arguments = self._zero_of_map(n) if isinstance(n, Map) else None
         return self._zero_by_range(n) if by_arguments is None else by_arguments
 
@@ -225,6 +222,16 @@ class _Values:
             return ()
         size = self.size(n)
         return None if size is None else _joined(lambda: size[1], lambda: self.sweep.finite(size[0]))
+
+    @_asked
+    def nonzero(self, n: Node) -> Needs | None:
+        """What it takes that n is not 0."""
+        if self.sweep.x not in n.free:
+            return self.sweep.need(Map("NE", n, ZERO))
+        if isinstance(n, Load) and n.dtype == "float":
+            least = self.sweep.summaries.smallest(n, self.sweep.x)
+            return None if least is None else self.sweep.need(Map("NE", least, ZERO))
+        return self.nonzero(n.args[0]) if isinstance(n, Map) and n.fn in ("NEG", "ABS") else None
 
     # ------------------------------------------------------------ sizes
 

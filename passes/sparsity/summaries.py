@@ -55,14 +55,21 @@ class Summaries:
     def largest(self, load: Node, x: Axis) -> Node | None:
         """The largest absolute value (NaN if any is) of a load by grid position, whatever the row and swept position;
         None where finding it would mean reading something as large as the scores."""
+        return self._extreme("MAX", load, x)
+
+    def smallest(self, load: Node, x: Axis) -> Node | None:
+        """The smallest absolute value, as `largest`."""
+        return self._extreme("MIN", load, x)
+
+    def _extreme(self, op: str, load: Node, x: Axis) -> Node | None:
         sides = [a for a in (x, *self.tile) if a in load.free]
         if len(sides) > 1:
             return None
         value = Map("ABS", load)
         for axis in sides:
-            value = self.temporaries.load(Reduce("MAX", axis, value), self._ordered(value.free - {axis}))
+            value = self.temporaries.load(Reduce(op, axis, value), self._ordered(value.free - {axis}))
         for axis in sorted(value.free & set(self.resident), key=lambda a: a.key):
-            value = Reduce("MAX", axis, value)
+            value = Reduce(op, axis, value)
         return value
 
     def _ordered(self, axes: Iterable[Axis]) -> list[Axis]:
