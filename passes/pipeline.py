@@ -29,6 +29,7 @@ from flashlight.passes.schedule.joint import joint
 from flashlight.passes.schedule.kernels import kernels
 from flashlight.passes.schedule.maps import maps
 from flashlight.passes.schedule.materialise import materialise
+from flashlight.passes.schedule.one_pass import one_pass
 from flashlight.passes.schedule.pick import pick
 from flashlight.passes.schedule.reuse import reuse
 from flashlight.passes.schedule.rounds import rounds
@@ -70,6 +71,7 @@ SCHEDULE: tuple[tuple[str, Callable[[Any], Stage]], ...] = (
     ("stream", stream),  # Groups: reductions along the sweep become carries of as few sweeps as possible
     ("maps", maps),  # Groups: per-score values are written by loops of their own
     ("kernels", kernels),  # Groups -> Kernels: grid, tile and resident axes
+    ("one_pass", one_pass),  # Kernels: sums over the rows of a kernel are added up in it, where tiles run in order
     ("visits", visits),  # Kernels: the key blocks that are computed
     ("summaries", summaries),  # Kernels -> Schedule: kernels for what the tests of key blocks load
     ("share", share),  # Schedule: the summaries that other regions may have too
@@ -78,12 +80,15 @@ SCHEDULE: tuple[tuple[str, Callable[[Any], Stage]], ...] = (
 PIPELINE: tuple[tuple[str, Callable[[Any], Stage]], ...] = (*LAWS, *SCHEDULE)
 
 
-def compile_program(program: Program) -> tuple[Schedule, Trace]:
-    """Kernels in launch order, and the trace of the passes.  Raises Decline where no schedule exists."""
+def compile_program(program: Program, threads: int | None = None) -> tuple[Schedule, Trace]:
+    """Kernels in launch order, and the trace of the passes.  Raises Decline where no schedule exists.
+
+    threads: of a target that runs the tiles of a grid position in order on one of them; None where it does not.
+    """
     stage: Stage = program
     trace: Trace = [("lowered", program)]
     for name, step in PIPELINE:
-        after = step(stage)
+        after = one_pass(stage, threads) if step is one_pass and isinstance(stage, Kernels) else step(stage)
         if isinstance(after, Program):
             program = after
             check_program(program)

@@ -1,8 +1,8 @@
 """Block sizes, from cache sizes, head dimensions and types; nothing is tuned at run time.
 
 A panel is W = 2 vectors of lanes.  The scores of a block of the swept axis stay in two thirds of L1 for one panel, of
-16-bit operands in all of it (several heads mixed in a tile: in a quarter of L2); what a task keeps for all its panels
-stays in a quarter of L2.
+16-bit operands in all of it (where that holds no key block, as of several heads mixed in a tile: in a quarter of L2);
+what a task keeps for all its panels stays in a quarter of L2.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def _lengthened(kernel: Kernel, tiling: Tiling, half: bool) -> Tiling:
     rows = dict(_rows_held(kernel, tiling))
     for sweep in kernel.sweeps:
         row = size * max(rows.get(sweep.axis, 1), 1)
-        simple = row <= 2 * size
         part = cpu.HALF_SCORES_OF_L1 if half else cpu.SCORES_OF_L1
-        room = int(caches().l1 * part if simple else caches().l2 * cpu.MIXED_OF_L2)
-        length = _fit(row, room)
+        length = _fit(row, int(caches().l1 * part))
+        if length < KEY_BLOCK:
+            length = _fit(row, int(caches().l2 * cpu.MIXED_OF_L2))
         length = length if sweep.visit is None else _key_blocks(length)
         tiling = tiling.with_block(sweep.axis, max(1, min(sweep.axis.size, length)))
     return tiling
@@ -77,7 +77,7 @@ def _rows_held(kernel: Kernel, tiling: Tiling) -> Iterator[tuple[Axis, int]]:
 
 def _folded(kernel: Kernel) -> tuple[Axis, ...]:
     """The grid axis that is taken into the tile, if any."""
-    if len(kernel.tile) != 1:
+    if len(kernel.tile) != 1 or kernel.in_order:
         return ()
     facts = Facts(unlined(kernel))
     axes = _lacking(kernel, facts) or _going_on(kernel, facts)
@@ -144,4 +144,6 @@ def _panels(kernel: Kernel, tiling: Tiling) -> int:
     features = sum(volume(a for a in c.axes if a in kernel.resident) for c in kernel.carries)
     state = max(features, 1) * lanes * kernel.accumulate.itemsize * 2
     wanted = max(1, cpu.TASK_ROWS // lanes)
-    return max(1, min(wanted, int(caches().l2 * cpu.STATE_OF_L2) // state, tasks // cpu.TASKS_TO_KEEP or 1, panels))
+    if not kernel.in_order:  # a task is all tiles of a grid position
+        wanted = min(wanted, tasks // cpu.TASKS_TO_KEEP or 1)
+    return max(1, min(wanted, int(caches().l2 * cpu.STATE_OF_L2) // state, panels))

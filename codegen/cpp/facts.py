@@ -139,6 +139,15 @@ class Facts:
         """Elements between neighbours along `axis` in a Load that is affine in it and inside; 0 when free of it."""
         return affine(self.linear(node), axis) if axis is not None and self.inside(node) else None
 
+    def adds_neighbours(self, n: Reduce, lanes: int) -> bool:
+        """Whether a sum is of loads that are contiguous along its axis, which is a number of whole vectors."""
+        if n.op != "SUM" or n.dtype != "float" or n.axis.size % lanes:
+            return False
+        parts = [m for m in postorder([n.body]) if n.axis in m.free and not m.args]
+        return all(isinstance(m, Load) and self.stride(m, n.axis) == 1 for m in parts) and not any(
+            isinstance(m, Reduce | Index) for m in postorder([n.body])
+        )
+
     def wide(self, node: Node) -> bool:
         """Whether an integer value may need 64 bits."""
         return exceeds(self._spans(node), INT32)

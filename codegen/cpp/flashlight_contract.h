@@ -113,6 +113,32 @@ FL_INLINE void contract(const S* s, const L* l, real* out, long rows, long count
   for (; r < rows; r++) rows_of<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
 }
 
+// out[r*os + c] += sum over lanes i < count of s[r][i] * l[i][c], for c < width.  LS is a multiple of W; what l holds
+// beyond the width is read and not written.
+template <int R, long RS, long LS> FL_NOINLINE void micro_rows(const real* s, const real* l, real* out, long os, long count, long width) {
+  vf acc[R][2];
+  FL_UNROLL for (int i = 0; i < R; i++) {
+    const F before = load(out + i * os, width);
+    acc[i][0] = before.a, acc[i][1] = before.b;
+  }
+  for (long k = 0; k < count; k++) {
+    auto b0 = lanes_at(l + k * LS), b1 = lanes_at(l + k * LS + V);
+    FL_UNROLL for (int i = 0; i < R; i++) {
+      auto a = everywhere(s + i * RS + k);
+      acc[i][0] = fma(a, b0, acc[i][0]);
+      acc[i][1] = fma(a, b1, acc[i][1]);
+    }
+  }
+  FL_UNROLL for (int i = 0; i < R; i++) store(out + i * os, F{acc[i][0], acc[i][1]}, width);
+}
+template <long RS, long LS> FL_INLINE void add_rows(const real* s, const real* l, real* out, long os, long rows, long count, long width) {
+  for (long c = 0; c < width; c += W) {
+    long r = 0;
+    for (; r + ROWS <= rows; r += ROWS) micro_rows<ROWS, RS, LS>(s + r * RS, l + c, out + r * os + c, os, count, width - c);
+    for (; r < rows; r++) micro_rows<1, RS, LS>(s + r * RS, l + c, out + r * os + c, os, count, width - c);
+  }
+}
+
 // The same for a sum over a pointwise loop, as a row's sum of weights is: its error is a factor of the whole row.
 constexpr int RUN = 16;
 template <class T> struct Sum {

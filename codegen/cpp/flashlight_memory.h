@@ -125,6 +125,13 @@ template <bool ADD = false, class T, class L, class N> FL_INLINE void scatter(T*
     if constexpr (ADD) add_to(p + k[i], lower<T, L>(t[i]));
     else p[k[i]] = lower<T, L>(t[i]);
 }
+FL_INLINE real add_lanes(F x) {
+  real t[V];
+  vf sum = x.a + x.b;
+  memcpy(t, &sum, sizeof t);
+  for (int n = V / 2; n; n /= 2) for (int i = 0; i < n; i++) t[i] += t[i + n];
+  return t[0];
+}
 template <class L> FL_INLINE typename L::scalar lane0(L x) { return x.a[0]; }
 
 // ---------------------------------------------------------------- transposed tiles

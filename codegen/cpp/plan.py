@@ -22,7 +22,7 @@ from flashlight.codegen.cpp.search import find_search
 from flashlight.codegen.cpp.structure import Buffer, LoopPlan, Plan, Stage
 from flashlight.codegen.cpp.tiling import Tiling
 from flashlight.codegen.tile import Fold, Loop, TileProgram
-from flashlight.codegen.tile.contractions import Contraction
+from flashlight.codegen.tile.contractions import Contraction, split_rows
 from flashlight.codegen.tile.placement import Place, Placement
 from flashlight.ir.index import Axis
 from flashlight.ir.program import Carry, Const, Index, Load, Node, Reduce, Store
@@ -103,6 +103,9 @@ class Planner:
 
     def _store_stage(self, s: Store) -> Stage:
         axes = self.facts.ordered({*s.axes, *s.value.free})
+        product = split_rows(s, self.loop.axis) if self.loop else None
+        if product is not None:
+            return Stage("rows", s.value, "block", axes, store=s, product=product)
         along = self._unpack_axis(s, axes)
         if along is not None:
             return Stage("unpack", s.value, "block", axes, store=s, along=along)
@@ -125,13 +128,16 @@ class Planner:
         """Find what the stage reads, making stages for it."""
         if stage.fold is not None and stage.fold.moves:
             self._walk(stage.fold.moved, stage, self.facts.ordered(stage.fold.axes), top=True)
+        if stage.product is not None and stage.kind == "rows":
+            stage.deps = [self._kept(stage.product.left), self._turned(stage.product)]
+            return
         if stage.product is not None:
             stage.deps += self._operands(stage.product, stage)
             return
         if stage.kind == "unpack":
             stage.deps = [self._stage("map", stage.node, self.level_or_block(stage.node))]
             return
-        if stage.kind in ("pairs", "operand", "pack", "search"):
+        if stage.kind in ("pairs", "operand", "pack", "search", "turn"):
             return
         roots = stage.roots or (stage.node,)
         for root in roots:
@@ -248,6 +254,20 @@ class Planner:
             table[key] = Stage(
                 "pairs", product.left, source.level, source.axes, out=out, along=product.inner, deps=[source]
             )
+        return table[key]
+
+    def _turned(self, product: Contraction) -> Stage:
+        """The right side of a sum over lanes: [batch..., lane, row], its rows as long as whole panels."""
+        source, row = self._kept(product.right), product.row
+        key = (product.right, "turn", row)
+        table = self.kept if source.level in ("tile", "prologue") else self.in_sweep
+        if key not in table:
+            assert source.out is not None
+            panel = self.tiling.lanes(self.facts.kernel.accumulate)
+            padded = Axis(f"{row.name}_padded", row.blocks(panel) * panel)
+            axes = (*[a for a in source.out.axes if a != row], padded)
+            out = Buffer(self._name(source.level), axes, True, "real", source.level)
+            table[key] = Stage("turn", product.right, source.level, source.axes, out=out, along=row, deps=[source])
         return table[key]
 
     def _scalar_side(self, product: Contraction) -> Stage:

@@ -270,7 +270,9 @@ class _Printer:
         rows = self.lane.size if self.lane else 1
         tiles = math.ceil(rows / (lanes * panels))
         second = k.tile[1] if len(k.tile) > 1 else None
-        sizes = [a.size for a in k.grid] + [tiles] + ([second.blocks(self.tiling.extent(second))] if second else [])
+        sizes = [a.size for a in k.grid] + ([second.blocks(self.tiling.extent(second))] if second else [])
+        if not k.in_order:
+            sizes.append(tiles)
         casts = []
         for i, t in enumerate(k.inputs + k.outputs):
             const = "const " if t in k.inputs else ""
@@ -294,10 +296,7 @@ class _Printer:
             f"      Tile g{'{}' if self.visits else ''};",
             "      long rest = task;",
             *[f"      {x}" for x in self._decode(tiles, second)],
-            "      long panels = 0;",
-            f"      for (long first = tile * PANELS * W; panels < PANELS && first < {rows}; first += W, ++panels)",
-            f"        own.p[panels].first = first, own.p[panels].live = {rows} - first < W ? {rows} - first : W;",
-            "      run_task(t, g, panels, own.p, own.w);",
+            *[f"      {x}" for x in self._tiles(tiles, rows)],
             *(["#pragma omp atomic", "      *visited += g.visited;"] if self.visits else []),
             "    }",
             "  }",
@@ -306,6 +305,18 @@ class _Printer:
             "}",
         ]
         return "\n".join([f"constexpr long PANELS = {panels};", *lines])
+
+    def _tiles(self, tiles: int, rows: int) -> list[str]:
+        """The tile of a task, or all tiles of its grid position in order."""
+        lines = [
+            "long panels = 0;",
+            f"for (long first = tile * PANELS * W; panels < PANELS && first < {rows}; first += W, ++panels)",
+            f"  own.p[panels].first = first, own.p[panels].live = {rows} - first < W ? {rows} - first : W;",
+            "run_task(t, g, panels, own.p, own.w);",
+        ]
+        if not self.kernel.in_order:
+            return lines
+        return [f"for (long tile = 0; tile < {tiles}; ++tile) {{", *(f"  {x}" for x in lines), "}"]
 
     def _large(self) -> bool:
         """Whether there is more to do than starting threads costs."""
@@ -320,8 +331,9 @@ class _Printer:
             blocks = second.blocks(block)
             lines.append(f"g.{first} = rest % {blocks} * {block}, rest /= {blocks};")
             lines.append(f"g.{count} = {second.size} - g.{first} < {block} ? {second.size} - g.{first} : {block};")
-        lines.append(f"const long tile = rest % {tiles};")
-        lines.append(f"rest /= {tiles};")
+        if not self.kernel.in_order:
+            lines.append(f"const long tile = rest % {tiles};")
+            lines.append(f"rest /= {tiles};")
         return lines + [
             f"g.{self.places[axis]} = rest % {axis.size}, rest /= {axis.size};" for axis in reversed(self.kernel.grid)
         ]

@@ -14,7 +14,7 @@ from flashlight.codegen.cpp.structure import Buffer, Nest, Stage
 from flashlight.codegen.tile import Loop
 from flashlight.codegen.tile.contractions import Contraction
 from flashlight.ir.index import Axis, Expr
-from flashlight.ir.program import Load, Node, Store
+from flashlight.ir.program import Load, Node, Reduce, Store
 
 
 class StagePrinter(CarryPrinter):
@@ -118,6 +118,10 @@ class StagePrinter(CarryPrinter):
             em = self.scalar_emitter([s])
             em.line(f"*{self.memory.pointer(s.out)} = {em.value(s.node).text};")
             return em.close()
+        if isinstance(s.node, Reduce) and self.facts.adds_neighbours(
+            s.node, self.memory.tiling.lanes(self.plan.tiled.kernel.accumulate)
+        ):
+            return self._sum_of_neighbours(s, s.node)
         *outer, lane = s.out.axes
         em = self.scalar_emitter([s], lane, outer, f"{self.places[lane]}_live")
         a, (start, count) = self.places[lane], self.bounds(lane)
@@ -128,6 +132,17 @@ class StagePrinter(CarryPrinter):
         value = em.value(s.node)
         kind = {"real": "F", "bool": "B"}.get(s.out.kind, "J")
         em.line(f"store({self.memory.pointer(s.out)}, {em.lift(self._fit(em, value, kind), kind)}, {em.live});")
+        return em.close()
+
+    def _sum_of_neighbours(self, s: Stage, n: Reduce) -> list[str]:
+        """Sums without lanes of what is contiguous along their axis: the lanes of the vectors run over that."""
+        assert s.out is not None
+        em = self.scalar_emitter([s], n.axis, s.out.axes, "W")
+        total = self.new("sum")
+        em.line(f"Sum<F> {total};")
+        em.scopes[-1].after.append(f"*({self.memory.pointer(s.out)}) = add_lanes({total}.value());")
+        em.open(n.axis, self.loop_head(n.axis, "W"))
+        em.line(f"{total}.add({em.lift(em.value(n.body), 'F')});")
         return em.close()
 
     # ------------------------------------------------------------ contractions
@@ -174,6 +189,35 @@ class StagePrinter(CarryPrinter):
             count = f"({count} + 1) / 2"
         return (f"contract<{', '.join(args)}>({source}, {self.memory.pointer(lanes, fixed)}, "
                 f"{self.memory.pointer(out, fixed)}, {self.bounds(row)[1]}, {count}")  # fmt: skip
+
+    def _rows(self, s: Stage, nest: Nest) -> list[str]:
+        """A sum over the lanes of a panel, added to rows of an output."""
+        product, store, loop, lane = s.product, s.store, self.loop, self.facts.lane
+        assert product is not None and store is not None and loop is not None and lane is not None
+        left, right = (d.out for d in s.deps)
+        assert left is not None and right is not None
+        x, row, padded = loop.axis, product.row, right.axes[-1]
+        em = self.emitter(nest, self.facts.ordered(product.batch | product.m - {x}))
+        e = self.facts.tensors[store.tensor].offset(store.index)
+        step = e.coefficient(x)
+        e = e - Expr([(x, step), (row, e.coefficient(row))])
+        out = " + ".join([self.tensors[store.tensor], em.scalar_expr(e), f"{self.memory.starts.of(x)} * {step}"])
+        sides = f"{self.memory.pointer(left, (x,))}, {self.memory.pointer(right, (padded,))}"
+        em.line(f"add_rows<{self.memory.strides(left)[x]} * W, {padded.size}>({sides}, {out}, {step}, "
+                f"{self.bounds(x)[1]}, live, {row.size});")  # fmt: skip
+        return em.close()
+
+    def _turn(self, s: Stage, nest: Nest) -> list[str]:
+        """Rows of lanes, transposed in scratch."""
+        source, out = s.deps[0].out, s.out
+        assert source is not None and out is not None and s.along is not None
+        self._declare(out)
+        padded = out.axes[-1]
+        em = self.emitter(nest, [a for a in source.axes if a != s.along])
+        em.line(f"unpack<F>({self.memory.pointer(out, (padded,))}, {padded.size}, "
+                f"{self.memory.pointer(source, (s.along,))}, {self.memory.strides(source)[s.along]} * W, "
+                f"{s.along.size}, W);")  # fmt: skip
+        return em.close()
 
     def _rows_bytes(self, out: Buffer, row: Axis) -> str:
         steps = self.memory.strides(out)

@@ -35,6 +35,7 @@ class Stage:
     pairs, operand     bfloat16 pairs of the side with lanes; of the side without
     carry, search      a carry in a loop; whether any of the neighbours in memory is what a carry looks for
     store, unpack      an output; one that is transposed
+    rows, turn         a contraction over the lanes, added to an output; its other side, turned so that lanes are rows
 
     axes are its loops; roots the values it evaluates; deps the stages it reads.
     """
@@ -78,3 +79,8 @@ class Plan:
     prologue: list[Nest]
     loops: list[LoopPlan]
     epilogue: LoopPlan
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a panel."""
+        return self.tiling.lanes(self.tiled.kernel.accumulate)

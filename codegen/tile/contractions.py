@@ -22,7 +22,7 @@ from flashlight.analysis.product import multiply
 from flashlight.base.constants import gpu, limits
 from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
-from flashlight.ir.program import Const, Map, Node, Reduce, is_map, value_of
+from flashlight.ir.program import Const, Map, Node, Reduce, Store, is_map, value_of
 
 Dims = Callable[[Node], frozenset[Axis]]
 """The axes of a value that a target has as dimensions."""
@@ -156,6 +156,20 @@ def split_lanes(node: Node, kernel: Kernel, lanes: Callable[[Node], bool]) -> Co
     return Contraction(
         left, right, None, batch, frozenset({lane}), frozenset({row}), tuple(sums), written is not None, operand
     )
+
+
+def split_rows(s: Store, x: Axis) -> Contraction | None:
+    """The sides of a sum over the rows of a tile that is added to an output in a sweep over x (see
+    passes/schedule/one_pass.py): the left one has x, the right one the features.
+
+    ds[n, x] * k[n, e]  summed over n:  left ds, right k, row e
+    """
+    if not s.add or not is_product_sum(s.value):
+        return None
+    left, right = sorted(s.value.body.args, key=lambda a: x not in a.free)
+    batch = (left.free & right.free) - {s.value.axis}
+    m, n = left.free - right.free, right.free - left.free
+    return Contraction(left, right, None, batch, m, n, (s.value.axis,), True, s.value.operand)
 
 
 def _row(lanes: list[Node], scalars: list[Node], sums: list[Axis], kernel: Kernel) -> Axis | None:

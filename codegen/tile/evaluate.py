@@ -14,12 +14,13 @@ import torch
 
 from flashlight.base.constants import cpu
 from flashlight.codegen.tile.build import tile_program
+from flashlight.codegen.tile.contractions import split_rows
 from flashlight.codegen.tile.form import Blocks, Fold, Loop, Phase, TileProgram
 from flashlight.ir.evaluate import Evaluator, Span, Value, align, combine, write
 from flashlight.ir.index import Axis, volume
 from flashlight.ir.kernel import KEY_BLOCK, Kernel
 from flashlight.ir.ops import MONOIDS
-from flashlight.ir.program import Node
+from flashlight.ir.program import Node, Store
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -92,14 +93,25 @@ class _Loop:
         running: dict[Node, Value] = {f.carry: self._identity(f) for f in self.loop.masked.folds}
         for number, start in enumerate(range(0, size, block) if size else [0]):
             spans = {self.loop.axis: (start, min(start + block, size))}
-            after = self._phase(self.loop.masked, spans, running)
+            ev, after = self._phase(self.loop.masked, spans, running)
             if walk is not None:
-                if self.loop.full.blocks is Blocks.FULL:
-                    bare = self._phase(self.loop.full, spans, running)
-                    after = {c: _where(walk.full[number], bare[c], after[c]) for c in after}
+                full = self.loop.full if self.loop.full.blocks is Blocks.FULL else self.loop.masked
+                bare_ev, bare = self._phase(full, spans, running)
+                after = {c: _where(walk.full[number], bare[c], after[c]) for c in after}
                 after = {c: _where(walk.visited[number], after[c], running[c]) for c in after}
+                for s, bare_s in zip(self.loop.masked.stores, full.stores, strict=True):
+                    self._choose(walk, number, (s, ev), (bare_s, bare_ev))
+            for s in self.loop.masked.stores:
+                write(s, ev(s.value), self.outputs[s.tensor], ev)
             running = after
         return running
+
+    def _choose(self, walk: Walk, number: int, masked: tuple[Store, Evaluator], bare: tuple[Store, Evaluator]) -> None:
+        """Make known to the first evaluator what the rows add to an output, each as its tile computes the block."""
+        (terms, ev), (bare_terms, bare_ev) = ((split_rows(s, self.loop.axis), ev) for s, ev in (masked, bare))
+        if terms is not None and bare_terms is not None:
+            value = _where(walk.full[number], bare_ev(bare_terms.left), ev(terms.left))
+            ev.values[terms.left] = _where(walk.visited[number], value, ((), torch.zeros((), dtype=value[1].dtype)))
 
     def _identity(self, f: Fold) -> Value:
         """A carry that nothing has been added to."""
@@ -111,16 +123,16 @@ class _Loop:
         dtype = {"float": self.outer.compute, "int": torch.int64, "bool": torch.bool}[f.carry.dtype]
         return (), torch.full((), start, dtype=dtype, device=self.outer.device)
 
-    def _phase(self, phase: Phase, spans: Mapping[Axis, Span], running: Mapping[Node, Value]) -> dict[Node, Value]:
-        """The carries after one block, whose stores are written."""
+    def _phase(
+        self, phase: Phase, spans: Mapping[Axis, Span], running: Mapping[Node, Value]
+    ) -> tuple[Evaluator, dict[Node, Value]]:
+        """The carries after one block, and what evaluates its values."""
         ev = Evaluator(self.outer.tensors, self.outer.compute, spans, {**self.outer.known, **running})
         after: dict[Node, Value] = {}
         for f in phase.folds:
             axes, pair = align([ev(f.moved), ev(f.step)])
             after[f.carry] = ev.values[f.next] = axes, combine(f.op, *pair)
-        for s in phase.stores:
-            write(s, ev(s.value), self.outputs[s.tensor], ev)
-        return after
+        return ev, after
 
 
 def _where(condition: Value, yes: Value, no: Value) -> Value:

@@ -51,9 +51,10 @@ def positions(node: Node) -> int:
 
 def repeats(node: Node, kernel: Kernel, blocks: Mapping[Axis, int] | None = None) -> int:
     """How often a value of a node is computed: once a position of each grid axis that it lacks, and once a block of
-    each such tile axis."""
+    each such tile axis; a sum over a tile axis is added up block by block."""
     blocks = blocks or {}
-    tiles = (a.blocks(blocks.get(a, cpu.COUNTED_BLOCK)) for a in kernel.tile if a not in node.free)
+    own = {*node.free, node.axis} if isinstance(node, Reduce) else node.free
+    tiles = (a.blocks(blocks.get(a, cpu.COUNTED_BLOCK)) for a in kernel.tile if a not in own)
     return instances(node, kernel) * math.prod(tiles)
 
 

@@ -21,6 +21,7 @@ from flashlight.passes.pipeline import Trace, compile_program
 from flashlight.report.cost import Cost
 from flashlight.report.progress import stage
 from flashlight.runtime.plan import Plan, plan_key
+from flashlight.runtime.targets import threads
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Planner:
         with stage(f"{place}: passes"):
             key = program, frozenset(program.origins.items())
             if key not in self.compiled:
-                schedule, trace = compile_program(program)
+                schedule, trace = compile_program(program, threads(self.options.target, region.device))
                 self.compiled[key] = schedule, trace, Work.of(schedule)
             schedule, trace, work = self.compiled[key]
             estimate = cost(region, work, Rates.of(region.device))
@@ -84,7 +85,9 @@ class Planner:
         """What the op runs.  source: the line of the region."""
         options, lined = self.options, (program, frozenset(program.origins.items()), schedule, source)
         if lined not in self.plans:
-            key = plan_key(program, f"{options.fingerprint()} {torch.get_float32_matmul_precision()}")
+            # the schedule follows from the program but for the number of threads
+            settings = f"{options.fingerprint()} {torch.get_float32_matmul_precision()} {len(schedule.added_to)}"
+            key = plan_key(program, settings)
             plan = Plan(key, options.target, options.strict, source, program, schedule, options.cache_dir)
             self.plans[lined] = plan
         return self.plans[lined]

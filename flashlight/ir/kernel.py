@@ -140,6 +140,8 @@ class Sweep:
     visit: None where every block is computed.
     too_costly: where finding out which blocks matter costs too much: the estimated cost, as a part of the work
     ordered: whether blocks must come one after another, none of them skipped or put off, as in a scan
+    stores:  written block by block; one that is added to is a sum over the rows of the tile, and then the tiles of a
+             grid position run in order
     """
 
     axis: Axis
@@ -172,6 +174,11 @@ class Kernel:
     @property
     def carries(self) -> tuple[Accumulator, ...]:
         return tuple(c for s in self.sweeps for c in s.carries)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the tiles of a grid position add to the same elements and run one after the other."""
+        return any(s.add for sweep in self.sweeps for s in sweep.stores)
 
     @property
     def roots(self) -> list[Node]:
@@ -232,6 +239,12 @@ class Schedule:
     def writers(self) -> dict[str, Kernel]:
         """The kernel that writes each tensor."""
         return {t.name: k for k in self.kernels for t in k.outputs}
+
+    @property
+    def added_to(self) -> frozenset[str]:
+        """Tensors that kernels add to: they begin as zeros."""
+        stores = (s for k in self.kernels for s in (*k.stores, *(s for sweep in k.sweeps for s in sweep.stores)))
+        return frozenset(s.tensor for s in stores if s.add)
 
     @property
     def saved(self) -> tuple[Tensor, ...]:

@@ -245,7 +245,7 @@ def _target_run(plan: Plan) -> Run:
     """How the target of a plan computes it."""
     names = [t.name for t in plan.program.inputs]
     written_tensors = (*plan.program.outputs, *plan.schedule.temporaries)
-    temporaries = [t.name for t in plan.schedule.temporaries]
+    temporaries, added_to = [t.name for t in plan.schedule.temporaries], sorted(plan.schedule.added_to)
     nothing, reference = not any(t.numel for t in plan.program.outputs), plan.target == "reference" or _has_empty(plan)
     runners: dict[torch.device, list[KernelRun]] = {}
 
@@ -259,6 +259,8 @@ def _target_run(plan: Plan) -> Run:
             return [values[t.name] for t in plan.program.outputs]
         written = {t.name: on_huge_pages(new_output(t, device)) for t in written_tensors}
         tensors |= {name: written[name] for name in temporaries}
+        for name in added_to:
+            written[name].zero_()
         if device not in runners:
             with compiling(f"{_place(plan)}: kernels"):
                 how, cache = language(plan.target, device), use_cache(plan.cache_dir)

@@ -72,6 +72,12 @@ def language(target: str, device: torch.device) -> str:
     return "cpp" if _native_problem() is None else "evaluate"
 
 
+def threads(target: str, device: torch.device) -> int | None:
+    """How many threads run the grid positions of a kernel, each its tiles in order; None on a GPU, whose programs run
+    in any order."""
+    return torch.get_num_threads() if language(target, device) in ("cpp", "evaluate") else None
+
+
 def language_now(target: str, then: str) -> str:
     """What runs a region in this process that `then` ran in another, as one that had no C++ compiler."""
     return language(target, torch.device("cpu")) if then in ("cpp", "evaluate") else then

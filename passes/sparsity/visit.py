@@ -16,8 +16,8 @@ from functools import reduce
 from flashlight.base.constants import cpu
 from flashlight.base.errors import Decline
 from flashlight.ir.index import volume
-from flashlight.ir.kernel import KEY_BLOCK, Accumulator, Kernel, Sweep, Visit
-from flashlight.ir.program import Const, Load, Map, Node, Reduce, Store, Tensor, postorder, value_of
+from flashlight.ir.kernel import KEY_BLOCK, Accumulator, Kernel, Sweep, Visit, carry_nodes
+from flashlight.ir.program import Carry, Const, Load, Map, Node, Reduce, Store, Tensor, postorder, value_of
 from flashlight.passes.program.temporaries import Temporaries
 from flashlight.passes.sparsity.identity import identity_conditions
 from flashlight.passes.sparsity.ranges import Ranges
@@ -37,7 +37,7 @@ def with_visits(kernel: Kernel, temporaries: Temporaries) -> Kernel:
 
 
 def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep:
-    if sweep.stores or not sweep.carries or sweep.axis.size < 2 * KEY_BLOCK:
+    if not sweep.carries or not all(s.add for s in sweep.stores) or sweep.axis.size < 2 * KEY_BLOCK:
         return sweep
     share = 0.0
     for sets in (True, False):
@@ -55,6 +55,13 @@ def _with_visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries) -> Sweep
     return replace(sweep, too_costly=share)
 
 
+def _changed(sweep: Sweep) -> list[Accumulator]:
+    """What a block changes: carries, and outputs that sums over the rows are added to."""
+    sums = [s.value for s in sweep.stores if isinstance(s.value, Reduce)]
+    added = [Accumulator(Carry("added", sorted(v.free, key=lambda a: a.key), v.dtype), v) for v in sums]
+    return [*sweep.carries, *added]
+
+
 def _cost(summary: Store, condition: bool) -> float:
     """Operations it takes to compute a summary."""
     reduce = summary.value
@@ -65,7 +72,7 @@ def _cost(summary: Store, condition: bool) -> float:
 
 def _work(sweep: Sweep, kernel: Kernel) -> float:
     """Floating-point operations of the products of a sweep, every block visited."""
-    sums = [n for n in postorder([c.step for c in sweep.carries]) if isinstance(n, Reduce) and n.op == "SUM"]
+    sums = [n for n in postorder([c.step for c in _changed(sweep)]) if isinstance(n, Reduce) and n.op == "SUM"]
     rows = {*kernel.grid, *kernel.tile, sweep.axis}
     return sum(2 * volume({*n.args[0].free, n.axis, *rows}) for n in sums)
 
@@ -74,7 +81,7 @@ def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -
     scores = volume((*kernel.grid, *kernel.tile, sweep.axis))
     summaries = Summaries(temporaries, kernel.tile, kernel.resident, scores)
     own: dict[Node, Accumulator] = {c.node: c for c in sweep.carries}
-    per_carry = [identity_conditions(c, own, sweep.axis, summaries) for c in sweep.carries]
+    per_carry = [identity_conditions(c, own, sweep.axis, summaries) for c in _changed(sweep)]
     if not all(per_carry):
         return None
     conditions_of_all = [n for ns in per_carry for n in ns]
@@ -85,8 +92,20 @@ def _visit(sweep: Sweep, kernel: Kernel, temporaries: Temporaries, sets: bool) -
     every = _all(ranges.truth(c)[0] for c in conditions) if conditions else FALSE
     if value_of(some) is True:
         return None
-    before, after = _all(_all(n.before) for n in conditions_of_all), [a for n in conditions_of_all for a in n.after]
-    return Visit(Map("OR", some, Map("NOT", before)), every, conditions, _all(after) if after else None)
+    before, after = [_all(n.before) for n in conditions_of_all], [a for n in conditions_of_all for a in n.after]
+    if sweep.stores:  # what was added cannot be taken back
+        if any(carry_nodes(a) for a in after):
+            return None
+        before, after = [*before, *(_for_all_rows(a, kernel) for a in after)], []
+    return Visit(Map("OR", some, Map("NOT", _all(before))), every, conditions, _all(after) if after else None)
+
+
+def _for_all_rows(condition: Node, kernel: Kernel) -> Node:
+    """Whether what is known before a sweep holds for all rows of a tile."""
+    missing: Node = Map("NOT", condition)
+    for axis in sorted(condition.free & {*kernel.tile, *kernel.resident}, key=lambda a: a.key):
+        missing = Reduce("ANY", axis, missing)
+    return Map("NOT", missing)
 
 
 def _all(nodes: Iterable[Node]) -> Node:

@@ -24,6 +24,8 @@ def run_schedule(schedule: Schedule, program: Program, inputs: dict[str, torch.T
     env = dict(inputs)
     for t in program.outputs + schedule.temporaries:
         env[t.name] = new_output(t, torch.device("cpu"))
+        if t.name in schedule.added_to:
+            env[t.name].zero_()
     for kernel in schedule.kernels:
         evaluate_kernel(kernel, env, env, block)
     return env
