@@ -6,7 +6,7 @@ the products of a linear layer do not, and something is done to them before they
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -31,8 +31,11 @@ class Choice:
     layers: set[Join] = field(default_factory=set)
 
 
-def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
-    """The joins of a graph that are scores, the most likely first: what ends one is no join itself."""
+def choose(spread: Spread, order: Mapping[fx.Node, int], backward: Container[fx.Node] = ()) -> Choice:
+    """The joins of a graph that are scores, the most likely first: what ends one is no join itself.
+
+    backward: the nodes that need gradients of outputs, see phases.py.
+    """
     choice = Choice()
     claimed: set[fx.Node] = set()
     starts: set[fx.Node] = set()
@@ -61,7 +64,9 @@ def choose(spread: Spread, order: Mapping[fx.Node, int]) -> Choice:
             continue
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
         experts = {e for e in ends if e in batched and _is_batched_by(e, join, spread)}
-        rejected = _is_rejected(join, reach, ends, statistics[join], starts, spread.positive, batched - experts)
+        rejected = (join.weight and _is_layer(join, reach, ends, backward)) or _is_rejected(
+            join, reach, ends, statistics[join], starts, spread.positive, batched - experts
+        )
         if rejected:
             choice.rejected.append(join)
             if experts and experts.issuperset(reach.ends):
@@ -121,6 +126,21 @@ def normalises(reach: Reach, order: Mapping[fx.Node, int]) -> bool:
     return reach.summed
 
 
+def _is_layer(join: Join, reach: Reach, ends: Sequence[fx.Node], backward: Container[fx.Node]) -> bool:
+    """Whether a product with a weight is a linear layer like others, and no map that is reduced, as logits by a loss.
+
+    ends: those that contract.  The gradients of logits are contracted in any case; logits that are handed out as well
+    are stored.
+    """
+    trained = any(e in backward for e in reach.ends)
+    if trained and any(u.op == "output" for m in reach.maps for u in m.users):
+        return True
+    if join.node not in backward:
+        ends = [e for e in ends if e not in backward]
+    reduced = any(join.node in backward or e not in backward for e in reach.ends)
+    return bool(not join.is_big or ends or reach.barriers or not reduced)
+
+
 def _is_rejected(
     join: Join,
     reach: Reach,
@@ -134,8 +154,6 @@ def _is_rejected(
         return True
     if join.is_read:
         return not (join.batched or normalised)
-    if join.weight and (not join.is_big or ends or reach.barriers or not reach.ends):
-        return True
     if join.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(join.size)) and not join.is_big:
         return True
     if not reach.ends and not reach.barriers:

@@ -93,7 +93,7 @@ class Cores:
         """Values that are read although they could be computed."""
         self.forms = Forms(self.why)
         self.spread = Spread(nodes, sources, self.forms, without)
-        self.choice: Choice = choose(self.spread, order)
+        self.choice: Choice = choose(self.spread, order, phases.backward(order))
         self.rejected = self.choice.rejected
         self.refused: list[Refusal] = []
         self.cores: list[Core] = []

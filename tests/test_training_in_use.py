@@ -1,0 +1,214 @@
+"""Training as users do it: precision contexts, several steps and losses, modes, transforms, layouts, writes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import flashlight
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    i = torch.arange(q.shape[-2])
+    return (q @ k.mT / 4).masked_fill(i[:, None] < i, -torch.inf).softmax(-1) @ v
+
+
+class Layer(nn.Module):
+    """One layer of attention over [batch, length, 16]."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.projection, self.output, self.dropout = nn.Linear(16, 48), nn.Linear(16, 16), dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.projection(x).reshape(*x.shape[:2], 3, 2, 8).permute(2, 0, 3, 1, 4)
+        p = F.dropout((q @ k.mT / 3).softmax(-1), self.dropout, self.training)
+        return x + self.output((p @ v).transpose(1, 2).flatten(-2))
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+
+
+def _compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled, as a function object of its own."""
+    return torch.compile(lambda *args: fn(*args), backend="flashlight")
+
+
+def _leaves(count: int = 3) -> list[Tensor]:
+    return [torch.randn(2, 150, 16).requires_grad_() for _ in range(count)]
+
+
+def _close(got: Sequence[Any], expected: Sequence[Any], tolerance: float = 1e-3) -> None:
+    for g, e in zip(got, expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=tolerance, atol=tolerance)
+
+
+def _fused() -> list[bool]:
+    return [r.fused for r in flashlight.reports()[-1].regions]
+
+
+def test_autocast() -> None:
+    layer, x = Layer(), torch.randn(2, 150, 16)
+
+    def gradients(fn: Callable[..., Tensor], of: nn.Module, x: Tensor, narrow: bool = True) -> Sequence[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            loss = fn(x).square().mean()
+        return torch.autograd.grad(loss, list(of.parameters()))
+
+    got, eager = gradients(_compiled(layer), layer, x), gradients(layer, layer, x)
+    exact_layer = copy.deepcopy(layer).double()
+    exact = gradients(exact_layer, exact_layer, x.double(), narrow=False)
+    for g, e, right in zip(got, eager, exact, strict=True):
+        assert (g - right).norm() <= 2 * (e - right).norm()
+    assert _fused() == [True, True]
+
+
+def test_gradients_accumulate_over_steps() -> None:
+    layer = Layer()
+    other, fused = copy.deepcopy(layer), _compiled(layer)
+    for x in torch.randn(3, 2, 150, 16):
+        fused(x).square().sum().backward()
+        other(x).square().sum().backward()
+    _close([p.grad for p in layer.parameters()], [p.grad for p in other.parameters()])
+
+
+@pytest.mark.parametrize("trained", [(0,), (1,), (0, 1), (0, 2)], ids=str)
+def test_outputs_that_get_no_gradient(trained: tuple[int, ...]) -> None:
+    def outputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        s = q @ k.mT / 4
+        p = s.softmax(-1)
+        return p @ v, s.logsumexp(-1), p.detach() @ v.square(), p.argmax(-1)
+
+    def gradients(fn: Callable[..., Any]) -> list[Tensor]:
+        given = fn(*args)
+        found = torch.autograd.grad([given[i].square().sum() for i in trained], args, allow_unused=True)
+        return [torch.zeros_like(a) if g is None else g for a, g in zip(args, found, strict=True)]
+
+    args = _leaves()
+    _close(gradients(_compiled(outputs)), gradients(outputs))
+
+
+def test_shared_weights() -> None:
+    layer, x = Layer(), torch.randn(2, 150, 16)
+
+    def twice(x: Tensor) -> Tensor:
+        return layer(layer(x))
+
+    got, expected = (
+        torch.autograd.grad(f(x).square().sum(), list(layer.parameters())) for f in (_compiled(twice), twice)
+    )
+    _close(got, expected, 1e-2)
+
+
+def test_evaluation_between_training_steps() -> None:
+    layer, x = Layer(dropout=0.1), torch.randn(2, 150, 16)
+    fused = torch.compile(layer, backend="flashlight")
+    fused(x).sum().backward()
+    layer.eval()
+    _close([fused(x)], [layer(x)])
+    with torch.no_grad():
+        _close([fused(x)], [layer(x)])
+    layer.train()
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(fused(x))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    results[0].sum().backward()
+
+
+def test_a_graph_retained_gives_the_same_gradients_or_an_error() -> None:
+    args = _leaves()
+    loss = _compiled(_attention)(*args).square().sum()
+    first = torch.autograd.grad(loss, args, retain_graph=True)
+    try:
+        second = torch.autograd.grad(loss, args)
+    except RuntimeError as error:
+        assert "donated" in str(error)
+    else:
+        _close(second, first)
+
+
+@pytest.mark.parametrize("transform", ["grad", "vmap", "vmap of grad"])
+def test_transforms_inside(transform: str) -> None:
+    def loss(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _attention(q, k, v).square().sum()
+
+    grad = torch.func.grad(loss, (0, 1, 2))
+    made = {"grad": grad, "vmap": torch.func.vmap(_attention), "vmap of grad": torch.func.vmap(grad)}[transform]
+    args = [a.detach() for a in _leaves()]
+    got, expected = _compiled(made)(*args), made(*args)
+    pairs = ([x] if isinstance(x, Tensor) else x for x in (got, expected))
+    _close(next(pairs), next(pairs))
+    assert all(_fused())
+
+
+def test_double_backward_is_an_error() -> None:
+    args = _leaves()
+    gradients = torch.autograd.grad(_compiled(_attention)(*args).square().sum(), args, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward"):
+        torch.autograd.grad([g.square().sum() for g in gradients], args)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: torch.randn(2, 16, 150).mT,
+        lambda: torch.randn(1, 150, 16).expand(2, 150, 16),
+        lambda: torch.randn(2, 300, 32)[:, ::2, ::2],
+        lambda: torch.ones(()).expand(2, 150, 16),
+    ],
+    ids=["transposed", "expanded", "stepped", "one number"],
+)
+def test_layouts_of_inputs_and_gradients(made: Callable[[], Tensor]) -> None:
+    args, tangent = [made().requires_grad_() for _ in range(3)], made()
+    got, expected = (torch.autograd.grad(f(*args), args, tangent) for f in (_compiled(_attention), _attention))
+    _close(got, expected)
+
+
+def test_writes_in_place() -> None:
+    def written(q: Tensor, k: Tensor, v: Tensor, mean: Tensor) -> Tensor:
+        s = (q * 2).mul_(0.5) @ k.mT / 4
+        s.tril_()
+        s += 0.1
+        o = s.softmax(-1) @ v
+        mean.add_(o.detach().mean(0))
+        return o.add_(q) * mean.mean()
+
+    args, means = _leaves(), torch.zeros(2, 150, 16)
+    got, expected = (
+        torch.autograd.grad(f(*args, m).square().sum(), args)
+        for f, m in zip((_compiled(written), written), means, strict=True)
+    )
+    _close([*got, means[0]], [*expected, means[1]])
+    assert all(_fused())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_of_a_layer_under_a_loss_are_not_stored(bias: bool) -> None:
+    head, h, labels = nn.Linear(16, 2001, bias=bias), torch.randn(256, 16, requires_grad=True), torch.arange(256)
+
+    def loss(h: Tensor) -> Tensor:
+        return F.cross_entropy(head(h), labels, label_smoothing=0.1)
+
+    wanted = [h, *head.parameters()]
+    got, expected = (torch.autograd.grad(f(h), wanted) for f in (_compiled(loss), loss))
+    _close(got, expected, 1e-5)
+    assert all(_fused()) and not flashlight.reports()[-1].score_sized
+
+
+@pytest.mark.parametrize("after", [nn.GELU(), nn.LayerNorm(512)], ids=["activation", "norm"])
+def test_layers_are_no_losses(after: nn.Module) -> None:
+    layers, x = nn.Sequential(nn.Linear(16, 512), after), torch.randn(256, 16, requires_grad=True)
+    before = len(flashlight.reports())
+    _compiled(layers)(x).sum().backward()
+    assert not any(r.regions for r in flashlight.reports()[before:])
