@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import flashlight
+from tests.harness import leaves
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -147,8 +148,7 @@ def test_transforms_inside(transform: str) -> None:
     made = {"grad": grad, "vmap": torch.func.vmap(_attention), "vmap of grad": torch.func.vmap(grad)}[transform]
     args = [a.detach() for a in _leaves()]
     got, expected = _compiled(made)(*args), made(*args)
-    pairs = ([x] if isinstance(x, Tensor) else x for x in (got, expected))
-    _close(next(pairs), next(pairs))
+    _close(leaves(got), leaves(expected))
     assert all(_fused())
 
 
