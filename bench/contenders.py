@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from bench.training import Step
 from bench.variants import Case, Function
 
 Run = Callable[[], Any]
@@ -29,7 +30,7 @@ def prepare(contender: str, case: Case, cache_dir: str) -> Run | None:
     elif contender in ("inductor", "flex"):
         fn = torch.compile(own_code(fn), dynamic=False)
     inputs = case.flex_inputs if contender == "flex" and case.flex_inputs is not None else case.inputs
-    return lambda: fn(*inputs)
+    return Step(fn, inputs) if case.trained else lambda: fn(*inputs)
 
 
 def _flex_made(case: Case, compiled: bool) -> Run | None:

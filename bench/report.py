@@ -28,7 +28,7 @@ def details(cells: Iterable[Cell]) -> str:
     rows = [_row(cell, figure) for cell in cells for figure in cell.figures]
     headers = (
         *("variant", "dtype", "S", "contender", "ms", "ratio", "spread", "FLOP floor ms", "byte floor ms", "of floor"),
-        *("compile s", "largest MiB", "peak RSS MiB", "rise MiB", "difference"),
+        *("compile s", "saved MiB", "largest MiB", "peak RSS MiB", "rise MiB", "difference"),
     )
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", "left", "right", "left"))
 
@@ -36,7 +36,7 @@ def details(cells: Iterable[Cell]) -> str:
 def _row(cell: Cell, figure: Figure) -> tuple[str, ...]:
     head = (cell.variant, cell.dtype, str(cell.length), figure.contender)
     if math.isnan(figure.milliseconds):
-        return (*head, "failed", *[""] * 10)
+        return (*head, "failed", *[""] * 11)
     return (
         *head,
         f"{figure.milliseconds:.3g}",
@@ -46,6 +46,7 @@ def _row(cell: Cell, figure: Figure) -> tuple[str, ...]:
         f"{cell.bytes_floor_ms:.3g}",
         f"{figure.of_floor:.0%}",
         f"{figure.compile_seconds:.1f}",
+        f"{figure.saved_mib:.1f}",
         f"{figure.largest_allocation_mib:.1f}",
         f"{figure.peak_rss_mib:.0f}",
         f"{figure.rss_rise_mib:.0f}",

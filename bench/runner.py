@@ -15,6 +15,7 @@ from bench import measure
 from bench.contenders import OURS, Run, prepare
 from bench.machine import ForeignLoad
 from bench.sections import CASES
+from bench.training import Step
 
 STEADY = 0.15
 """Spread between the rounds above which they are taken to be disturbed and more are run."""
@@ -47,6 +48,8 @@ class Figure:
     largest_allocation_mib: float = 0.0
     peak_rss_mib: float = 0.0
     rss_rise_mib: float = 0.0
+    saved_mib: float = 0.0
+    """Of a training step: what the forward keeps for the backward besides its inputs and outputs."""
     difference: float = 0.0
     """Largest difference from eager over eager's largest value."""
     samples: list[float] = field(default_factory=list)
@@ -104,7 +107,9 @@ def run_cell(variant: str, dtype: torch.dtype, length: int, plan: Plan, probe: m
     """Prepare, check and measure all contenders."""
     torch.compiler.reset()
     case = CASES[variant](length, dtype)
-    expected = case.fn(*case.inputs)
+    eager = prepare("eager", case, plan.cache_dir)
+    assert eager is not None
+    expected = eager()
     moved = measure.moved_bytes(case.inputs, expected)
     cell = Cell(variant, str(dtype).removeprefix("torch."), length, case.flops, moved, density=case.density)
     runs: dict[str, Run] = {}
@@ -124,6 +129,7 @@ def run_cell(variant: str, dtype: torch.dtype, length: int, plan: Plan, probe: m
         if run := runs.get(figure.contender):
             figure.largest_allocation_mib = measure.largest_allocation(run)
             figure.peak_rss_mib, figure.rss_rise_mib = measure.peak_resident(run)
+            figure.saved_mib = run.saved_mib() if isinstance(run, Step) else 0.0
     return cell
 
 

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import torch
 
 from bench.masks import MASKS
+from bench.training import TRAINED
 from bench.variants import VARIANTS, Case
 
-CASES: dict[str, Callable[[int, torch.dtype], Case]] = VARIANTS | {f"mask:{name}": make for name, make in MASKS.items()}
-"""Every case by name; those of the masks begin with `mask:`."""
+CASES: dict[str, Callable[[int, torch.dtype], Case]] = {
+    **VARIANTS,
+    **{f"mask:{name}": make for name, make in MASKS.items()},
+    **TRAINED,
+}
+"""Every case by name; those of the masks begin with `mask:`, training steps with `train:`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ SECTIONS = {
         ("float32", "bfloat16"),
         ("dense", "flex", "flex-made", "flex-called", "sdpa", "flashlight"),
         5,
+    ),
+    "training": Section(
+        tuple(TRAINED), (2048, 4096), ("float32", "bfloat16"), ("eager", "inductor", "sdpa", "flashlight"), 5
     ),
     "lengths": Section(
         ("full", "causal"), (256, 512, 1024, 2048, 4096), ("float32", "bfloat16"), ("sdpa", "flashlight"), 9

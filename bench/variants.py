@@ -62,6 +62,8 @@ class Case:
     """The same attention without its mask, of which Flashlight's kernel is timed beside."""
     density: float = 1.0
     """Share of the scores that the mask leaves."""
+    trained: bool = False
+    """Whether a call computes the gradients too."""
 
 
 class Inputs:

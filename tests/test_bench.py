@@ -31,6 +31,17 @@ def test_one_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "time(contender) / time(flashlight)" in printed and "of floor" in printed
 
 
+@pytest.mark.skipif(available() is not None, reason=str(available()))
+def test_a_training_step(tmp_path: Path) -> None:
+    flags = "--variants train:causal --lengths 64 --dtypes float32 --contenders eager,flashlight --rounds 1 --out"
+    assert main([*flags.split(), str(tmp_path)]) == 0
+    (cell,) = json.loads((tmp_path / "bench.json").read_text())["cells"]
+    eager, ours = cell["figures"]
+    assert ours["difference"] < 1e-5 and ours["saved_mib"] < eager["saved_mib"]
+    assert ours["saved_mib"] == pytest.approx(2 * 8 * 64 * 4 / 2**20)
+    assert "fused" in cell["fused"]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_contenders_compute_the_same(name: str) -> None:
     case = VARIANTS[name](128, torch.float64)

@@ -1,0 +1,70 @@
+"""Training steps of the variants: the forward, then the gradients of every input with a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from bench.variants import VARIANTS, Case, Function
+
+Made = Callable[[int, torch.dtype], Case]
+BACKWARD = 2.5
+"""Operations of a backward over those of the forward: five contractions to two (Dao 2022, section B.4)."""
+
+
+class Step:
+    """Runs a function and its gradients."""
+
+    def __init__(self, fn: Function, inputs: Sequence[Tensor]):
+        self.fn = fn
+        self.inputs = [x.detach().requires_grad_(x.is_floating_point()) for x in inputs]
+
+    def __call__(self) -> list[Tensor]:
+        """The outputs, then the gradients of all inputs that have one."""
+        with torch.enable_grad():
+            outputs = tree_leaves(self.fn(*self.inputs))
+            tangents = [_tangent(o) for o in outputs]
+            wanted = [x for x in self.inputs if x.requires_grad]
+            gradients = torch.autograd.grad(outputs, wanted, tangents)
+        return [*(o.detach() for o in outputs), *gradients]
+
+    def saved_mib(self) -> float:
+        """What the forward keeps for the backward besides the inputs and outputs, in MiB."""
+        kept: dict[int, int] = {}
+
+        def note(x: Tensor) -> Tensor:
+            storage = x.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return x
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            outputs = tree_leaves(self.fn(*self.inputs))
+        own = {x.untyped_storage().data_ptr() for x in (*self.inputs, *outputs)}
+        return sum(size for at, size in kept.items() if at not in own) / 2**20
+
+
+_TANGENTS: dict[object, Tensor] = {}
+
+
+def _tangent(output: Tensor) -> Tensor:
+    """The same random gradient for every contender."""
+    key = output.shape, output.dtype
+    if key not in _TANGENTS:
+        _TANGENTS.clear()
+        _TANGENTS[key] = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
+    return _TANGENTS[key]
+
+
+def _trained(make: Made) -> Made:
+    def case(length: int, dtype: torch.dtype) -> Case:
+        forward = make(length, dtype)
+        return replace(forward, flops=(1 + BACKWARD) * forward.flops, trained=True)
+
+    return case
+
+
+TRAINED: dict[str, Made] = {f"train:{name}": _trained(make) for name, make in VARIANTS.items()}
