@@ -30,7 +30,10 @@ def prepare(contender: str, case: Case, cache_dir: str) -> Run | None:
     elif contender in ("inductor", "flex"):
         fn = torch.compile(own_code(fn), dynamic=False)
     inputs = case.flex_inputs if contender == "flex" and case.flex_inputs is not None else case.inputs
-    return Step(fn, inputs) if case.trained else lambda: fn(*inputs)
+    if not case.trained:
+        return lambda: fn(*inputs)
+    step = Step(fn, inputs)
+    return step if contender != "sdpa" or step.is_complete() else None
 
 
 def _flex_made(case: Case, compiled: bool) -> Run | None:

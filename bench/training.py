@@ -32,6 +32,14 @@ class Step:
             gradients = torch.autograd.grad(outputs, wanted, tangents)
         return [*(o.detach() for o in outputs), *gradients]
 
+    def is_complete(self) -> bool:
+        """Whether the outputs have a gradient with respect to every input: a mask that was made before has none."""
+        with torch.enable_grad():
+            outputs = tree_leaves(self.fn(*self.inputs))
+            wanted = [x for x in self.inputs if x.requires_grad]
+            gradients = torch.autograd.grad(outputs, wanted, [_tangent(o) for o in outputs], allow_unused=True)
+        return all(g is not None for g in gradients)
+
     def saved_mib(self) -> float:
         """What the forward keeps for the backward besides the inputs and outputs, in MiB."""
         kept: dict[int, int] = {}
