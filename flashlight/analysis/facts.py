@@ -19,15 +19,15 @@ from flashlight.analysis.fills import PRODUCTS, SUMS_AND_EXTREMA, Constants
 from flashlight.analysis.interval import INF, Interval, Intervals
 from flashlight.analysis.magnitude import FREE, Magnitudes
 from flashlight.analysis.product import Factors, addends, factors
-from flashlight.ir.index import Axis, of
+from flashlight.ir.index import Axis, Expr, digits, of
 from flashlight.ir.program import Carry, Cast, Load, Map, Node, Program, Reduce, postorder, substitute, value_of
 
 LN2 = math.log(2.0)
 ROOM = {4: 120.0, 8: 1000.0}
 """Binary digits that the exponent of a number of so many bytes has, less some for long sums."""
 
-Definitions = Mapping[str, tuple[tuple[Axis | None, ...], Node]]
-"""Tensor -> (its axes, None where a dimension has size one; the value that is stored there)."""
+Definitions = Mapping[str, tuple[tuple[Expr, ...], Node]]
+"""Tensor -> (where something is stored, the value that is stored there)."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class SumFacts:
 
     @staticmethod
     def of_program(axis: Axis, program: Program, steps: Steps) -> SumFacts:
-        stored = {name: (tuple(e.single for e in s.index), s.value) for name, s in program.definitions.items()}
+        stored = {name: (s.index, s.value) for name, s in program.definitions.items()}
         return SumFacts(axis, steps, stored, program.compute.itemsize)
 
     def __post_init__(self) -> None:
@@ -122,9 +122,10 @@ class SumFacts:
         if not isinstance(n, Load) or n.tensor not in self.temporaries:
             return self.steps.get(n, n)
         if n not in self.family.meanings:
-            axes, value = self.temporaries[n.tensor]
-            to = {a: e for a, e in zip(axes, n.index, strict=True) if a is not None}
-            self.family.meanings[n] = substitute(value, to)
+            index, value = self.temporaries[n.tensor]
+            found = [digits(e, at) for e, at in zip(index, n.index, strict=True)]
+            to = {a: e for known in found for a, e in (known or {}).items()}
+            self.family.meanings[n] = substitute(value, to) if value.free <= to.keys() else n
         return self.family.meanings[n]
 
     def moderate(self, n: Node) -> bool:

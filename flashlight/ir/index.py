@@ -227,6 +227,24 @@ def recombine(e: Expr) -> Expr:
     return e
 
 
+def digits(number: Expr, value: Expr) -> dict[Axis, Expr] | None:
+    """The axes of a number of mixed radix that has this value: 4*h + l = v  ->  h = v // 4, l = v % 4, for l < 4.
+
+    None where the number is something else.
+    """
+    found: dict[Axis, Expr] = {}
+    room = 1
+    for axis, c in sorted(number.terms, key=lambda term: term[1]):
+        if not isinstance(axis, Axis) or c != room:
+            return None
+        room *= axis.size
+    rest = value
+    for axis, c in sorted(number.terms, key=lambda term: -term[1]):
+        assert isinstance(axis, Axis)
+        found[axis], rest = divmod_expr(rest, c)
+    return None if number.const else found
+
+
 def divmod_expr(e: Expr, c: int) -> tuple[Expr, Expr]:
     """(e // c, e % c) for c > 0, simplified under the known ranges."""
     if c == 1:
