@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -135,15 +135,33 @@ class SumFacts:
     def in_range(self, parts: Factors) -> bool:
         """Whether a product, and what is multiplied on the way to it, neither overflows nor vanishes.
 
-        Only exponentials vanish all at once; what else is small is so at some positions, or in all of the program.
+        Only exponentials vanish all at once; what else is small is so at some positions, or in all of the program.  One
+        without a bound vanishes in the program too, but its powers before it does.
         """
         room = ROOM[self.bytes]
         every = postorder([parts.node()], lambda n: n not in parts.above and n not in parts.below)
         if any(self.magnitudes(n)[1] > room for n in every):
             return False
         exponentials = [(n, k) for n, k in parts.above.items() if isinstance(n, Map) and n.fn in ("EXP", "EXP2")]
-        least = sum(k * lo for n, k in exponentials if (lo := self.magnitudes(n)[0]) > -INF)
-        return least >= -room
+        return self._holds([(self._least(n), k) for n, k in exponentials])
+
+    def may_multiply(self, divisors: Mapping[Node, int]) -> bool:
+        """Whether a product of divisors does not vanish where each of them alone does not."""
+        ends = [(self.magnitudes(n), k) for n, k in divisors.items()]
+        most = sum(k * hi for (_, hi), k in ends)
+        return most >= -ROOM[self.bytes] and self._holds([(lo, k) for (lo, _), k in ends])
+
+    def _holds(self, least: Sequence[tuple[float, int]]) -> bool:
+        """Whether a product of powers is in range, by the smallest magnitudes of their bases."""
+        return sum(k * lo for lo, k in least if lo > -INF or k > 1) >= -ROOM[self.bytes]
+
+    def _least(self, n: Map) -> float:
+        """The smallest magnitude of an exponential, of the largest term where its maximum is taken off, where no mask
+        makes it 0."""
+        lo = self.magnitudes(n)[0]
+        if lo > -INF or excess(n.args[0], self.axis, self.steps, self.intervals) is not None:
+            return 0.0 if lo == -INF else lo
+        return self.magnitudes(Map(n.fn, _unmasked(n.args[0])))[0]
 
     def positive(self, n: Node) -> bool:
         """Whether a number is above 0 by more than a rounding."""
@@ -194,6 +212,14 @@ class SumFacts:
             return True
         power = isinstance(factor, Map) and factor.fn == "POW" and (value_of(factor.args[1]) or 0) > 0
         return (power and factor.args[0] in terms.above) or isinstance(factor, Load)
+
+
+def _unmasked(exponent: Node) -> Node:
+    """An exponent where no mask makes it -inf."""
+    if isinstance(exponent, Map) and exponent.fn == "WHERE":
+        kept = [a for a in exponent.args[1:] if value_of(a) != -INF]
+        return _unmasked(kept[0]) if len(kept) == 1 else exponent
+    return exponent
 
 
 @dataclass

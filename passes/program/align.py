@@ -17,12 +17,13 @@ from flashlight.ir.program import Index, Load, Node, Program, Reduce, Store, pos
 
 
 def free_in_order(node: Node) -> list[Axis]:
-    """The free axes of node by first occurrence in a canonical walk."""
+    """The free axes of node by first occurrence in a canonical walk, in an index by their steps: names do not count but
+    where steps are equal."""
     order: dict[Axis, None] = {}
     for n in postorder([node]):
         exprs: Sequence[Expr] = n.index if isinstance(n, Load) else (n.expr,) if isinstance(n, Index) else ()
         for e in exprs:
-            for atom, _ in e.terms:
+            for atom, _ in sorted(e.terms, key=lambda term: -abs(term[1])):
                 axes = [atom] if isinstance(atom, Axis) else sorted(_axes(atom), key=lambda a: a.key)
                 order.update(dict.fromkeys(a for a in axes if a in node.free))
     return list(order)

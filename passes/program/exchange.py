@@ -6,8 +6,9 @@
 A tile then holds the map of one b and not of all, and shares it with other stores that have b among their rows.  So it
 is for what was broadcast over a batch when its gradient is taken further: to a table, or to a slope.
 
-Legal for sums of what is linear in the inner sum.  Done where some map runs over all that the inner terms run over,
-and where a product with it has no further axes, so that none is taken more often but for conditions.
+Legal for sums of what is linear in the inner sum: chosen by conditions, or multiplied by positions.  Done where some
+map runs over all that the inner terms run over, and where a product with it has no further axes, so that none is
+taken more often but for conditions.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import itertools
 
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Map, Node, Program, Reduce, postorder, rebuild, value_of
+from flashlight.ir.program import Load, Map, Node, Program, Reduce, postorder, rebuild, value_of
 from flashlight.passes.program.hoist import is_sum
 
 
@@ -29,10 +30,20 @@ def _exchanged(node: Reduce) -> Node:
     inner = path[-1]
     if node.operand is not None or not is_sum(inner) or not _is_of_maps(inner, node.axis) or not _is_free(path):
         return node
+    if len(path) == 1 and not _is_taken_further(inner):
+        return node
     body = inner.args[0]
     for outer in reversed(path[:-1]):
         body = rebuild(outer, [body if a is _linear(outer) else a for a in outer.args])
     return Reduce("SUM", inner.axis, _exchanged(Reduce("SUM", node.axis, body)))
+
+
+def _is_taken_further(inner: Reduce) -> bool:
+    """Whether the terms are sums of what is chosen or multiplied, which have come behind this one."""
+    body = inner.args[0]
+    while is_sum(body):
+        body = body.args[0]
+    return body is not inner.args[0] and len(_path(body)) > 1
 
 
 def _path(node: Node) -> list[Node]:
@@ -55,10 +66,20 @@ def _linear(node: Node) -> Node | None:
 
 
 def _is_of_maps(inner: Reduce, axis: Axis) -> bool:
-    """Whether a sum adds up maps that run over another axis too."""
+    """Whether a sum adds up maps that run over another axis too, which is no other part of the same index: sums over
+    blocks of keys, and over the keys of a block, stay in this order."""
     terms = inner.args[0]
-    maps = (n for n in postorder([terms]) if isinstance(n, Reduce))
-    return inner.operand is None and axis in inner.free and any(n.free >= terms.free for n in maps)
+    nodes = postorder([terms])
+    maps = (n for n in nodes if isinstance(n, Reduce))
+    indices = (e for n in nodes if isinstance(n, Load) for e in n.index)
+    apart = not any({axis, inner.axis} <= e.axes for e in indices)
+    return apart and inner.operand is None and axis in inner.free and any(n.free >= terms.free for n in maps)
+
+
+def _is_position(node: Node) -> bool:
+    """Whether a factor is made of positions and integers alone: it is finite, and the laws after this one move nothing
+    past it that the program has kept together."""
+    return not any(isinstance(n, Reduce) or (isinstance(n, Load) and n.dtype == "float") for n in postorder([node]))
 
 
 def _is_free(path: list[Node]) -> bool:
@@ -69,6 +90,10 @@ def _is_free(path: list[Node]) -> bool:
         others = [a for a in node.args if a is not deeper]
         if any(inner.axis in a.free for a in others) or (isinstance(node, Map) and node.args.count(deeper) > 1):
             return False
-        if isinstance(node, Map) and node.fn == "MUL" and not all(a.free <= inner.free for a in others):
+        if (
+            isinstance(node, Map)
+            and node.fn == "MUL"
+            and not all(a.free <= inner.free and _is_position(a) for a in others)
+        ):
             return False
     return True

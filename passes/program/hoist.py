@@ -13,6 +13,7 @@ Side conditions:
   take out of range: sum(where(c, s, finfo.min) / n).  Any other leaves if what stays is in range.
   A constant that is infinite, NaN or huge does not leave, not as one case of a factor either: sum(-inf * v) is NaN
   where v has both signs, -inf * sum(v) is not.
+  Divisors are multiplied where they come together: several leave only if that is in range too.
 * Zeros.  A divisor leaves if it is never 0, or 0 only where every term is: 0 / 0 is NaN inside and outside, but
   1 / 0 - 1 / 0 is NaN inside and may be anything outside.  Data that is read is taken not to be 0 when it divides, nor
   to be infinite when it multiplies.
@@ -132,6 +133,8 @@ def hoisted(node: Reduce, facts: SumFacts) -> tuple[Reduce, Factors]:
             )
         elif g.whole is None:
             _multiply(inside, g.factors, None)
+    if outside.below.total() > 1 and not facts.may_multiply(outside.below):
+        return node, Factors()
     if tame:
         body = inside.node()
     else:

@@ -8,7 +8,7 @@ import pytest
 
 from flashlight.ir.evaluate import evaluate_program
 from flashlight.ir.index import Axis, of
-from flashlight.ir.program import Const, Index, Map, Node, Program
+from flashlight.ir.program import Cast, Const, Index, Map, Node, Program
 from flashlight.passes.pipeline import compile_program
 from flashlight.passes.program.exchange import exchange
 from tests.dsl import Builder, exp, mul, random_inputs, total
@@ -40,7 +40,7 @@ def table(b: Builder) -> None:
 
 
 def slope(b: Builder) -> None:
-    b.store(total(M, total(N, mul(_maps(b), b.at("distance", M, N)))), H)
+    b.store(total(M, total(N, mul(_maps(b), Cast("float", Index(of(M) - of(N)))))), H)
 
 
 def values(b: Builder) -> None:
