@@ -206,7 +206,7 @@ def test_equal_layers_are_planned_and_kept_once(monkeypatch, tmp_path):
     """What each layer of a model costs besides is finding it and putting the op in its place."""
     planned, kept = [], []
     compile_program, keep = planning.compile_program, runtime._keep
-    monkeypatch.setattr(planning, "compile_program", lambda p: planned.append(p) or compile_program(p))
+    monkeypatch.setattr(planning, "compile_program", lambda p, n: planned.append(p) or compile_program(p, n))
     monkeypatch.setattr(runtime, "_keep", lambda plan, cache: kept.append(plan.key) or keep(plan, cache))
 
     def layers(x):
