@@ -118,9 +118,7 @@ class StagePrinter(CarryPrinter):
             em = self.scalar_emitter([s])
             em.line(f"*{self.memory.pointer(s.out)} = {em.value(s.node).text};")
             return em.close()
-        if isinstance(s.node, Reduce) and self.facts.adds_neighbours(
-            s.node, self.memory.tiling.lanes(self.plan.tiled.kernel.accumulate)
-        ):
+        if isinstance(s.node, Reduce) and self.facts.adds_neighbours(s.node, self.plan.lanes):
             return self._sum_of_neighbours(s, s.node)
         *outer, lane = s.out.axes
         em = self.scalar_emitter([s], lane, outer, f"{self.places[lane]}_live")

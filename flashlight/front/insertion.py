@@ -28,7 +28,7 @@ from flashlight.front.regions.graph import constant_tensor
 from flashlight.runtime.plan import Plan
 
 COPIED_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "from_node")
-"""What a new node takes from the one that it is like: where in the user\'s code it comes from."""
+"""What a new node takes from the one that it is like: where in the user's code it comes from."""
 
 
 @dataclass
