@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.gpu import events, table
 
 ROOT = Path(__file__).parent.parent.parent
-SMOKE = ("full", "causal", "dead_rows", "differential", "by_keys")
+SMOKE = ("full", "causal", "dead_rows", "differential", "by_keys", "train_full", "train_causal", "train_differential")
 VARIANTS = ("causal", "full", "alibi", "document", "softcap", "window256", "differential", "sigmoid")
 STAGES = {
     "smoke": ("device", "triton", "rates", *(f"smoke:{name}" for name in SMOKE)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,29 +57,48 @@ PROGRAMS: dict[str, tuple[Program, torch.dtype]] = {
 
 
 def run(name: str, device: str) -> dict[str, Any]:
-    """Compile a program, run it twice, and compare with float64 and with eager.  Raises whatever goes wrong."""
-    fn, dtype = PROGRAMS[name]
+    """Compile a program, run it twice, and compare with float64 and with eager.  Raises whatever goes wrong.
+
+    A name "train_NAME" runs the forward and the backward, and compares the gradients of all inputs too.
+    """
+    train = name.startswith("train_")
+    fn, dtype = PROGRAMS[name.removeprefix("train_")]
     make = torch.Generator().manual_seed(0)
     inputs = [torch.randn(BATCH, HEADS, LENGTH, DIM, generator=make).to(device, dtype) for _ in range(3)]
-    with torch.no_grad():
-        exact, eager = fn(*(x.double() for x in inputs)), fn(*inputs)
-        compiled = torch.compile(fn, backend="flashlight", dynamic=False, options={"strict": True})
-        began = time.perf_counter()
-        first = compiled(*inputs)
-        synchronize(device)
-        spent = time.perf_counter() - began
-        again = compiled(*inputs)
+    weight = torch.randn(BATCH, HEADS, LENGTH, DIM, generator=make).to(device, dtype)
+    call = partial(_gradients, weight) if train else _outputs
+    exact, eager = call(fn, [x.double() for x in inputs]), call(fn, inputs)
+    compiled = torch.compile(fn, backend="flashlight", dynamic=False, options={"strict": True})
+    began = time.perf_counter()
+    first = call(compiled, inputs)
+    synchronize(device)
+    spent = time.perf_counter() - began
+    again = call(compiled, inputs)
+    if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
+        raise AssertionError("two runs differ")
     report = flashlight.reports()[-1]
-    error, theirs = ((x.double() - exact).abs().max().item() for x in (first, eager))
-    if not torch.equal(first, again):
-        raise AssertionError(f"two runs differ by {(first - again).abs().max().item()}")
-    floor = exact.abs().max().item() * torch.finfo(dtype).eps / 2
+    ours, theirs, largest = [], [], []
+    for a, b, c in zip(first, eager, exact, strict=True):
+        ours.append((a.double() - c).abs().max().item())
+        theirs.append((b.double() - c).abs().max().item())
+        largest.append(c.abs().max().item() * torch.finfo(dtype).eps / 2)
     return {
-        "our_error": error,
-        "eager_error": theirs,
-        "ratio": error / max(theirs, floor),
+        "our_error": max(ours),
+        "eager_error": max(theirs),
+        "ratio": max(a / max(b, floor) for a, b, floor in zip(ours, theirs, largest, strict=True)),
         "fused": report.fused,
         "declined": [r.reason for r in report.regions if not r.fused],
         "kernels": [f"{k.name} {k.language}" for r in report.regions for k in r.kernels],
         "first_call_seconds": spent,
     }
+
+
+def _outputs(fn: Program, inputs: list[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return [fn(*inputs)]
+
+
+def _gradients(weight: Tensor, fn: Program, inputs: list[Tensor]) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    result = fn(*leaves)
+    return [result.detach(), *torch.autograd.grad(result, leaves, weight.to(result.dtype))]
