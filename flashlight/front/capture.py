@@ -37,6 +37,7 @@ from flashlight.front.regions import (
     join_by_join,
     phases,
     source_of,
+    ties,
     without_map_products,
     without_producers,
 )
@@ -149,7 +150,7 @@ class _GraphCapture:
         self.insertion.sort()
         for report in self.report.regions[self.first :]:
             if report.fused:
-                report.fused, report.reason, report.fix, report.kernels = False, failed.reason, failed.fix, []
+                report.refuse(failed.reason or "", failed.fix)
         if len(self.report.regions) == self.first:
             self._number([failed])
 
@@ -166,6 +167,7 @@ class _GraphCapture:
                 self.maps = dict.fromkeys(region.quadratic, why) | self.maps
             elif not self._left(region, why):
                 stored |= region.core.starts
+        self._keep_ties()
         self._note_parts(tried)
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
@@ -183,9 +185,17 @@ class _GraphCapture:
         self.fused = []
         for region, report in fused:
             if live.isdisjoint(self.insertion.replaced.get(n, n) for n in region.outputs):
-                report.fused, report.reason, report.fix, report.kernels = False, HALF, None, []
+                report.refuse(HALF)
             else:
                 self.fused.append((region, report))
+
+    def _keep_ties(self) -> None:
+        """Leave regions to PyTorch of which values are compared with other computations of the same."""
+        while apart := ties.apart(self.graph, [r for r, _ in self.fused], self.insertion.replaced):
+            for region, report in [(r, report) for r, report in self.fused if any(r is other for other in apart)]:
+                self.insertion.withdraw(region.outputs)
+                self._not_fused(region, report.refuse(ties.BROKEN.reason, ties.BROKEN.fix))
+            self.fused = [(r, report) for r, report in self.fused if report.fused]
 
     def _all(self, regions: Sequence[Region]) -> list[Costly]:
         """Fuse regions or say why not; gives those that are too much, and those like them that are no smaller."""
@@ -290,6 +300,8 @@ class _GraphCapture:
     def _fuse(self, region: Region, place: str) -> RegionReport | None:
         """place: what progress calls the region."""
         targets.require(self.options.target, region.device)
+        if ties.broken(region, [r for r, _ in self.fused], self.insertion.replaced):
+            raise ties.BROKEN
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
         copy = extract(region, *self._known(region))
         with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():

@@ -103,6 +103,19 @@ class Insertion:
                 self.retired[node] = node.args, node.kwargs
                 node.args, node.kwargs = (), {}
 
+    def withdraw(self, nodes: Iterable[fx.Node]) -> None:
+        """Give the users of a region's outputs back what they used.
+
+        Retired nodes read again what they did, or what stands in its place now.
+        """
+        for before in nodes:
+            after = self.replaced.pop(before, None)
+            if after is not None:
+                after.replace_all_uses_with(before)
+        for node, arguments in self.retired.items():
+            node.args, node.kwargs = map_arg(arguments, lambda n: self.replaced.get(n, n))
+        self.retired.clear()
+
     def sort(self) -> None:
         """Order the nodes so that arguments come first, otherwise as they are.  Raises where there is a cycle."""
         from torch._inductor.pattern_matcher import stable_topological_sort

@@ -96,6 +96,11 @@ class RegionReport(Plain):
     cost: Cost | None = None
     compilation: Compilation | None = field(default=None, repr=False, compare=False, metadata=UNWRITTEN)
 
+    def refuse(self, reason: str, fix: str | None = None) -> RegionReport:
+        """This report, of a region that is not fused after all."""
+        self.fused, self.reason, self.fix, self.kernels = False, reason, fix, []
+        return self
+
     def facts(self) -> dict[str, Any]:
         """As JSON-compatible data, without what is made from the compilation."""
         return replace(self, kernels=[], passes=[]).to_dict()
