@@ -60,19 +60,21 @@ _TANGENTS: dict[object, Tensor] = {}
 
 def _tangent(output: Tensor) -> Tensor:
     """The same random gradient for every contender."""
-    key = output.shape, output.dtype
+    key = output.shape, output.dtype, output.device
     if key not in _TANGENTS:
         _TANGENTS.clear()
-        _TANGENTS[key] = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
+        drawn = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        _TANGENTS[key] = drawn.to(output.device, output.dtype)
     return _TANGENTS[key]
 
 
-def _trained(make: Made) -> Made:
-    def case(length: int, dtype: torch.dtype) -> Case:
-        forward = make(length, dtype)
-        return replace(forward, flops=(1 + BACKWARD) * forward.flops, trained=True)
-
-    return case
+def trained(forward: Case) -> Case:
+    """The case with the gradients of its inputs."""
+    return replace(forward, flops=(1 + BACKWARD) * forward.flops, trained=True)
 
 
-TRAINED: dict[str, Made] = {f"train:{name}": _trained(make) for name, make in VARIANTS.items()}
+def _made(make: Made) -> Made:
+    return lambda length, dtype: trained(make(length, dtype))
+
+
+TRAINED: dict[str, Made] = {f"train:{name}": _made(make) for name, make in VARIANTS.items()}

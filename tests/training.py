@@ -50,7 +50,7 @@ class _JointRunner(Runner):
 
 def _laid_out(x: Tensor, like: Tensor) -> Tensor:
     """As AOTAutograd hands gradients to the graph: with the strides that it was traced with."""
-    return torch.empty_strided(like.shape, like.stride(), dtype=x.dtype).copy_(x)
+    return torch.empty_strided(like.shape, like.stride(), dtype=x.dtype, device=x.device).copy_(x)
 
 
 def train_only(fn: Callable[..., Any], cache_dir: str, **options: Any) -> Steps:

@@ -19,10 +19,12 @@ from bench.gpu import events, table
 ROOT = Path(__file__).parent.parent.parent
 SMOKE = ("full", "causal", "dead_rows", "differential", "by_keys", "train_full", "train_causal", "train_differential")
 VARIANTS = ("causal", "full", "alibi", "document", "softcap", "window256", "differential", "sigmoid")
+TRAINED = ("causal", "full", "softcap", "window256", "document", "alibi", "differential", "sigmoid")
 STAGES = {
     "smoke": ("device", "triton", "rates", *(f"smoke:{name}" for name in SMOKE)),
     "first": tuple(f"cell:{name}:{dim}" for dim in (64, 128) for name in VARIANTS[:2]),
     "list": (),
+    "train": (*(f"train:{name}:64" for name in TRAINED), "train:full:128", "train:causal:128"),
     "rest": tuple(f"cell:{name}:{dim}" for dim in (64, 128) for name in VARIANTS[2:]),
 }
 SILENCE = 100.0
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--out", type=Path, default=Path("out/gpu"), metavar="DIR", help="default: %(default)s")
     found.add_argument("--seconds", type=float, default=540, help="for everything, default: %(default)s")
     found.add_argument("--stages", default=",".join(STAGES), help="some of %(default)s, in the order given")
-    found.add_argument("--cells", default="", help="only these, such as causal:64,full:128")
+    found.add_argument("--cells", default="", help="only these, such as causal:64,train:full:128")
     found.add_argument("--tests", default="", metavar="WORDS", help="only tests on the device that match, as -k")
     found.add_argument("--processes", type=int, default=min(12, os.cpu_count() or 1), help="of the tests")
     found.add_argument("--sizes", default="4x16x4096", help="batch x heads x length of the cells, default: %(default)s")
@@ -76,7 +78,11 @@ def _table(out: Path) -> str:
 
 
 def _chosen(item: str, cells: str) -> bool:
-    return not item.startswith("cell:") or item.removeprefix("cell:") in cells.split(",")
+    return not _is_cell(item) or item.removeprefix("cell:") in cells.split(",")
+
+
+def _is_cell(item: str) -> bool:
+    return item.startswith(("cell:", "train:"))
 
 
 class Check:
@@ -103,7 +109,7 @@ class Check:
             todo = [i for i in todo if i not in done]
             if todo and begun and begun[-1] == todo[0]:
                 tries[todo[0]] += 1
-                if not todo[0].startswith("cell:") or tries[todo[0]] > 5:
+                if not _is_cell(todo[0]) or tries[todo[0]] > 5:
                     todo.pop(0)
             elif todo:
                 events.add(self.out, "died", item=todo[0], error="the worker did not start", trace=self._log())

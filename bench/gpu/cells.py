@@ -15,6 +15,7 @@ import flashlight
 from bench import measure
 from bench.contenders import OURS, Run, prepare
 from bench.gpu.device import samples, synchronize
+from bench.training import trained
 from bench.variants import (
     Case,
     Shape,
@@ -54,13 +55,17 @@ class Sizes:
 
 
 class Cell:
-    """A variant's inputs, and its result by eager."""
+    """A variant's inputs, and its result by eager.  train: with the gradients of all inputs."""
 
-    def __init__(self, variant: str, dim: int, sizes: Sizes, out: Path):
+    def __init__(self, variant: str, dim: int, sizes: Sizes, out: Path, train: bool = False):
         torch.compiler.reset()
-        self.name, self.sizes, self.out = f"{variant} D={dim}", sizes, out
+        self.name, self.sizes, self.out = f"{'train ' if train else ''}{variant} D={dim}", sizes, out
         self.case = VARIANTS[variant](sizes.length, torch.bfloat16, sizes.shape(dim))
-        self.expected = self.case.fn(*self.case.inputs)
+        if train:
+            self.case = trained(self.case)
+        eager = prepare("eager", self.case, "")
+        assert eager is not None
+        self.expected = eager()
         self.bytes = measure.moved_bytes(self.case.inputs, self.expected)
 
     def facts(self) -> dict[str, Any]:

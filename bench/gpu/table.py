@@ -72,9 +72,8 @@ def _cells(found: list[dict[str, Any]]) -> str:
         )
     ratios = [f"{c} / ours" for c in CONTENDERS[:-1]]
     head = ("cell", *CONTENDERS, *ratios, "TFLOP/s", "flops floor", "bytes floor", "of floor")
-    return (
-        "milliseconds, B=4 H=16 S=4096 bfloat16 forward unless told otherwise\n" + tabulate(rows, head) if rows else ""
-    )
+    title = "milliseconds, B=4 H=16 S=4096 bfloat16 forward, and backward where trained, unless told otherwise"
+    return f"{title}\n{tabulate(rows, head)}" if rows else ""
 
 
 def _floors(fact: dict[str, Any], rates: dict[str, Any]) -> list[float]:

@@ -45,7 +45,7 @@ class Worker:
         self.events.add(self.out, "begin", item=item)
         try:
             found = {"device": self._device, "rates": self._rates, "triton": self._triton, "smoke": self._smoke,
-                     "cell": self._cell}[kind](*rest)  # fmt: skip
+                     "cell": self._cell, "train": self._train}[kind](*rest)  # fmt: skip
             self.events.add(self.out, "end", item=item, **found)
         except Exception as error:
             self._failed("end", error, item=item)
@@ -90,16 +90,22 @@ class Worker:
         return run(name, self.device)
 
     def _cell(self, variant: str, dim: str) -> dict[str, Any]:
+        return self._contenders(f"{variant}:{dim}", variant, int(dim), train=False)
+
+    def _train(self, variant: str, dim: str) -> dict[str, Any]:
+        return self._contenders(f"train:{variant}:{dim}", variant, int(dim), train=True)
+
+    def _contenders(self, name: str, variant: str, dim: int, train: bool) -> dict[str, Any]:
         import torch
 
         from bench.gpu.cells import CONTENDERS, Cell
 
-        known = {e["contender"] for e in self.events.read(self.out) if e.get("cell") == f"{variant}:{dim}"}
+        known = {e["contender"] for e in self.events.read(self.out) if e.get("cell") == name}
         with torch.no_grad():
-            cell = Cell(variant, int(dim), self.sizes, self.out)
-            self.events.add(self.out, "facts", cell=f"{variant}:{dim}", **cell.facts())
+            cell = Cell(variant, dim, self.sizes, self.out, train)
+            self.events.add(self.out, "facts", cell=name, **cell.facts())
             for contender in (c for c in CONTENDERS if c not in known):
-                self._contender(cell.measure, contender, f"{variant}:{dim}")
+                self._contender(cell.measure, contender, name)
             return {}
 
     def _contender(self, measure: Callable[[str], dict[str, Any]], contender: str, cell: str) -> None:

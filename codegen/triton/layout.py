@@ -12,11 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+import torch
+
 from flashlight.base.constants import gpu
 from flashlight.codegen.tile import TileProgram
 from flashlight.codegen.tile.contractions import Contraction, Dims, split
 from flashlight.ir.index import Axis
-from flashlight.ir.program import Node, Reduce, postorder
+from flashlight.ir.kernel import Kernel
+from flashlight.ir.program import Load, Node, Reduce, postorder
 
 
 def power_of_two(n: int) -> int:
@@ -91,6 +94,15 @@ class Layout:
     def ragged(self, axis: Axis) -> bool:
         """Whether the last block of the axis goes beyond its end."""
         return not axis.is_even(self.blocks[axis]) or axis.size == 0
+
+
+def operand_type(kernel: Kernel, c: Contraction) -> torch.dtype | None:
+    """The 16-bit type that both sides of a product of matrices may have; None for the compute type."""
+    if c.operand in (torch.float16, torch.bfloat16):
+        return c.operand
+    sides = {kernel.tensor(s.tensor).dtype if isinstance(s, Load) else None for s in (c.left, c.right)}
+    only = sides.pop()
+    return only if not sides and only in (torch.float16, torch.bfloat16) else None
 
 
 def axes_of(node: Node) -> frozenset[Axis]:

@@ -13,9 +13,10 @@ import torch
 
 from flashlight.base.constants import gpu
 from flashlight.codegen.tile import TileProgram, unlined
+from flashlight.codegen.tile.contractions import split
 from flashlight.codegen.triton.alive import peak
 from flashlight.codegen.triton.blocks import Tiling
-from flashlight.codegen.triton.layout import Layout
+from flashlight.codegen.triton.layout import Layout, operand_type
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Load, Map, Node, Reduce, postorder
 
@@ -122,20 +123,14 @@ def _visiting(kernel: Kernel, tiling: Tiling, target: Machine) -> int:
 
 
 def without_instructions(kernel: Kernel) -> bool:
-    """Whether products run in full precision, so without matrix instructions (or few of them)."""
-    loaded = {n.tensor for n in kernel.nodes if isinstance(n, Load)}  # not what only the tests of blocks read
-    wide = any(t.dtype is torch.float32 for t in kernel.inputs if t.name in loaded)
-    wide = wide or any(map(_full_precision, kernel.nodes))
-    return kernel.accumulate is torch.float64 or (wide and torch.get_float32_matmul_precision() == "highest")
-
-
-def _full_precision(n: Node) -> bool:
-    """A contraction whose operands are not rounded, whatever the type they were loaded in."""
-    if not isinstance(n, Reduce) or n.op != "SUM" or n.operand is not None:
+    """Whether products of matrices run in full precision, so without matrix instructions (or few of them)."""
+    if kernel.accumulate is torch.float64:
+        return True
+    if torch.get_float32_matmul_precision() != "highest":
         return False
-    body = n.args[0]
-    is_product = isinstance(body, Map) and body.fn == "MUL"
-    return is_product and all(n.axis in a.free and a.dtype == "float" for a in body.args)
+    grid = frozenset(kernel.grid)
+    products = (split(n, lambda m: m.free - grid) for n in postorder(unlined(kernel).roots))
+    return any(c is not None and operand_type(kernel, c) is None for c in products)
 
 
 def _serial(node: Node, layout: Layout) -> bool:

@@ -20,6 +20,7 @@ from flashlight.codegen.text import Call, Wrapped, filled_in, receiver
 from flashlight.codegen.tile.contractions import Contraction
 from flashlight.codegen.triton.addressing import inside, raw_load
 from flashlight.codegen.triton.expressions import integer, number, render, triton_dtype
+from flashlight.codegen.triton.layout import operand_type
 from flashlight.codegen.triton.state import Scope, State, Value, spread
 from flashlight.ir.index import Axis
 from flashlight.ir.ops import MONOIDS
@@ -172,7 +173,7 @@ def dot(state: State, c: Contraction, start: str | None = None) -> str:
     if _first(state, c.n) < _first(state, c.m):
         c = replace(c, left=c.right, right=c.left, m=c.n, n=c.m)
     batch, m, n = sort(c.batch), sort(c.m), sort(c.n)
-    dtype = _operand_type(state, c)
+    dtype = operand_type(state.kernel, c)
     left = _matrix(state, c.left, c.inner, dtype, (batch, m, c.sums))
     right = _matrix(state, c.right, c.inner, dtype, (batch, c.sums, n))
     natural = batch + m + n
@@ -199,15 +200,6 @@ def _tuple(parts: Iterable[str]) -> str:
 
 def _first(state: State, axes: frozenset[Axis]) -> tuple[int, int, str]:
     return state.layout.rank(state.layout.sort(axes)[0])
-
-
-def _operand_type(state: State, c: Contraction) -> torch.dtype | None:
-    """The 16-bit type that both sides may have; None for the compute type."""
-    if c.operand in (torch.float16, torch.bfloat16):
-        return c.operand
-    sides = {_loaded_type(state, side) for side in (c.left, c.right)}
-    only = sides.pop()
-    return only if not sides and only in (torch.float16, torch.bfloat16) else None
 
 
 def _loaded_type(state: State, node: Node) -> torch.dtype | None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 from tests.harness import Compiled, as_double, compile_only, doubled, error_ratio, rms_ratio
-from tests.zoo import Size, Variant
+from tests.zoo import ZOO, Size, Variant
+
+DEVICE = os.environ.get("FLASHLIGHT_GPU_DEVICE", "cuda")
+TARGET = "triton" if DEVICE == "cuda" else "auto"
+FIRST: dict[str, Variant] = {}
+"""The first spelling of every program that must fuse."""
+for _v in ZOO:
+    if _v.fuses:
+        FIRST.setdefault(_v.name, _v)
 
 SIZE = Size(batch=1, heads=3, queries=150, keys=301, dim=64, dim_v=64)
 """At least three blocks of 128 keys and two tiles of 128 rows, no length a multiple of 16."""

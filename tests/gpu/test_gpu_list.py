@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
-from tests.gpu.check import error_of
-from tests.zoo import ZOO, Variant
+from tests.gpu.check import DEVICE, FIRST, TARGET, error_of
 
-DEVICE = os.environ.get("FLASHLIGHT_GPU_DEVICE", "cuda")
 if DEVICE == "cuda" and not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
 pytestmark = pytest.mark.gpu
-FIRST: dict[str, Variant] = {}
-for _v in ZOO:
-    if _v.fuses:
-        FIRST.setdefault(_v.name, _v)
-TARGET = "triton" if DEVICE == "cuda" else "auto"
 
 
 @pytest.fixture(scope="module")
