@@ -21,6 +21,7 @@ from flashlight.base.warn import users_line
 from flashlight.front.allocations import Allocations
 from flashlight.front.capture import Capture
 from flashlight.front.compilation import report_from_document, report_to_document
+from flashlight.front.forward_mode import refusing_tangents
 from flashlight.front.lines import Lined, distinct, lines_of, moves, pattern
 from flashlight.front.recovery import note, recovering
 from flashlight.report import levels as debug
@@ -88,7 +89,8 @@ def compile_graph(
         report_to(report)
         debug.show(report)
     notices.notify(report, options)
-    return recovering(compiled, report) if report.note else compiled
+    compiled = recovering(compiled, report) if report.note else compiled
+    return refusing_tangents(compiled)
 
 
 def _locate(report: Report, caller: str) -> None:

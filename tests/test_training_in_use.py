@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 import flashlight
+from flashlight.base.errors import FlashlightError
 from tests.harness import leaves
 
 
@@ -150,6 +152,24 @@ def test_transforms_inside(transform: str) -> None:
     got, expected = _compiled(made)(*args), made(*args)
     _close(leaves(got), leaves(expected))
     assert all(_fused())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_forward_mode_around_compiled_code_is_an_error(trained: bool) -> None:
+    args = [a.detach().requires_grad_(trained) for a in _leaves()]
+    fused = _compiled(_attention)
+    fused(*args)
+    with forward_ad.dual_level():
+        fused(*args)
+        with pytest.raises(FlashlightError, match="tangent"):
+            fused(*[forward_ad.make_dual(a, torch.ones_like(a)) for a in args])
+
+
+def test_forward_mode_of_functions_and_inside() -> None:
+    args = tuple(a.detach() for a in _leaves())
+    expected = torch.func.jvp(_attention, args, args)
+    _close(torch.func.jvp(_compiled(_attention), args, args), expected)
+    _close(_compiled(lambda *a: torch.func.jvp(_attention, a, a))(*args), expected)
 
 
 def test_double_backward_is_an_error() -> None:

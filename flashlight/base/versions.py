@@ -17,6 +17,7 @@ import torch
 from torch import fx
 from torch._inductor import custom_graph_pass
 from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch.autograd import forward_ad
 
 
 def joint_pass(ours: CustomGraphPass, theirs: Any) -> CustomGraphPass:
@@ -66,6 +67,11 @@ class _Chain(CustomGraphPass):
         """All of theirs; None, so that nothing is cached, where one has none."""
         uuids = [step.uuid() if isinstance(step, CustomGraphPass) else None for step in self.passes]
         return None if None in uuids else tuple(uuids)
+
+
+def in_dual_level() -> bool:
+    """Whether forward-mode AD is on; so taken where this version does not say."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def isolated_recompiles() -> dict[str, bool]:
