@@ -81,7 +81,7 @@ def test_forward_and_backward_draw_the_same(name: str, target: str, tmp_path: Pa
     tangent = torch.randn(B, H, M, N, generator=torch.Generator().manual_seed(1))
     got = steps.step(args, [tangent])
     assert [r.fused for r in steps.report.regions] == [True, True]
-    assert len(nodes(steps, "inductor_seeds")) == 1
+    assert len(nodes(steps, "seeds_at")) == 1
     assert not nodes(steps, "rand.default") + nodes(steps, "bernoulli") + nodes(steps, "flashlight.random")
     mask = got[0] != 0
     assert 0.5 < mask.float().mean() < 0.9
@@ -142,7 +142,7 @@ def test_two_masks_are_independent(tmp_path: Path) -> None:
     args = draw(identity=True)
     torch.manual_seed(0)
     out = steps.step(args, [torch.ones(B, H, M, N)])[0]
-    assert len(nodes(steps, "inductor_seeds")) == 2
+    assert len(nodes(steps, "seeds_at")) == 2
     sums = (out / weights(*args[:2])).round() / 2  # 0, 1, 3 or 4
     for value in (0, 1, 3, 4):
         assert abs((sums == value).float().mean() - 0.25) < 5 * math.sqrt(0.1875 / sums.numel())
@@ -154,7 +154,7 @@ def test_targets_draw_the_same(tmp_path: Path) -> None:
     masks = [kept(drop, tmp_path, 5, target) for target in ("evaluate", "cpp")]
     assert torch.equal(*masks)
     torch.manual_seed(5)
-    (seeds,) = [torch.ops.prims.inductor_seeds(1, torch.device("cpu"))]
+    seeds = torch.ops.flashlight.seeds(1, torch.device("cpu"))
     assert torch.equal(masks[0], random(seeds, [B, H, M, N], torch.float32) > P)
 
 
@@ -259,7 +259,7 @@ def test_an_error_gives_the_operation_back(tmp_path: Path, monkeypatch: pytest.M
     steps = train_only(dropping(SPELLINGS["dropout"]), str(tmp_path), target="evaluate")
     steps.step(draw(), [torch.ones(B, H, M, D)])
     assert [r.fused for r in steps.report.regions] == [False, False]
-    assert nodes(steps, "rand.default") and not nodes(steps, "inductor_seeds") + nodes(steps, "flashlight")
+    assert nodes(steps, "rand.default") and not nodes(steps, "seeds_at") + nodes(steps, "flashlight")
 
 
 def test_dropout_outside_of_attention_is_left_alone(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_dropout_outside_of_attention_is_left_alone(tmp_path: Path) -> None:
 
     steps = train_only(function, str(tmp_path), target="evaluate")
     steps.step(draw(), [torch.ones(B, H, M, D)])
-    assert len(nodes(steps, "rand.default")) == 2 and len(nodes(steps, "inductor_seeds")) == 1
+    assert len(nodes(steps, "rand.default")) == 2 and len(nodes(steps, "seeds_at")) == 1
 
 
 def test_large_tensors_have_several_streams() -> None:

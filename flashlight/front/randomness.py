@@ -1,21 +1,24 @@
 """Random numbers as functions of a seed and a position, so that regions draw them where they use them.
 
-    rand [B, H, M, N]        becomes        seeds = prims.inductor_seeds(1);  flashlight.random(seeds, [B, H, M, N])
+    rand [B, H, M, N]        becomes        all = flashlight.seeds(2)
+    rand [B, H, M, M]                       flashlight.random(flashlight.seeds_at(all, 0, 1), [B, H, M, N])
+                                            flashlight.random(flashlight.seeds_at(all, 1, 1), [B, H, M, M])
 
-The seeds come from torch's generator when the graph runs, and the partitioner saves them for the backward.  What no
-region takes in gets PyTorch's operation back; what else reads numbers that a region draws has them from the same seeds.
+The seeds come from torch's generator when the graph runs, all of a device in one call: of equal calls PyTorch would
+keep one, and it does not keep the order of several.  The partitioner saves them for the backward.  What no region takes
+in gets PyTorch's operation back; what else reads numbers that a region draws has them from the same seeds.
 Nothing is changed where the user asks for the numbers of eager.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
-import torch._inductor.inductor_prims  # defines prims.inductor_seeds
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._inductor import config
@@ -33,7 +36,7 @@ from flashlight.runtime.op import register
 from flashlight.runtime.random import is_rounded, streams
 
 aten, prims = torch.ops.aten, torch.ops.prims
-_RANDOM = torch.ops.flashlight.random.default
+_RANDOM, _SEEDS, _SEEDS_AT = (getattr(torch.ops.flashlight, name).default for name in ("random", "seeds", "seeds_at"))
 
 
 @dataclass
@@ -54,10 +57,22 @@ def expose(graph: fx.Graph, drawings: list[Drawing]) -> None:
     """Rewrite the operations that draw uniform numbers, and add them to `drawings`."""
     if config.fallback_random or getattr(config, "align_random_eager", False):
         return
-    for node in list(graph.nodes):
-        form = _FORMS.get(node.target) if g.is_call(node) else None
-        if form is not None and node.users and 0 not in g.shape(node) and _is_drawn_here(node):
-            drawings.append(_Writer(graph, node).write(form))
+    calls = [n for n in graph.nodes if g.is_call(n) and n.target in _FORMS]
+    calls = [n for n in calls if n.users and 0 not in g.shape(n) and _is_drawn_here(n)]
+    for device in dict.fromkeys(n.meta["val"].device for n in calls):
+        there = [n for n in calls if n.meta["val"].device == device]
+        counts = [_streams(n) for n in there]
+        drawn: fx.Node | None = None
+        for node, first, count in zip(there, accumulate(counts, initial=0), counts, strict=False):
+            writer = _Writer(graph, node)
+            drawn = drawn or writer.seeds(_SEEDS, sum(counts), device)
+            writer.given = writer.seeds(_SEEDS_AT, drawn, first, count)
+            drawings.append(writer.write(_FORMS[node.target]))
+
+
+def _streams(call: fx.Node) -> int:
+    size = g.shape(call)
+    return math.prod(size[: streams(size)])
 
 
 def settle(drawings: Collection[Drawing], taken: Collection[fx.Node]) -> None:
@@ -67,10 +82,10 @@ def settle(drawings: Collection[Drawing], taken: Collection[fx.Node]) -> None:
             drawing.give_back()
 
 
-def clean(graph: fx.Graph, drawings: Collection[Drawing]) -> None:
+def clean(graph: fx.Graph, drawings: Sequence[Drawing]) -> None:
     """Erase what nothing reads.  Drawing seeds and numbers counts as an effect, so that they are no dead code."""
     left = set(graph.nodes)
-    for node in (n for drawing in drawings for n in (drawing.call, *reversed(drawing.made))):
+    for node in (n for drawing in reversed(drawings) for n in (drawing.call, *reversed(drawing.made))):
         if node in left and not node.users:
             graph.erase_node(node)
 
@@ -110,6 +125,8 @@ class _Writer:
         self.graph, self.call = graph, call
         self.value: torch.Tensor = call.meta["val"]
         self.made: list[fx.Node] = []
+        self.given: fx.Node | None = None
+        """Its seeds."""
 
     def write(self, form: Callable[[_Writer], fx.Node]) -> Drawing:
         with self.graph.inserting_before(self.call):
@@ -123,20 +140,21 @@ class _Writer:
     def _unrounded(self, result: fx.Node) -> fx.Node:
         """The numbers with all their digits, for what compares them: 16 bits would make thresholds less exact."""
         with self.graph.inserting_before(self.call):
-            exact = self.numbers(torch.float32, result.args[0])
+            exact = self.numbers(torch.float32)
         for user in list(result.users):
             if g.is_pointwise(user) and g.dtype(user) is torch.bool:
                 user.replace_input_with(result, exact)
         return exact
 
-    def numbers(self, dtype: torch.dtype, seeds: Any = None) -> fx.Node:
+    def numbers(self, dtype: torch.dtype) -> fx.Node:
         """The numbers of the call, in [0, 1)."""
         size = self.call.args[0] if self.call.target is aten.rand.default else list(self.value.shape)
-        return self.add(_RANDOM, seeds or self._seeds(), size, dtype)
+        return self.add(_RANDOM, self.given, size, dtype)
 
-    def _seeds(self) -> fx.Node:
-        size = g.shape(self.call)
-        node = self.add(prims.inductor_seeds.default, math.prod(size[: streams(size)]), self.value.device)
+    def seeds(self, target: Any, *args: Any) -> fx.Node:
+        """A node that gives seeds, before the call."""
+        with self.graph.inserting_before(self.call):
+            node = self.add(target, *args)
         for key in node.meta.keys() - {"val", *COPIED_META}:
             del node.meta[key]
         node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
