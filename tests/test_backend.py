@@ -343,3 +343,13 @@ def test_few_queries_are_left_alone(tmp_path: Path) -> None:
     compiled(q, k, torch.tensor(300))
     assert not compiled.report.regions
     assert any("few queries" in text for _, text in compiled.report.untouched)
+
+
+def test_distances_without_products_are_fused(tmp_path: Path) -> None:
+    def nearest(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a[:, None] - b).abs().sum(-1).amin(-1)
+
+    a, b = torch.randn(2, 300, 3)
+    compiled = compile_only(nearest, str(tmp_path))
+    torch.testing.assert_close(compiled(a, b), nearest(a, b))
+    assert compiled.report.fused == 1 and not compiled.report.untouched

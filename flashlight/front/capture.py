@@ -23,7 +23,7 @@ from flashlight.base.options import Options
 from flashlight.front import allocations, layouts, randomness, worth
 from flashlight.front.compilation import Compilation
 from flashlight.front.cost import add_stages, spared
-from flashlight.front.counts import flops
+from flashlight.front.counts import flops, reductions
 from flashlight.front.extract import Extract, extract
 from flashlight.front.insertion import Insertion
 from flashlight.front.lowering import can_lower
@@ -46,7 +46,7 @@ from flashlight.front.regions.core import Core
 from flashlight.front.regions.graph import is_symbolic, name_of
 from flashlight.front.regions.reads import Reason
 from flashlight.front.sdpa import Attention, decompose, restore
-from flashlight.ir.kernel import Schedule
+from flashlight.ir.kernel import Kernel, Schedule
 from flashlight.ir.program import Program
 from flashlight.passes.sparsity.share import parted
 from flashlight.report import levels as debug
@@ -306,8 +306,10 @@ class _GraphCapture:
         copy = extract(region, *self._known(region))
         with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
             planned = self.planner(region, copy, place, smaller=self.thrifty)
-        if self.options.target == "auto" and not targets.worthwhile([k for k in planned.schedule.kernels if flops(k)]):
-            self.report.untouched.append((region.source, FEW_QUERIES))
+        counted = _counted(planned.schedule.kernels)
+        if self.options.target == "auto" and not targets.worthwhile(counted):
+            if counted:
+                self.report.untouched.append((region.source, FEW_QUERIES))
             return None
         copy.specialise()
         inputs = {t.name: copy.origin[n] for t, n in zip(planned.program.inputs, planned.inputs, strict=True)}
@@ -395,3 +397,10 @@ def _input_index(node: fx.Node) -> int | None:
 
 def _declined(decline: Decline, source: str) -> RegionReport:
     return RegionReport(False, decline.reason, decline.source or source, fix=decline.fix)
+
+
+def _counted(kernels: Sequence[Kernel]) -> list[Kernel]:
+    """The kernels that decide whether a region is worth fusing: those with products, or else those that reduce what is
+    reduced already, as the least of L1 distances. A single sum of a map of positions is a loop that Inductor makes too.
+    """
+    return [k for k in kernels if flops(k)] or [k for k in kernels if reductions(k) > 1]

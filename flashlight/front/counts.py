@@ -28,6 +28,12 @@ def flops(kernel: Kernel, blocks: Mapping[Axis, int] | None = None) -> int:
     return sum(2 * positions(n) * repeats(n, kernel, blocks) for n in products)
 
 
+def reductions(kernel: Kernel) -> int:
+    """How many sums and extrema a kernel computes: its carries, and those inside of what it computes."""
+    inner = {n for part in phases(kernel) for n in postorder(part) if isinstance(n, Reduce)}
+    return len(inner) + sum(len(sweep.carries) for sweep in kernel.sweeps)
+
+
 def phases(kernel: Kernel) -> Iterator[Sequence[Node]]:
     """What each sweep computes, and the epilogue."""
     for sweep in kernel.sweeps:
