@@ -1,6 +1,6 @@
 """Train a small GPT on Python's language reference: rotary positions, grouped heads, dropout of the attention weights.
 
-The attention and the loss are plain PyTorch; neither the scores nor the logits are stored.
+The attention and the loss are plain PyTorch. No scores are stored; logits are where the tokens are few, see the README.
 """
 
 from __future__ import annotations
