@@ -141,3 +141,23 @@ def test_rows_without_a_key_give_what_eager_gives() -> None:
     expected = _flat(*eager_step(masked, (q, k, v), [grad]))
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_divisors_whose_square_overflows(tmp_path: Path) -> None:
+    """Sums of exponentials near 1e20 divide the gradient twice: their square is out of range."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, n, 4) for n in (100, 150, 150))
+    q, k = q / q.norm(dim=-1, keepdim=True) * 10, k / k.norm(dim=-1, keepdim=True) * 4.6
+    keep = torch.rand(100, 150) < 0.9
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        p = (q @ k.mT).exp() / (q @ k.mT).exp().sum(-1, keepdim=True)
+        return p.masked_fill(~keep, 0.0) @ v
+
+    compiled = train_only(attention, str(tmp_path), target="evaluate")
+    tangents = tangents_of(attention(*differentiable((q, k, v))))
+    got = _flat(*compiled.step((q, k, v), tangents))
+    eager = _flat(*eager_step(attention, (q, k, v), tangents))
+    exact = _flat(*eager_step(attention, as_double((q, k, v)), [t.double() for t in tangents]))
+    assert rms_ratio([got], [eager], [exact]) <= SLACK
+    assert all(r.fused for r in compiled.report.regions)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -38,6 +38,7 @@ class SumFacts:
     temporaries:  what an earlier store, or the forward, computed
     bytes:        of the numbers that are computed with
     ones:         factors that are 1 but for rows that are NaN
+    unbounded:    tensors of which no magnitude is known
     family:       the same over other axes, and what is known whatever the axis
     """
 
@@ -46,12 +47,13 @@ class SumFacts:
     temporaries: Definitions = field(default_factory=dict)
     bytes: int = 4
     ones: set[Node] = field(default_factory=set)
+    unbounded: Container[str] = frozenset()
     family: Family = field(default_factory=lambda: Family())
 
     @staticmethod
     def of_program(axis: Axis, program: Program, steps: Steps) -> SumFacts:
         stored = {name: (s.index, s.value) for name, s in program.definitions.items()}
-        return SumFacts(axis, steps, stored, program.compute.itemsize)
+        return SumFacts(axis, steps, stored, program.compute.itemsize, unbounded=frozenset(program.unbounded))
 
     def __post_init__(self) -> None:
         self.intervals = self.family.intervals
@@ -64,14 +66,14 @@ class SumFacts:
     def over(self, axis: Axis) -> SumFacts:
         """The same for sums over another axis."""
         known = self.family.members.get(axis)
-        return known or SumFacts(axis, self.steps, self.temporaries, self.bytes, self.ones, self.family)
+        return known or SumFacts(axis, self.steps, self.temporaries, self.bytes, self.ones, self.unbounded, self.family)
 
     def _is_elsewhere(self, n: Node) -> TypeGuard[Reduce]:
         """Whether a node is a sum over another axis: what is in it is not asked here."""
         return isinstance(n, Reduce) and n.op == "SUM" and n.axis != self.axis
 
-    def _known(self, n: Node) -> Interval | None:
-        n = self.meaning(n)
+    def _known(self, asked: Node) -> Interval | None:
+        n = self.meaning(asked)
         if n in self.ones or self._is_share(n):
             return 0.0, 0.0
         if isinstance(n, Map) and n.fn in ("EXP", "EXP2"):
@@ -82,9 +84,11 @@ class SumFacts:
             return 0.0, FREE
         if self._is_elsewhere(n):
             return self.over(n.axis).magnitudes(n)
-        if isinstance(n, Load | Carry) and (isinstance(n, Carry) or n.tensor in self.temporaries):
+        if isinstance(n, Carry) or (
+            isinstance(n, Load) and (n.tensor in self.temporaries or n.tensor in self.unbounded)
+        ):
             return -INF, INF
-        return None
+        return None if n is asked else self.magnitudes(n)
 
     def _is_share(self, n: Node) -> bool:
         """Whether n is a / sum(a) for a >= 0: the largest of them counts, and is at most 1."""
@@ -146,10 +150,11 @@ class SumFacts:
         return self._holds([(self._least(n), k) for n, k in exponentials])
 
     def may_multiply(self, divisors: Mapping[Node, int]) -> bool:
-        """Whether a product of divisors does not vanish where each of them alone does not."""
+        """Whether a product of divisors neither vanishes nor overflows where each of them alone does not."""
+        room = ROOM[self.bytes]
         ends = [(self.magnitudes(n), k) for n, k in divisors.items()]
         most = sum(k * hi for (_, hi), k in ends)
-        return most >= -ROOM[self.bytes] and self._holds([(lo, k) for (lo, _), k in ends])
+        return -room <= most <= room and self._holds([(lo, k) for (lo, _), k in ends])
 
     def _holds(self, least: Sequence[tuple[float, int]]) -> bool:
         """Whether a product of powers is in range, by the smallest magnitudes of their bases."""

@@ -20,7 +20,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from flashlight.base.budget import Allowance, TooMuch
 from flashlight.base.errors import Decline, FlashlightError
 from flashlight.base.options import Options
-from flashlight.front import allocations, layouts, randomness, worth
+from flashlight.front import allocations, growth, layouts, randomness, worth
 from flashlight.front.compilation import Compilation
 from flashlight.front.cost import add_stages, spared
 from flashlight.front.counts import flops, reductions
@@ -119,6 +119,8 @@ class _GraphCapture:
         self.planner = Planner(self.options)
         self.backward: set[fx.Node] = set()
         """What needs gradients of outputs."""
+        self.unbounded: set[fx.Node] = set()
+        """What holds exponentials, see growth.py."""
 
     def run(self) -> None:
         attentions: list[Attention] = []
@@ -157,6 +159,7 @@ class _GraphCapture:
     def _capture(self, attentions: list[Attention]) -> None:
         findings = find_regions(self.graph, self.parameters, _reason)
         self.backward = phases.backward(self.graph.nodes)
+        self.unbounded = growth.unbounded(self.graph.nodes)
         self.outcomes += [(r.seeds[0], self._refused(r)) for r in findings.declined]
         tried = left = self._all(findings.regions)
         for smaller in (without_producers, join_by_join, without_map_products):
@@ -303,7 +306,7 @@ class _GraphCapture:
         if ties.broken(region, [r for r, _ in self.fused], self.insertion.replaced):
             raise ties.BROKEN
         region = replace(region, inputs=[self.insertion.replaced.get(n, n) for n in region.inputs])
-        copy = extract(region, *self._known(region))
+        copy = extract(region, *self._known(region), self.unbounded)
         with self.allowance.attempt() if self.thrifty else contextlib.nullcontext():
             planned = self.planner(region, copy, place, smaller=self.thrifty)
         counted = _counted(planned.schedule.kernels)
@@ -359,6 +362,7 @@ class _GraphCapture:
         values = [node.meta["val"] for node in copy.outputs]
         outputs = self.insertion.call(inputs, plan, values, region.outputs)
         self.insertion.replace(region.outputs, outputs)
+        self.unbounded |= {n for before, n in zip(region.outputs, outputs, strict=True) if before in self.unbounded}
         self.views = layouts.refresh(outputs) | self.views
         calls = [n for n in (*outputs, *outputs[0].all_input_nodes) if allocations.is_fused(n)]
         self.maps |= dict.fromkeys(calls, allocations.RESULT)

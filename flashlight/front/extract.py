@@ -7,7 +7,7 @@ fused keeps the guards it has without us.  Sizes that the user marked as dynamic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,15 @@ from flashlight.front.regions.graph import hint, literal
 @dataclass
 class Extract:
     """Outputs and inputs in the copied graph; origin: copied input -> input in the joint graph; sizes: what the numbers
-    in it stand for; known: what an earlier region has computed, by the input that holds it."""
+    in it stand for; known: what an earlier region has computed, by the input that holds it; unbounded: inputs that
+    hold exponentials, see growth.py."""
 
     outputs: list[fx.Node]
     inputs: list[fx.Node]
     origin: dict[fx.Node, fx.Node]
     sizes: _Sizes
     known: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    unbounded: Collection[fx.Node] = ()
 
     def specialise(self) -> None:
         """Guard that every size is the number that was taken for it.  Raises Decline where that is not allowed."""
@@ -51,13 +53,20 @@ class Extract:
             constant = held(node)
             return value if constant is None else (value, tuple(constant), source_line(node))
 
-        return tuple(map(operation, nodes)), tuple(number[n] for n in (*self.outputs, *self.known))
+        marked = (*self.outputs, *self.known), self.unbounded
+        return tuple(map(operation, nodes)), tuple(tuple(number[n] for n in some) for some in marked)
 
 
-def extract(region: Region, known: Mapping[fx.Node, fx.Node], read: Iterable[fx.Node]) -> Extract:
+def extract(
+    region: Region,
+    known: Mapping[fx.Node, fx.Node],
+    read: Iterable[fx.Node],
+    unbounded: Container[fx.Node] = frozenset(),
+) -> Extract:
     """Copy what the outputs need, down to the inputs; a constant of one element becomes a number.
 
     known: values that nodes of the graph hold already, computed from the region's inputs and from `read`.
+    unbounded: nodes that hold exponentials.
     Raises Decline where a size cannot be a number.
     """
     graph, sizes = fx.Graph(), _Sizes()
@@ -76,7 +85,8 @@ def extract(region: Region, known: Mapping[fx.Node, fx.Node], read: Iterable[fx.
         new[node] = graph.create_node("call_function", node.target, args, kwargs, node.name)
         sizes.annotate(new[node], node)
     copies = {new[n]: new[held] for n, held in known.items()}
-    return Extract([new[n] for n in region.outputs], list(inputs), inputs, sizes, copies)
+    grown = [copy for copy, node in inputs.items() if node in unbounded]
+    return Extract([new[n] for n in region.outputs], list(inputs), inputs, sizes, copies, grown)
 
 
 def _layout(value: Any) -> object:

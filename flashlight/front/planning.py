@@ -77,6 +77,8 @@ class Planner:
         structure = copy.structure()
         if structure not in self.lowered:
             program, used = lower_with_inputs(copy.outputs, copy.inputs, copy.known)
+            grown = tuple(t.name for t, n in zip(program.inputs, used, strict=True) if n in copy.unbounded)
+            program = replace(program, unbounded=grown)
             self.lowered[structure] = program, [copy.inputs.index(n) for n in used]
         program, read = self.lowered[structure]
         return program, [copy.inputs[i] for i in read]

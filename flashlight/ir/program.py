@@ -128,6 +128,7 @@ class Program:
     temporaries are values that passes decided to compute once: a store writes each, loads of later stores read it.
     known: output -> the input that holds it already.  Its store says what that input is; no kernel computes it.
     held: what inputs hold, as stores of them; nothing computes these, analyses ask them.
+    unbounded: inputs that hold exponentials of data, of which no magnitude is known.
     """
 
     inputs: tuple[Tensor, ...]
@@ -137,6 +138,7 @@ class Program:
     temporaries: tuple[Tensor, ...] = ()
     known: tuple[tuple[str, str], ...] = ()
     held: tuple[Store, ...] = ()
+    unbounded: tuple[str, ...] = ()
 
     @property
     def compute(self) -> torch.dtype:
