@@ -13,6 +13,7 @@ from flashlight.front.growth import unbounded
 
 GROWN: dict[str, Callable[[Tensor], Tensor]] = {
     "exponentials": lambda s: s.exp(),
+    "sigmoids": lambda s: s.sigmoid().square().sum(-1),
     "their sums": lambda s: s.exp().sum(-1, keepdim=True),
     "their views": lambda s: s.exp().mT.reshape(-1),
     "products with data": lambda s: s * s.exp(),

@@ -12,13 +12,16 @@ from torch import fx
 
 from flashlight.front.regions import graph as g
 
-_GROWS = frozenset({"exp", "exp2", "expm1", "cosh", "sinh"})
-_SETTLES = frozenset({"log", "log2", "log10", "log1p", "sigmoid", "tanh", "atan", "erf", "sin", "cos", "sign"})
+_GROWS = frozenset({"exp", "exp2", "expm1", "cosh", "sinh", "sigmoid", "softplus"})
+_SETTLES = frozenset({"log", "log2", "log10", "log1p", "tanh", "atan", "erf", "sin", "cos", "sign"})
 _PASSES = g.REDUCTIONS | g.COPIES | g.CASTS | {"getitem", "cat", "cumsum"}
 
 
 def unbounded(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes that hold exponentials, or are computed from them by element or by sums.  nodes: arguments first."""
+    """The nodes that hold exponentials, or are computed from them by element or by sums.  nodes: arguments first.
+
+    A sigmoid is an exponential far below 0.
+    """
     grown: set[fx.Node] = set()
     for node in nodes:
         if g.name_of(node) in _GROWS:
