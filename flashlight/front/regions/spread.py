@@ -10,6 +10,7 @@ the operand becomes one of the result.  It ends where no axis of the result is l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -142,15 +143,14 @@ class Spread:
         """Where joins lie in a value.  Layers of a model share their tokens, so that many lie in the same place."""
         own = {Axis(f"o{i}", s) for i, s in enumerate(sizes(node))}
         places: dict[Join, Place] = {}
-        elements = g.numel(node)
         for a, index in reads:
             axes = {Axis(f"o{i}", s): e for i, (s, e) in enumerate(zip(sizes(a), index, strict=True))}
-            moved: dict[tuple[Place, bool], Place | None] = {}
+            moved: dict[tuple[Place, float], Place | None] = {}
             for join, place in self.places[a].items():
-                parts = elements >= cpu.BIG * sum(join.made_from)
-                if (place, parts) not in moved:
-                    moved[place, parts] = _moved(place, axes, own, parts)
-                there = moved[place, parts]
+                least = cpu.BIG * math.prod(join.size) / max(1.0, join.growth)
+                if (place, least) not in moved:
+                    moved[place, least] = _moved(place, axes, own, least)
+                there = moved[place, least]
                 if there is not None:
                     places.setdefault(join, there)
         return places
@@ -216,17 +216,28 @@ def _is_placed(e: Expr, own: set[Axis]) -> bool:
     return not e.axes.isdisjoint(own) and volume(e.axes - own) < cpu.BIG
 
 
-def _moved(place: Place, axes: dict[Axis, Expr], own: set[Axis], parts: bool) -> Place | None:
-    """The coordinates in the result; None where one of them is gone, or both are the same.  parts: whether it is enough
-    that some of the rows' are left, and some of the keys'."""
-    left = []
+def _moved(place: Place, axes: dict[Axis, Expr], own: set[Axis], least: float) -> Place | None:
+    """The coordinates in the result; None where one of them is gone, or both are the same.  least: pairs of rows and
+    keys from which it is enough that some of the rows' coordinates are left, and some of the keys'.
+
+    A mask over [batch, keys] and queries is over batch and queries once the keys are summed, and no larger than that.
+    """
+    left, whole = [], True
     for side in place:
         moved = tuple(rewrite(e, axes, lambda node: substitute(node, axes)) for e in side)
         placed = tuple(e for e in moved if _is_placed(e, own))
-        if placed != moved and not (parts and placed):
+        if moved and not placed:
             return None
+        whole &= placed == moved
         left.append(placed)
     rows, keys = left
+    if not whole and _pairs(rows, keys) < least:
+        return None
     if rows and keys and set(rows) & set(keys):
         return None
     return rows, keys
+
+
+def _pairs(rows: Iterable[Expr], keys: Iterable[Expr]) -> int:
+    """How many pairs of rows and keys there are at most."""
+    return math.prod(high - low + 1 for low, high in (e.range for e in (*rows, *keys)))
