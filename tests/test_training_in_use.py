@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 import flashlight
 from flashlight.base.errors import FlashlightError
 from tests.harness import leaves
+from tests.training import eager_step, train_only
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -247,3 +249,36 @@ def test_layers_are_no_losses(after: nn.Module) -> None:
     before = len(flashlight.reports())
     _compiled(layers)(x).sum().backward()
     assert not any(r.regions for r in flashlight.reports()[before:])
+
+
+class Encoder(nn.Module):
+    """A layer of attention over keys that are not padding, and a norm, layers and a loss behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection, self.output = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.norm, self.up, self.down, self.head = (
+            nn.LayerNorm(16),
+            nn.Linear(16, 32),
+            nn.Linear(32, 16),
+            nn.Linear(16, 5),
+        )
+
+    def forward(self, x: Tensor, keep: Tensor, row: int | None) -> Tensor:
+        q, k, v = self.projection(x).reshape(*x.shape[:2], 3, 2, 8).permute(2, 0, 3, 1, 4)
+        live = (torch.arange(x.shape[1]) >= 0)[:, None] & keep[:, None, None]
+        p = (q @ k.mT / 3).masked_fill(~live, torch.finfo(x.dtype).min).softmax(-1)
+        y = self.norm(x + self.output((p @ v).transpose(1, 2).flatten(-2)))
+        y = self.norm(y + self.down(F.gelu(self.up(y))))
+        return self.head(y if row is None else y[:, row]).square().mean()
+
+
+@pytest.mark.parametrize("row", [None, 0, -1], ids=["all tokens", "the first", "the last"])
+def test_regions_end_at_the_layers_behind_attention(row: int | None, tmp_path: Path) -> None:
+    """Neither a mask over batch and keys nor a gradient in one row of zeros takes the layers in."""
+    encoder, x, keep = Encoder(), torch.randn(2, 150, 16), torch.rand(2, 150) < 0.8
+    fused = train_only(lambda x, keep: encoder(x, keep, row), str(tmp_path), target="evaluate")
+    one = [torch.ones(())]
+    _close(fused.step((x, keep), one)[1], eager_step(lambda x, keep: encoder(x, keep, row), (x, keep), one)[1])
+    kernels = [len([k for k in r.kernels if not k.name.startswith("summary")]) for r in fused.report.regions]
+    assert kernels == [1, 2]

@@ -22,7 +22,7 @@ from flashlight.front.regions import graph as g
 from flashlight.front.regions.reads import Form, Support, elements, moved_axes, sizes, varying
 from flashlight.front.regions.stored import is_alias
 from flashlight.ir.index import Axis, Expr, of, volume
-from flashlight.ir.program import Cast, Index, Load, Map, Node, Reduce, postorder
+from flashlight.ir.program import Cast, Const, Index, Load, Map, Node, Reduce, postorder
 
 
 @dataclass(eq=False)
@@ -173,7 +173,7 @@ def _meeting(node: fx.Node, form: Form, support: Support, sources: Sources) -> J
             known[moved_axes(operand, n.index, support) & own] = operand
         elif isinstance(n, Index):
             known[n.expr.axes & own] = None
-        else:
+        elif not _chooses(n):
             for a in n.args:
                 known |= leaves[a]
         leaves[n] = known
@@ -188,6 +188,14 @@ def _meeting(node: fx.Node, form: Form, support: Support, sources: Sources) -> J
                 weight = any(o is not None and sources.is_weight(o) for o in (x, y))
                 return Join(node, rows, keys, made_from, inner=0, batched=bool(a & b), weight=weight)
     return None
+
+
+def _chooses(n: Node) -> bool:
+    """A condition on one position has two values.  It chooses between what is there, as where(o0 == 0, x, 0) puts a row
+    into zeros; nothing is joined."""
+    positions = [a for a in n.args if isinstance(a, Index)]
+    plain = all(isinstance(a, Index | Const) for a in n.args)
+    return n.dtype == "bool" and plain and len(frozenset[Axis]().union(*[a.expr.axes for a in positions])) == 1
 
 
 def _incomparable(
