@@ -117,6 +117,22 @@ def test_gradcheck() -> None:
         assert torch.autograd.gradcheck(fused, (q, k, v))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["additive_bias", "softmax_off_by_one", "gqa", "soft_cap_alibi_causal", "sigmoid_causal", "differential"]
+    + ["talking_heads", "lse_returned", "cosine", "clipped_table"],
+)
+def test_gradcheck_of_varied_programs(name: str, tmp_path: Path) -> None:
+    """In the compiled code; sizes are odd and smaller than a block."""
+    variant = BY_NAME[name]
+    args = differentiable(variant.make(Size(1, 2, 5, 7, 3, 3), torch.float64, 0))
+    torch._dynamo.reset()
+    fused = torch.compile(variant.fn, backend="flashlight", options={"target": "evaluate", "cache_dir": str(tmp_path)})
+    with torch._functorch.config.patch(donated_buffer=False):
+        assert torch.autograd.gradcheck(fused, args, fast_mode=True)
+    assert all(r.fused for r in flashlight.reports()[-1].regions)
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
 def test_inputs_that_need_no_gradient(wanted: tuple[int, ...]) -> None:
     torch.manual_seed(0)
