@@ -119,8 +119,18 @@ def test_gradcheck() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["additive_bias", "softmax_off_by_one", "gqa", "soft_cap_alibi_causal", "sigmoid_causal", "differential"]
-    + ["talking_heads", "lse_returned", "cosine", "clipped_table"],
+    [
+        "additive_bias",
+        "clipped_table",
+        "softmax_off_by_one",
+        "gqa",
+        "soft_cap_alibi_causal",
+        "sigmoid_causal",
+        "differential",
+        "talking_heads",
+        "lse_returned",
+        "cosine",
+    ],
 )
 def test_gradcheck_of_varied_programs(name: str, tmp_path: Path) -> None:
     """In the compiled code; sizes are odd and smaller than a block."""
