@@ -243,6 +243,13 @@ def test_logits_of_a_layer_under_a_loss_are_not_stored(bias: bool) -> None:
     assert all(_fused()) and not flashlight.reports()[-1].score_sized
 
 
+def test_logits_not_much_larger_than_their_layer_are_named() -> None:
+    head, h, labels = nn.Linear(64, 200), torch.randn(256, 64, requires_grad=True), torch.arange(256) % 200
+    _compiled(lambda h: F.cross_entropy(head(h), labels))(h).backward()
+    report = flashlight.reports()[-1]
+    assert not report.regions and "[256, 200] that is only reduced, as logits" in report.untouched[0][1], report
+
+
 @pytest.mark.parametrize("after", [nn.GELU(), nn.LayerNorm(512)], ids=["activation", "norm"])
 def test_layers_are_no_losses(after: nn.Module) -> None:
     layers, x = nn.Sequential(nn.Linear(16, 512), after), torch.randn(256, 16, requires_grad=True)
@@ -282,3 +289,27 @@ def test_regions_end_at_the_layers_behind_attention(row: int | None, tmp_path: P
     _close(fused.step((x, keep), one)[1], eager_step(lambda x, keep: encoder(x, keep, row), (x, keep), one)[1])
     kernels = [len([k for k in r.kernels if not k.name.startswith("summary")]) for r in fused.report.regions]
     assert kernels == [1, 2]
+
+
+@pytest.mark.parametrize("pairs", [2, 8])
+def test_a_contrastive_loss_of_a_few_pairs_is_left_alone(pairs: int) -> None:
+    """Pairs times pairs is less than what it is made of, and the gradient of a mean is as large as what the mean is of,
+    also where that goes on to norms, layers and a table."""
+    table = torch.randn(50, 384, requires_grad=True)
+
+    def loss(ids: Tensor, first: nn.Module, second: nn.Module, mask: Tensor) -> Tensor:
+        h = F.layer_norm(first(F.layer_norm(F.embedding(ids, table), (384,))), (512,))
+        weights = mask[..., None].float()
+        mean = (second(h) * weights).sum(1) / weights.sum(1)
+        a, b = F.normalize(mean, dim=-1).chunk(2)
+        return F.cross_entropy(a @ b.T / 0.05, torch.arange(len(a)))
+
+    mask = torch.arange(128) < torch.randint(20, 128, (2 * pairs, 1))
+    args = torch.randint(50, tuple(mask.shape)), nn.Linear(384, 512), nn.Linear(512, 384), mask
+    results = []
+    for fn in (loss, torch.compile(loss, backend="flashlight", options={"target": "evaluate"})):
+        result = fn(*args)
+        results.append((result, *torch.autograd.grad(result, (table, args[1].weight, args[2].weight))))
+    _close(results[1], results[0])
+    report = flashlight.reports()[-1]
+    assert not report.regions and not report.score_sized and not report.untouched, report

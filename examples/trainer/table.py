@@ -53,5 +53,6 @@ def fused(reports: Sequence[Report]) -> str:
     for report in reports:
         declined = [f"  {r.source}: declined, {r.reason}" for r in report.regions if not r.fused]
         stored = [f"  {s.source}: {s.op} {list(s.shape)} is stored, {s.reason}" for s in report.score_sized]
-        lines += [str(report).splitlines()[0], *dict.fromkeys(declined), *dict.fromkeys(stored)]
+        left = [f"  {source}: {what}" for source, what in report.untouched]
+        lines += [str(report).splitlines()[0], *dict.fromkeys([*declined, *stored, *left])]
     return "\n".join(lines)

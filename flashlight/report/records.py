@@ -128,9 +128,10 @@ class Report(Plain):
     """Everything Flashlight has to say about one compiled graph.
 
     ``untouched`` lists ``(source, what)`` for attention that is left to Inductor, which stores nothing large for it:
-    a call of PyTorch's own kernel, a few queries, small scores that select keys for others. What is no attention is not
-    listed. ``score_sized`` lists every tensor as large as a score map that the graph still allocates. ``note`` says
-    what the report does not know, if anything.
+    a call of PyTorch's own kernel, a few queries, small scores that select keys for others; and for logits that are
+    stored, as they are not much larger than what they are made from. What else is no attention is not listed.
+    ``score_sized`` lists every tensor as large as a score map that the graph still allocates. ``note`` says what the
+    report does not know, if anything.
     """
 
     regions: list[RegionReport] = field(default_factory=list)

@@ -138,7 +138,7 @@ RECOMPUTED_FEATURES = 32
 """A contraction over at most so many features is computed again in the region rather than stored, where its result is
 as large as the scores.  Not measured: a guess."""
 
-WIDE_FEATURES, WIDE_RATIO = 512, 4
+WIDE_FEATURES, WIDE_RATIO = 256, 4
 """Features a score, and their ratio to its rows and keys, from which scores smaller than their operands are not worth
 fusing.  Not measured: a guess."""
 

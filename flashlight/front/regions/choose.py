@@ -72,10 +72,13 @@ def choose(spread: Spread, order: Mapping[fx.Node, int], backward: Container[fx.
             if experts and experts.issuperset(reach.ends):
                 choice.layers.add(join)
             continue
-        choice.taken[join] = reach
         covered |= reach.maps.keys() | reach.ends.keys()
         claimed.update(ends)
-        starts.add(join.node)
+        if _is_wide(join):
+            choice.rejected.append(join)
+        else:
+            choice.taken[join] = reach
+            starts.add(join.node)
     _take_products(choice, spread, claimed)
     return choice
 
@@ -154,23 +157,28 @@ def _is_rejected(
         return True
     if join.is_read:
         return not (join.batched or normalised)
-    if join.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(join.size)) and not join.is_big:
-        return True
     if not reach.ends and not reach.barriers:
         return True
-    if reach.barriers and join.batched and not join.weight:
+    weighs = [any(x in positive and x in reach.maps for x in e.all_input_nodes) for e in ends]
+    projected = any(not w and _is_projected(e, reach, batched) for e, w in zip(ends, weighs, strict=True))
+    if reach.barriers and join.batched and not (join.weight or projected):
         return False
     big = join.is_big and _is_reduced(reach)
-    weighs = [any(x in positive and x in reach.maps for x in e.all_input_nodes) for e in ends]
     if not reach.mixed and not big:
         return True
     if join.suspect and not big and not (normalised and any(weighs) and join.growth >= cpu.SMALL):
         return True
-    if any(not w and _is_projected(e, reach, batched) for e, w in zip(ends, weighs, strict=True)):
+    if projected:
         return True
     if not ends and 1 in join.size:
         return True
     return not (ends or normalised or big)
+
+
+def _is_wide(join: Join) -> bool:
+    """Whether what scores are made from is so much larger that storing them takes no time, as those of a contrastive
+    loss of a few pairs."""
+    return join.inner >= max(cpu.WIDE_FEATURES, cpu.WIDE_RATIO * max(join.size)) and not join.is_big
 
 
 def _is_batched_by(end: fx.Node, join: Join, spread: Spread) -> bool:

@@ -67,7 +67,7 @@ def find_regions(graph: fx.Graph, parameters: Collection[fx.Node], reason: Reaso
     findings.regions = sorted(assembly.regions, key=lambda r: (order[r.first], order[r.outputs[0]]))
     findings.declined = sorted(cores.refused + assembly.refusals, key=lambda r: order[r.seeds[0]])
     parts = [*findings.regions, *findings.declined]
-    findings.untouched = notes(graph, cores.selecting.values())
+    findings.untouched = notes(graph, cores.selecting.values(), sources)
     findings.maps.update(cores.selecting)
     left = [*cores.left(), *starmap(Refusal.of, assembly.idle.items())]
     findings.least = min((p.least for p in parts), default=0) or min((p.least for p in left), default=0)
@@ -113,10 +113,17 @@ class Cores:
         for join in (j for j in self.rejected if j not in self.choice.layers):
             maps = self.spread.reaches[join].maps
             alike = join.is_big and (join.inner or join.batched) and not (join.suspect or join.weight or join.is_read)
-            if alike and any(map(is_stored, maps)):
+            if alike and any(map(is_stored, maps)) and (join.inner or not self._is_side(join)):
                 why = _not_reduced(self.spread.reaches[join])
                 left.append(Refusal([join.node], why, dict.fromkeys(maps, why), least_map([join])))
         return left
+
+    def _is_side(self, join: Join) -> bool:
+        """Whether broadcast tensors meet for something that is as large and stored, as the gradient of a mean does for
+        the gradient of what the mean is of: nothing is reduced, or the map meets a stored tensor as large."""
+        reach = self.spread.reaches[join]
+        others = {a for n in reach.maps for a in self.spread.read[n] if a not in reach.maps and g.is_float(a)}
+        return not reach.ends or any(g.numel(a) >= g.numel(join.node) for a in others)
 
     def why(self, node: fx.Node) -> Decline | None:
         """Why a node cannot be computed in a region."""
