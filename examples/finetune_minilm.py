@@ -66,7 +66,7 @@ def halves(batch: int, length: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
 
 
 DEFAULTS = Settings(
-    steps=50, length=128, batch=8, contenders=("eager", "inductor", "sdpa", "flashlight"), dropout=0.1, rate=2e-5
+    steps=20, length=128, batch=8, contenders=("eager", "inductor", "sdpa", "flashlight"), dropout=0.1, rate=2e-5
 )
 
 

@@ -91,7 +91,7 @@ class Gemma(nn.Module):
         return F.cross_entropy(logits, labels.flatten())
 
 
-DEFAULTS = Settings(steps=100, length=1024, batch=2, contenders=("eager", "inductor", "flashlight"))
+DEFAULTS = Settings(steps=20, length=1024, batch=1, contenders=("eager", "inductor", "flashlight"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

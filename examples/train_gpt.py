@@ -75,7 +75,7 @@ class GPT(nn.Module):
         return F.cross_entropy(self.norm(x).flatten(0, 1) @ self.embedding.weight.T, labels.flatten())
 
 
-DEFAULTS = Settings(steps=200, length=512, batch=1, contenders=("eager", "inductor", "sdpa", "flashlight"), dropout=0.1)
+DEFAULTS = Settings(steps=30, length=512, batch=1, contenders=("eager", "inductor", "sdpa", "flashlight"), dropout=0.1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

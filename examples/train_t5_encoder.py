@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         return F.cross_entropy(self.norm(x).flatten(0, 1) @ self.embedding.weight.T, labels.flatten())
 
 
-DEFAULTS = Settings(steps=100, length=512, batch=4, contenders=("eager", "inductor", "sdpa", "flashlight"))
+DEFAULTS = Settings(steps=30, length=512, batch=2, contenders=("eager", "inductor", "sdpa", "flashlight"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

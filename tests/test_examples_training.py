@@ -65,7 +65,7 @@ def test_losses_that_differ_are_an_error() -> None:
     assert comparison.distance([8.0, 7.1], exact) > comparison.allowed([8.0, 7.00001], exact)
     assert comparison.distance([8.0, 7.00002], exact) <= comparison.allowed([8.0, 7.00001], exact)
     assert comparison.distance([8.0, float("nan")], exact) == torch.inf
-    assert module.DEFAULTS.steps == 200
+    assert module.DEFAULTS.steps == 30
 
 
 @pytest.mark.parametrize(

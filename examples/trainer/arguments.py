@@ -24,8 +24,8 @@ class Settings:
     contenders: tuple[str, ...]
     dropout: float = 0.0
     rate: float = 1e-3
-    check: int = 10
-    brief: int = 20
+    check: int = 4
+    brief: int = 6
     seed: int = 0
     device: str = "cpu"
 

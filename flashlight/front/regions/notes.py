@@ -45,9 +45,9 @@ def _is_logits(node: fx.Node, backward: Container[fx.Node], sources: Sources) ->
     stack, seen = [node], {node}
     while stack:
         for user in stack.pop().users:
-            small = user.op != "output" and cpu.BIG * g.numel(user) <= g.numel(node)
-            gradient = user in backward and g.name_of(user) in g.CONTRACTIONS
-            if user in seen or small or gradient:
+            product = g.name_of(user) in g.CONTRACTIONS
+            small = not product and user.op != "output" and cpu.BIG * g.numel(user) <= g.numel(node)
+            if user in seen or small or (product and user in backward):
                 continue
             if not (g.is_pointwise(user) or is_alias(user) or g.name_of(user) in g.COPIES):
                 return False
