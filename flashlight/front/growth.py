@@ -1,7 +1,9 @@
 """Values that grow or vanish like an exponential of the data: no law may take them for numbers of moderate size.
 
-l = s.exp().sum(-1)                     unbounded: l * l overflows where l does not
-l = (s.exp() / s.exp().sum(-1)).mean()  not any more: divided by what grows alike
+l = s.exp().sum(-1)             unbounded: l * l overflows where l does not
+g / l                           unbounded: it vanishes
+s.exp() / l                     not any more: of two that grow one is divided by the other
+(s - s.amax(-1)).exp()          not: at most 1, and 1 somewhere
 """
 
 from __future__ import annotations
