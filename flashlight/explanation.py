@@ -11,8 +11,9 @@ from torch import fx
 
 from flashlight.backend import compile_graph
 from flashlight.base.options import NAMES, parse
-from flashlight.base.versions import isolated_recompiles
-from flashlight.report.records import Report, record
+from flashlight.base.versions import backward_at_once, isolated_recompiles
+from flashlight.front.alternatives import saved_by_others
+from flashlight.report.records import Report, joined, record
 from flashlight.runtime import op as runtime
 
 
@@ -26,24 +27,21 @@ def explain(
     from torch._functorch import config
 
     _check(fn, args, kwargs)
-    whole = Report()
     options = parse({"warn": False, "fx_graph_cache": False, "fx_graph_remote_cache": False, **(backend_options or {})})
 
-    def collect(report: Report) -> None:
-        whole.regions += report.regions
-        whole.score_sized += report.score_sized
-        whole.note = report.note or whole.note
-        whole.untouched += [note for note in report.untouched if note not in whole.untouched]
+    graphs: list[Report] = []
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return compile_graph(gm, inputs, options, collect)
+        others = saved_by_others(gm, inputs)
+        compiled = compile_graph(gm, inputs, options, graphs.append)
+        graphs[-1].saved_by_others = others
+        return compiled
 
     fresh = config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False)
-    with fresh, runtime.observing() as seen:
+    with fresh, backward_at_once(), runtime.observing() as seen:
         compiled: Any = torch.compile(_original(fn), backend=backend, **isolated_recompiles())  # type: ignore[call-overload]
         compiled(*args, **kwargs)
-    for number, region in enumerate(whole.regions):
-        region.name = f"attention{number}"
+    whole = joined(graphs)
     seen.complete([whole])
     record(whole)
     return whole

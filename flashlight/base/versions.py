@@ -11,6 +11,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -78,6 +79,14 @@ def isolated_recompiles() -> dict[str, bool]:
     """Arguments of torch.compile so that many calls do not use up the recompilation limit of a function."""
     known = "isolate_recompiles" in inspect.signature(torch.compile).parameters
     return {"isolate_recompiles": True} if known else {}
+
+
+def backward_at_once() -> AbstractContextManager[object]:
+    """Inside, a backward is compiled with its forward, and not when it first runs, where this version can be told."""
+    from torch._functorch import config
+
+    known = hasattr(config, "force_non_lazy_backward_lowering")
+    return config.patch(force_non_lazy_backward_lowering=True) if known else nullcontext()
 
 
 def set_default_backend(backend: str | None) -> bool:

@@ -11,14 +11,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from flashlight.base.errors import Decline
 from flashlight.front.lowering import can_lower, source_line
+from flashlight.front.memory import describe, elements
 from flashlight.front.regions import graph as g
+from flashlight.front.regions.assemble import Region
 from flashlight.front.regions.stored import is_stored
+from flashlight.front.saved import Partition
 from flashlight.report.records import Report, ScoreSized
 from flashlight.runtime.plan import Plan, sources_hash
 
@@ -35,6 +37,7 @@ SPARSE = Decline(
 )
 
 _META = "flashlight_map"
+_OPERAND = "flashlight_operand"
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,26 @@ def mark(maps: Mapping[fx.Node, Decline], least: int) -> None:
             node.meta[_META] = Mark(least, why.reason, why.fix)
 
 
+def mark_operands(region: Region) -> None:
+    """Leave marks on what products of the region take besides its maps, as a projection to queries, keys and values:
+    these may together be larger than the scores of one head, and are none."""
+    for product in (n for n in region.nodes if g.name_of(n) in g.CONTRACTIONS):
+        for factor in g.factors(product):
+            if not region.core.is_map(factor):
+                g.through_views(factor).meta[_OPERAND] = True
+
+
 def marked(node: fx.Node) -> bool:
     """Whether the report names the node, or the call of the op that it is a result of, if it is stored."""
     call = node.args[0] if g.name_of(node) == "getitem" else node
     return any(isinstance(n, fx.Node) and _META in n.meta for n in (node, call))
 
 
-def elements(node: fx.Node) -> int:
-    """Elements of the memory that a value takes: of a view with gaps, from its first to its last."""
-    value = g.value(node)
-    if value is None or not g.numel(node):
-        return 0
-    return 1 + sum((g.hint(n) - 1) * g.hint(stride) for n, stride in zip(value.shape, value.stride(), strict=True))
-
-
 class Allocations(CustomGraphPass):
-    """Inductor's hook behind its own passes: fills `score_sized` of a report."""
+    """Inductor's hook behind its own passes: fills `score_sized` and `saved` of a report."""
 
     def __init__(self, report: Report):
-        self.report, self.runs = report, 0
+        self.report, self.runs, self.partition = report, 0, Partition()
 
     def uuid(self) -> Any:
         """It changes nothing; what it says depends on the sources only."""
@@ -99,6 +103,9 @@ class Allocations(CustomGraphPass):
     def __call__(self, graph: fx.Graph) -> None:
         self.runs += 1
         self.report.score_sized += score_sized(graph)
+        saved = self.partition.see(graph)
+        if saved is not None:
+            self.report.saved = [*(self.report.saved or []), *saved]
 
 
 def score_sized(graph: fx.Graph) -> list[ScoreSized]:
@@ -110,7 +117,8 @@ def score_sized(graph: fx.Graph) -> list[ScoreSized]:
     large = {n for n in graph.nodes if g.is_call(n) and g.value(n) is not None and elements(n) >= least}
     known = {n: m for n, m in marks.items() if n in large}
     for call in (n for n in marks if is_fused(n)):
-        for node in (x for x in map(g.through_views, call.all_input_nodes) if x in large and x not in known):
+        read = (n for n in map(g.through_views, call.all_input_nodes) if _OPERAND not in n.meta)
+        for node in (n for n in read if n in large and n not in known):
             why = why_read(node)
             known[node] = Mark(least, why.reason, why.fix)
     reasons = _spread(known, large)
@@ -148,15 +156,4 @@ def _spread(marks: Mapping[fx.Node, Mark], large: set[fx.Node]) -> dict[fx.Node,
 
 
 def _entry(node: fx.Node, why: Mark) -> ScoreSized:
-    value = g.value(node)
-    assert isinstance(value, torch.Tensor)
-    name = g.name_of(node)
-    return ScoreSized(
-        op=g.name_of(node.args[0]) if name == "getitem" else name,  # type: ignore[arg-type]
-        shape=g.shape(node),
-        dtype=str(value.dtype).removeprefix("torch."),
-        bytes=elements(node) * value.dtype.itemsize,
-        source=source_line(node),
-        reason=why.reason,
-        fix=why.fix,
-    )
+    return ScoreSized(**vars(describe(node)), reason=why.reason, fix=why.fix)

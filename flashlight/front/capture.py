@@ -175,6 +175,7 @@ class _GraphCapture:
         order = {node: i for i, node in enumerate(self.graph.nodes)}
         self.outcomes.sort(key=lambda outcome: order.get(outcome[0], len(order)))
         self._number([report for _, report in self.outcomes])
+        self._note_phases()
         add_stages(self.fused, self.spared, self.insertion.replaced)
         self._mark(findings)
         self.report.untouched += [note for note in findings.untouched if note not in self.report.untouched]
@@ -264,9 +265,21 @@ class _GraphCapture:
                 self.maps = dict.fromkeys(region.quadratic, rest) | self.maps
                 self.report.untouched.append((region.source, f"fused in smaller parts: for the whole, {why.reason}"))
 
+    def _note_phases(self) -> None:
+        """Say what takes gradients, and of which region of the forward."""
+        for node, report in self.outcomes:
+            report.backward = node in self.backward
+        forward = [(r, report) for r, report in self.fused if self.backward.isdisjoint(r.outputs)]
+        for region, report in self.fused:
+            if not self.backward.isdisjoint(region.outputs):
+                alike = (earlier.name for r, earlier in forward if not r.core.starts.isdisjoint(region.nodes))
+                report.backward, report.forward = True, next(alike, "")
+
     def _mark(self, findings: Findings) -> None:
         """Say on the nodes why values of the scores' size stay in the graph, for `Allocations`."""
         allocations.mark(findings.maps | self.maps, findings.least)
+        for region, _ in self.fused:
+            allocations.mark_operands(region)
 
     def _number(self, reports: list[RegionReport]) -> None:
         for report in reports:
