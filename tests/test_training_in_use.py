@@ -315,3 +315,36 @@ def test_a_contrastive_loss_of_a_few_pairs_is_left_alone(pairs: int) -> None:
     _close(results[1], results[0])
     report = flashlight.reports()[-1]
     assert not report.regions and not report.score_sized and not report.untouched, report
+
+
+class Windows(nn.Module):
+    """Attention in windows of an image that is shifted: pixels of different parts do not see each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.encoder = nn.LayerNorm(16), Encoder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        i = torch.arange(32)
+        part = (i >= 16).long() + (i >= 24).long()
+        parts = self.windows((part[:, None] * 3 + part)[None, ..., None].float())[..., 0]
+        mask = (parts[:, None] != parts[:, :, None]).float() * -100
+        y = self.windows(self.before(x).roll((-8, -8), (1, 2)))
+        q, k, v = self.encoder.projection(y).reshape(-1, 256, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        p = (q @ k.mT / 3 + mask.repeat(len(x), 1, 1)[:, None]).softmax(-1)
+        y = self.encoder.output((p @ v).transpose(1, 2).flatten(-2)).reshape(-1, 2, 2, 16, 16, 16)
+        x = x + y.transpose(2, 3).reshape(x.shape).roll((8, 8), (1, 2))
+        return (x + self.encoder.down(F.gelu(self.encoder.up(self.encoder.norm(x))))).square().mean()
+
+    @staticmethod
+    def windows(x: Tensor) -> Tensor:
+        return x.reshape(-1, 2, 16, 2, 16, x.shape[-1]).transpose(2, 3).reshape(-1, 256, x.shape[-1])
+
+
+def test_rows_and_columns_of_an_image_are_no_rows_and_keys(tmp_path: Path) -> None:
+    """A map of parts over rows and columns is as long as the tokens, and takes in no layers."""
+    model, x, one = Windows(), torch.randn(1, 32, 32, 16), [torch.ones(())]
+    fused = train_only(lambda x: model(x), str(tmp_path), target="evaluate")
+    _close(fused.step((x,), one)[1], eager_step(lambda x: model(x), (x,), one)[1])
+    kernels = [len([k for k in r.kernels if not k.name.startswith("summary")]) for r in fused.report.regions]
+    assert kernels == [1, 2]

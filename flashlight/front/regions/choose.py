@@ -62,6 +62,8 @@ def choose(spread: Spread, order: Mapping[fx.Node, int], backward: Container[fx.
             not join.inner and reach.ends and covered.issuperset(reach.ends)
         ):
             continue
+        if not join.inner and any(_is_of_one_side(join, scores, spread) for scores in choice.taken):
+            continue
         ends = [e for e in reach.ends if e not in starts and contracts(e, reach)]
         experts = {e for e in ends if e in batched and _is_batched_by(e, join, spread)}
         rejected = (join.weight and _is_layer(join, reach, ends, backward)) or _is_rejected(
@@ -81,6 +83,21 @@ def choose(spread: Spread, order: Mapping[fx.Node, int], backward: Container[fx.
             starts.add(join.node)
     _take_products(choice, spread, claimed)
     return choice
+
+
+def _is_of_one_side(join: Join, scores: Join, spread: Spread) -> bool:
+    """Whether the pairs of a join are positions along the rows of scores, or along their keys, as rows and columns of
+    an image are of its pixels.  It is small beside what the scores are made from, and what they end in runs over it.
+    """
+    maps, others = spread.reaches[join].maps, spread.reaches[scores].maps
+    if cpu.BIG * g.numel(join.node) > max(scores.made_from):
+        return False
+    shared = next((n for n in others if n in maps), None)
+    if shared is None:
+        return False
+    (a, b), sides = spread.places[shared][join], spread.places[shared][scores]
+    pairs = frozenset[Axis]().union(*[e.axes for e in (*a, *b)])
+    return any(pairs.isdisjoint(frozenset[Axis]().union(*[e.axes for e in side])) for side in sides)
 
 
 def _take_products(choice: Choice, spread: Spread, claimed: Container[fx.Node]) -> None:
