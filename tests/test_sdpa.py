@@ -91,6 +91,13 @@ def test_left_to_pytorch_elsewhere(args, options, tmp_path):
     assert "PyTorch's own kernel" in report.untouched[0][1]
 
 
+def test_what_the_report_says_to_do_is_of_use(tmp_path):
+    """Sizes that change are not fused with any option of ours."""
+    report = compiled(causal, tmp_path, draw(), dynamic=True, sdpa="fuse").report
+    (_, note), *others = report.untouched
+    assert not others and "dynamic=False" in note and "options" not in note
+
+
 @pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("isa", ["amx", "portable"])
 def test_left_to_pytorch_on_processors_that_were_not_measured(isa, monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ from torch import fx
 
 from flashlight.base.constants import cpu
 from flashlight.base.errors import Decline
+from flashlight.front.lowering.registry import dynamic_text
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import graph as g
 from flashlight.front.regions import phases
@@ -70,6 +71,11 @@ def _is_sdpa(node: fx.Node) -> bool:
 
 
 def _sdpa(node: fx.Node) -> str:
-    masked = g.argument(node, "attn_mask") or g.argument(node, "attn_bias")
-    hint = "" if masked else "; options={'sdpa': 'fuse'} fuses it"
+    """With what the user can do about it, where that is something."""
+    if changing := [n for n in node.all_input_nodes if g.is_symbolic(n)]:
+        hint = f": {dynamic_text(g.shape(changing[0]))}; compile with dynamic=False"
+    elif any(g.argument(node, name) for name in ("attn_mask", "attn_bias", "dropout_p")):
+        hint = ""
+    else:
+        hint = "; options={'sdpa': 'fuse'} fuses it"
     return f"scaled_dot_product_attention: PyTorch's own kernel{hint}"
