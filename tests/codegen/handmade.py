@@ -10,7 +10,7 @@ import torch
 
 from flashlight.ir.index import Axis, Expr, FloorDiv, const, of
 from flashlight.ir.kernel import Accumulator, Kernel, Sweep, before, carry_nodes
-from flashlight.ir.program import Carry, Const, Load, Map, Node, Reduce, Store, Tensor, compute_dtype, transform
+from flashlight.ir.program import Carry, Const, Index, Load, Map, Node, Reduce, Store, Tensor, compute_dtype, transform
 
 INF = float("inf")
 
@@ -147,3 +147,12 @@ def softmax(score: Callable[[Parts], Node] | None = None, inputs: Sequence[Tenso
     top, total, acc = online(p.x, s, {"acc": p.value}, operand=p.operand)
     out = put(p.o, Map("DIV", acc.node, total.node), p.b, p.h, p.m, p.e)
     return finish(p, [top, total, acc], [out], inputs, blocks=blocks, make=make or {})
+
+
+def where(keep: Node, score: Node, fill: float = -INF) -> Node:
+    return Map("WHERE", keep, score, Const(fill))
+
+
+def causal(p: Parts, offset: int = 0) -> Node:
+    keep = Map("GE", Index(of(p.m) + offset), Index(of(p.x)))
+    return where(keep, p.score)

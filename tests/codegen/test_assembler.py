@@ -20,7 +20,7 @@ from flashlight.codegen.triton import launch, print_kernel
 from flashlight.codegen.triton.blocks import Tiling
 from flashlight.codegen.triton.printer import TritonKernel
 from flashlight.ir.evaluate import new_output
-from tests.codegen import kernels
+from tests.codegen import handmade
 from tests.codegen.fake_driver import fake_driver
 
 OLD = Assembler("/old/ptxas", "12.8")
@@ -135,7 +135,7 @@ def versions(cache: Path, name: str) -> set[str]:
 
 def launchable() -> tuple[TritonKernel, Callable[[], None]]:
     """A kernel, and its launch."""
-    kernel = kernels.softmax(b=1, h=1, m=128, n=128, d=64, dtype=torch.bfloat16).kernel
+    kernel = handmade.softmax(b=1, h=1, m=128, n=128, d=64, dtype=torch.bfloat16).kernel
     blocks = dict.fromkeys((*kernel.tile, *(s.axis for s in kernel.sweeps)), 64)
     tk = print_kernel(kernel, Tiling(blocks, 4, 1))
     cpu = torch.device("cpu")
@@ -167,7 +167,7 @@ def test_a_launch_compiles_ours_with_the_newer_and_theirs_with_the_old(ours_firs
 
 def test_products_are_rounded_before_they_are_added_to_something() -> None:
     """As where the maximum is found: exp(s * scale - max) must not see the rounding error of the scores."""
-    x = kernels.softmax(b=1, h=1, m=128, n=128, d=64, dtype=torch.bfloat16).kernel
+    x = handmade.softmax(b=1, h=1, m=128, n=128, d=64, dtype=torch.bfloat16).kernel
     tk = print_kernel(x, Tiling(dict.fromkeys((*x.tile, *(s.axis for s in x.sweeps)), 64), 4, 1))
     made = compile_source(tk.source, tk.name, tk.signature, tk.constants, "sm_90", tk.num_warps, tk.num_stages)
     assert "fma.rn.f32" not in made.asm["ptx"] and "wgmma" in made.asm["ptx"]

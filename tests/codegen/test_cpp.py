@@ -24,9 +24,10 @@ from flashlight.codegen.cpp import (
     runs_here,
 )  # fmt: skip
 from flashlight.codegen.tile import evaluate_kernel
-from flashlight.ir.kernel import Kernel
-
-from . import kernels
+from flashlight.ir.index import Axis
+from flashlight.ir.kernel import Kernel, Sweep
+from flashlight.ir.program import Map, Reduce
+from tests.codegen import handmade, kernels
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 LEVELS = [isa for isa in ISAS if runs_here(isa)]
@@ -49,7 +50,7 @@ def small_blocks(kernel: Kernel, isa=BEST) -> Tiling:
 
 
 @pytest.fixture(scope="module")
-def printed(cache: Path) -> dict[str, tuple[kernels.Case, CppKernel]]:
+def printed(cache: Path) -> dict[str, tuple[handmade.Case, CppKernel]]:
     """Every case at the best level, compiled in parallel."""
     found = {}
     for name, make in kernels.CASES.items():
@@ -60,7 +61,7 @@ def printed(cache: Path) -> dict[str, tuple[kernels.Case, CppKernel]]:
 
 
 def compare(
-    case: kernels.Case,
+    case: handmade.Case,
     kernel: CppKernel,
     cache: Path,
     tensors: Mapping[str, torch.Tensor] | None = None,
@@ -99,7 +100,7 @@ def test_whole_blocks_and_one_thread(cache: Path):
     compare(case, print_kernel(case.kernel, default_tiling(case.kernel, BEST), BEST), cache, threads=1)
 
 
-def hard_inputs(case: kernels.Case) -> Iterator[dict[str, torch.Tensor]]:
+def hard_inputs(case: handmade.Case) -> Iterator[dict[str, torch.Tensor]]:
     """Values that a careless exponential or maximum gets wrong."""
     for scale in (1e3, 1e18, 1e-30):
         tensors = case.tensors(1)
@@ -120,7 +121,7 @@ def test_hard_inputs(printed, cache: Path):
 
 def test_no_more_error_than_eager(cache: Path):
     """Against float64, softmax attention in float32 loses no more than 1.5 times what eager loses."""
-    case = kernels.softmax(m=200, n=700, d=64)
+    case = handmade.softmax(m=200, n=700, d=64)
     kernel = print_kernel(case.kernel, default_tiling(case.kernel, BEST), BEST)
     tensors, got = case.tensors(), case.outputs()
     run(build(kernel, cache), case.kernel, tensors, got, 2)
@@ -148,17 +149,17 @@ def test_python_threads_agree(printed, cache: Path):
 
 def test_strides_and_names(cache: Path):
     """Heads last in memory, a broadcast key head, and names that C++ or our headers use themselves."""
-    p = kernels.parts(h=2, m=19, n=21, d=8)
-    exp = kernels.tensor("exp", 1, 2, 19, 8, strides=(304, 8, 16, 1))
-    row = kernels.tensor("row", 1, 2, 21, 8, strides=(168, 0, 8, 1))
-    out = kernels.tensor("int", 1, 2, 19, 8, strides=(304, 152, 1, 19))
-    x, b, h, m = kernels.Axis("W", 21), p.b, p.h, kernels.Axis("live", 19)
-    product = kernels.Reduce("SUM", p.d, kernels.mul(kernels.at(exp, b, h, m, p.d), kernels.at(row, b, h, x, p.d)))
-    top, total, acc = kernels.online(x, product, {"p": kernels.at(row, b, h, x, p.e)})
-    store = kernels.put(out, kernels.Map("DIV", acc.node, total.node), b, h, m, p.e)
-    sweep = kernels.Sweep(x, (top, total, acc))
+    p = handmade.parts(h=2, m=19, n=21, d=8)
+    exp = handmade.tensor("exp", 1, 2, 19, 8, strides=(304, 8, 16, 1))
+    row = handmade.tensor("row", 1, 2, 21, 8, strides=(168, 0, 8, 1))
+    out = handmade.tensor("int", 1, 2, 19, 8, strides=(304, 152, 1, 19))
+    x, b, h, m = Axis("W", 21), p.b, p.h, Axis("live", 19)
+    product = Reduce("SUM", p.d, handmade.mul(handmade.at(exp, b, h, m, p.d), handmade.at(row, b, h, x, p.d)))
+    top, total, acc = handmade.online(x, product, {"p": handmade.at(row, b, h, x, p.e)})
+    store = handmade.put(out, Map("DIV", acc.node, total.node), b, h, m, p.e)
+    sweep = Sweep(x, (top, total, acc))
     kernel = Kernel("template", (exp, row), (out,), (b, h), (m,), (p.e, p.d), (sweep,), (store,))
-    case = kernels.Case(kernel, {})
+    case = handmade.Case(kernel, {})
     torch.manual_seed(0)
     tensors = {
         "exp": torch.empty_strided(exp.shape, exp.strides).copy_(torch.randn(exp.shape)),

@@ -29,8 +29,7 @@ from flashlight.ir.evaluate import evaluate_program, new_output
 from flashlight.ir.index import Axis, of
 from flashlight.ir.program import Load, Map, Node, Program, Reduce, Store, Tensor
 from flashlight.passes.pipeline import compile_program
-
-from . import kernels
+from tests.codegen import kernels
 
 needs_compiler = pytest.mark.skipif(available() is not None, reason=str(available()))
 BEST = detect_isa()

@@ -32,7 +32,7 @@ from flashlight.codegen.cpp.toolchain import COMMON_FLAGS, HERE, CompilerError
 from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Map
-from tests.codegen import kernels
+from tests.codegen import handmade
 
 from .handmade import Case, at, finish, mul, online, parts, put, softmax, tensor
 
@@ -148,10 +148,10 @@ def test_rows_are_rounded_and_transposed(functions: ctypes.CDLL, dtype: torch.dt
 # ---------------------------------------------------------------- whole kernels
 
 
-def masked(p: kernels.Parts):
+def masked(p: handmade.Parts):
     """Causal, and a key in five is not seen at all."""
     keep = at(tensor("keep", p.x.size, dtype=torch.bool), p.x)
-    return kernels.where(keep, kernels.causal(p))
+    return handmade.where(keep, handmade.causal(p))
 
 
 def weighted() -> Case:
@@ -169,7 +169,7 @@ def bf16(*args, **kw) -> Callable[[], Case]:
 CASES: dict[str, Callable[[], Case]] = {
     "whole tiles": bf16(m=64, n=128, d=64),
     "primes": bf16(m=67, n=131, d=80, e=53),
-    "causal": bf16(kernels.causal, m=70, n=150, d=80),
+    "causal": bf16(handmade.causal, m=70, n=150, d=80),
     "masked": bf16(masked, [tensor("keep", 149, dtype=torch.bool)], {"keep": lambda: torch.rand(149) < 0.8},
                    m=149, n=149, d=64),
     "few queries": bf16(m=9, n=100, d=64),

@@ -16,13 +16,13 @@ from flashlight.ir.index import Axis
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Cast, Const, Map, Program
 from flashlight.passes.pipeline import compile_program
+from tests.codegen import handmade, kernels
+from tests.codegen.kernels import axes
 from tests.dsl import random_inputs
 from tests.passes.random_programs import programs
 
-from . import kernels
 
-
-def check(case: kernels.Case, **options: bool) -> None:
+def check(case: handmade.Case, **options: bool) -> None:
     tensors, expected, got = case.tensors(), case.outputs(), case.outputs()
     evaluate_kernel(case.kernel, tensors, expected, 16)
     printed = print_kernel(case.kernel, Tiling(case.blocks, 4, 2, **options))
@@ -55,7 +55,7 @@ FUNCTIONS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("fn", FUNCTIONS)
 def test_functions(fn: str, dtype: torch.dtype):
-    check(kernels.functions(fn, dtype))
+    check(axes.functions(fn, dtype))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_serial_loops(name: str, monkeypatch: pytest.MonkeyPatch):
 def test_serial_loops_in_parts_compile(monkeypatch: pytest.MonkeyPatch):
     """The last part of 131 terms is shorter than the others."""
     monkeypatch.setattr(gpu, "LARGEST_TILE", 0)
-    case = kernels.long_sum()
+    case = axes.long_sum()
     tk = print_kernel(case.kernel, Tiling(case.blocks, 4, 2))
     assert "min(" in tk.source
     compile_source(tk.source, tk.name, tk.signature, tk.constants, "sm_90")
@@ -94,17 +94,17 @@ def test_wide_offsets(name: str, monkeypatch: pytest.MonkeyPatch):
 def test_long_chains_and_other_types():
     """Six hundred functions in a row; truth values and whole numbers as outputs."""
     m = Axis("m", 40)
-    a, o = kernels.tensor("a", 40), kernels.tensor("o", 40)
-    keep, whole = kernels.tensor("keep", 40, dtype=torch.bool), kernels.tensor("whole", 40, dtype=torch.int64)
-    x = value = kernels.at(a, m)
+    a, o = handmade.tensor("a", 40), handmade.tensor("o", 40)
+    keep, whole = handmade.tensor("keep", 40, dtype=torch.bool), handmade.tensor("whole", 40, dtype=torch.int64)
+    x = value = handmade.at(a, m)
     for i in range(600):
         value = Map("COS" if i % 2 else "SIN", Map("ADD", value, Const(0.01 * i)))
     stores = (
-        kernels.put(o, value, m),
-        kernels.put(keep, Map("GT", x, Const(0.0)), m),
-        kernels.put(whole, Cast("int", Map("MUL", x, Const(10.0))), m),
+        handmade.put(o, value, m),
+        handmade.put(keep, Map("GT", x, Const(0.0)), m),
+        handmade.put(whole, Cast("int", Map("MUL", x, Const(10.0))), m),
     )
-    check(kernels.Case(Kernel("chain", (a,), (o, keep, whole), (), (m,), (), (), stores), {m: 16}))
+    check(handmade.Case(Kernel("chain", (a,), (o, keep, whole), (), (m,), (), (), stores), {m: 16}))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))

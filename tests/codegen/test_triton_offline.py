@@ -15,8 +15,8 @@ from flashlight.codegen.triton.needs import fits
 from flashlight.ir.index import Axis, of
 from flashlight.ir.kernel import Kernel
 from flashlight.ir.program import Const, Map
-
-from . import kernels
+from tests.codegen import handmade, kernels
+from tests.codegen.kernels import axes, scores
 
 
 def compiled(kernel: Kernel, tiling: Tiling, arch: str) -> Compiled:
@@ -26,14 +26,14 @@ def compiled(kernel: Kernel, tiling: Tiling, arch: str) -> Compiled:
 
 def large(kind: str, dtype: torch.dtype, d: int, keys: int = 4096) -> Kernel:
     shape = {"b": 4, "h": 16, "m": 4096, "n": keys, "d": d, "dtype": dtype}
-    bias = kernels.tensor("bias", 16, 4096, keys, dtype=dtype)
+    bias = handmade.tensor("bias", 16, 4096, keys, dtype=dtype)
     scores = {
         "full": (lambda p: p.score, []),
-        "causal": (kernels.causal, []),
-        "capped": (lambda p: kernels.mul(Map("TANH", kernels.mul(p.score, Const(0.02))), Const(50.0)), []),
-        "bias": (lambda p: Map("ADD", p.score, kernels.at(bias, p.h, p.m, p.x)), [bias]),
+        "causal": (handmade.causal, []),
+        "capped": (lambda p: handmade.mul(Map("TANH", handmade.mul(p.score, Const(0.02))), Const(50.0)), []),
+        "bias": (lambda p: Map("ADD", p.score, handmade.at(bias, p.h, p.m, p.x)), [bias]),
     }
-    return kernels.softmax(*scores[kind], **shape).kernel
+    return handmade.softmax(*scores[kind], **shape).kernel
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
@@ -69,7 +69,7 @@ def test_every_architecture(name: str, arch: str):
 
 def test_masked_loads_of_expanded_tensors_compile():
     """A mask has as many dimensions as the address it guards, also where the address is one number."""
-    case = kernels.expanded()
+    case = scores.expanded()
     source = print_kernel(case.kernel, Tiling(case.blocks, 4, 1, peel=False)).source
     assert "mask=" in source
     compiled(case.kernel, Tiling(case.blocks, 4, 1, peel=False), "sm_90")
@@ -78,7 +78,7 @@ def test_masked_loads_of_expanded_tensors_compile():
 @pytest.mark.parametrize("fn", ["EXPM1", "LOG1P", "POW", "ROUND", "REM", "FLOORDIV"])
 @pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
 def test_functions_compile(fn: str, arch: str):
-    case = kernels.functions(fn)
+    case = axes.functions(fn)
     compiled(case.kernel, Tiling(case.blocks, 4, 1), arch)
 
 
@@ -97,21 +97,21 @@ def test_tiling_survives_json():
 
 
 def test_small_kernels_get_small_blocks():
-    kernel = kernels.softmax(m=20, n=9, dtype=torch.bfloat16).kernel
+    kernel = handmade.softmax(m=20, n=9, dtype=torch.bfloat16).kernel
     assert list(default_tiling(kernel).blocks.values()) == [32, 16]
 
 
 def test_origins_are_comments():
-    case = kernels.softmax(kernels.causal)
+    case = handmade.softmax(handmade.causal)
     score = case.kernel.carries[0].body
     tk = print_kernel(case.kernel, Tiling(case.blocks, 4, 2), {score: "model.py:12"})
     assert "# model.py:12\n" in tk.source
 
 
 def test_masks_only_where_ragged():
-    even = print_kernel((case := kernels.softmax(m=32, n=48)).kernel, Tiling(case.blocks, 4, 2))
+    even = print_kernel((case := handmade.softmax(m=32, n=48)).kernel, Tiling(case.blocks, 4, 2))
     assert "mask=" not in even.source
-    odd = print_kernel((case := kernels.softmax(m=32, n=50)).kernel, Tiling(case.blocks, 4, 2))
+    odd = print_kernel((case := handmade.softmax(m=32, n=50)).kernel, Tiling(case.blocks, 4, 2))
     loop, tail = odd.source.split("_tail = ")[0], odd.source.split("_tail = ")[1]
     assert "mask=" not in loop
     assert "mask=" in tail
@@ -123,14 +123,14 @@ def test_masks_only_where_ragged():
 @pytest.mark.parametrize(("size", "wide"), [(2**20, False), (2**22, True)])
 def test_offsets_beyond_32_bits(size: int, wide: bool):
     m, e = Axis("m", size), Axis("e", 1024)
-    a, o = kernels.tensor("a", size, 1024), kernels.tensor("o", size, 1024)
-    store = kernels.put(o, kernels.mul(kernels.at(a, m, e), Const(2.0)), m, e)
+    a, o = handmade.tensor("a", size, 1024), handmade.tensor("o", size, 1024)
+    store = handmade.put(o, handmade.mul(handmade.at(a, m, e), Const(2.0)), m, e)
     kernel = Kernel("double", (a,), (o,), (), (m,), (e,), (), (store,))
     assert ("tl.int64" in print_kernel(kernel, Tiling({m: 16}, 4, 1)).source) == wide
 
 
 def test_same_text_every_time():
-    case = kernels.points()
+    case = axes.points()
     texts = {print_kernel(case.kernel, Tiling(case.blocks, 4, 2)).source for _ in range(3)}
     assert len(texts) == 1
     assert print_kernel(dataclasses.replace(case.kernel), Tiling(case.blocks, 4, 2)).source in texts

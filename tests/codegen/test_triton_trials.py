@@ -13,8 +13,7 @@ from flashlight.codegen.triton.printer import TritonKernel, print_kernel
 from flashlight.codegen.triton.tiling import ranked
 from flashlight.ir.kernel import Kernel, before
 from flashlight.ir.program import Map
-
-from . import kernels
+from tests.codegen import handmade
 
 Cost = Callable[[int], tuple[int, int]]
 """(bytes spilled, bytes shared) of the compilation with this number, from 0; raises OfflineError for a failure."""
@@ -22,7 +21,7 @@ Cost = Callable[[int], tuple[int, int]]
 
 @pytest.fixture
 def kernel() -> Kernel:
-    return kernels.softmax(b=4, h=16, m=4096, n=4096, d=64, dtype=torch.bfloat16).kernel
+    return handmade.softmax(b=4, h=16, m=4096, n=4096, d=64, dtype=torch.bfloat16).kernel
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, cost: Cost) -> list[TritonKernel]:
@@ -98,19 +97,19 @@ def test_ranked_tilings_are_all_different_and_start_with_the_default(kernel: Ker
 def test_a_block_too_large_is_left(kernel: Kernel):
     """A function in float64 that the estimate cannot know: by compiling, there is a tiling without spills."""
     power = lambda p: Map("POW", Map("ABS", p.score), Map("ABS", p.score))  # noqa: E731
-    wide = kernels.softmax(power, h=4, m=1024, n=1024, d=128, dtype=torch.bfloat16).kernel
+    wide = handmade.softmax(power, h=4, m=1024, n=1024, d=128, dtype=torch.bfloat16).kernel
     choice = trials.choose(wide, "sm_90")
     assert (choice.compiled.spills, choice.compiled.fits) == (0, True), str(choice)
 
 
 def test_accumulators_that_may_still_be_zero_compile_for_tensor_memory():
     """A carry that is guarded against 0 * inf is the accumulator of a product."""
-    p = kernels.parts(h=2, m=512, n=512, d=64, dtype=torch.bfloat16)
-    top = kernels.carry("top", "MAX", p.x, kernels.causal(p))
-    weight = kernels.exp(kernels.sub(p.score, top.node))
-    rescale = kernels.exp(kernels.sub(before(top.node), top.node))
-    acc = kernels.carry("acc", "SUM", p.x, kernels.mul(weight, p.value), rescale, torch.bfloat16)
-    kernel = kernels.finish(p, [top, acc], [kernels.put(p.o, acc.node, p.b, p.h, p.m, p.e)]).kernel
+    p = handmade.parts(h=2, m=512, n=512, d=64, dtype=torch.bfloat16)
+    top = handmade.carry("top", "MAX", p.x, handmade.causal(p))
+    weight = handmade.exp(handmade.sub(p.score, top.node))
+    rescale = handmade.exp(handmade.sub(before(top.node), top.node))
+    acc = handmade.carry("acc", "SUM", p.x, handmade.mul(weight, p.value), rescale, torch.bfloat16)
+    kernel = handmade.finish(p, [top, acc], [handmade.put(p.o, acc.node, p.b, p.h, p.m, p.e)]).kernel
     source = print_kernel(kernel, default_tiling(kernel, "sm_100")).source
     assert "acc=tl.where(acc == 0.0, 0.0, acc * scale[:, None])" in source
     assert trials.choose(kernel, "sm_100", attempts=1).compiled.fits

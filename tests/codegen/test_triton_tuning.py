@@ -18,7 +18,7 @@ from flashlight.codegen.triton.needs import fits
 from flashlight.codegen.triton.tiling import ranked
 from flashlight.ir.evaluate import new_output
 from flashlight.ir.kernel import Kernel
-from tests.codegen import kernels
+from tests.codegen import handmade
 from tests.codegen.fake_driver import FakeDriver, fake_driver
 from tests.harness import compile_only
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
-    return kernels.softmax(b=1, h=2, m=300, n=301, d=64, dtype=torch.bfloat16).kernel
+    return handmade.softmax(b=1, h=2, m=300, n=301, d=64, dtype=torch.bfloat16).kernel
 
 
 def tensors_of(kernel: Kernel) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -104,26 +105,25 @@ def other_products() -> Program:
     return b.program
 
 
-def extremum() -> Program:
-    """The largest products are no sums."""
+def of_own_scores(over: Callable[[Axis, Node], Node], weight: Callable[[Axis, Node], Node]) -> Program:
+    """One product of the rows for each key and one of the keys for each row; weights are made of what is reduced."""
     b = Builder()
     m = Axis("m", M.size)
     s = total(D, mul(b.at("q", H, m, D), b.at("k", H, KEYS, D)))
-    b.store(largest(m, mul(Map("SIGMOID", s), b.at("q", H, m, WIDE))), H, KEYS, WIDE)
+    b.store(over(m, mul(weight(m, s), b.at("q", H, m, WIDE))), H, KEYS, WIDE)
     s = total(D, mul(b.at("q", H, ROWS, D), b.at("k", H, N, D)))
-    b.store(largest(N, mul(Map("SIGMOID", s), b.at("k", H, N, WIDE))), H, ROWS, WIDE)
+    b.store(over(N, mul(weight(N, s), b.at("k", H, N, WIDE))), H, ROWS, WIDE)
     return b.program
+
+
+def extremum() -> Program:
+    """The largest products are no sums."""
+    return of_own_scores(largest, lambda _, s: Map("SIGMOID", s))
 
 
 def normalised() -> Program:
     """Sums that refer to running maxima."""
-    b = Builder()
-    m = Axis("m", M.size)
-    s = total(D, mul(b.at("q", H, m, D), b.at("k", H, KEYS, D)))
-    b.store(total(m, mul(exp(sub(s, largest(m, s))), b.at("q", H, m, WIDE))), H, KEYS, WIDE)
-    s = total(D, mul(b.at("q", H, ROWS, D), b.at("k", H, N, D)))
-    b.store(total(N, mul(exp(sub(s, largest(N, s))), b.at("k", H, N, WIDE))), H, ROWS, WIDE)
-    return b.program
+    return of_own_scores(total, lambda x, s: exp(sub(s, largest(x, s))))
 
 
 def no_product() -> Program:
