@@ -91,6 +91,7 @@ def test_native_code_is_exact(name: str, cache: str) -> None:
     _row(name).native = _checked_ratio(variant, compiled, torch.float32)
 
 
+@pytest.mark.usefixtures("quickly_built")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_other_dtypes(name: str, dtype: torch.dtype, cache: str) -> None:

@@ -29,7 +29,10 @@ from tests.dsl import Builder
 from tests.passes.masks import KINDS, H, attention, cases, data, integers
 from tests.passes.test_visits import MASKS, SAME, VALUES, M, N, with_ids
 
-pytestmark = pytest.mark.skipif(available() is not None, reason="no C++ compiler")
+pytestmark = [
+    pytest.mark.skipif(available() is not None, reason="no C++ compiler"),
+    pytest.mark.usefixtures("quickly_built"),
+]
 
 
 def compare(

@@ -132,7 +132,7 @@ def _whole(case: Case, folder: str) -> Run:
 @contextlib.contextmanager
 def session() -> Iterator[str]:
     """A folder for what is compiled; native code is built quickly rather than to be quick."""
-    quick = {toolchain.MORE_FLAGS: "-O1"}
+    quick = {toolchain.MORE_FLAGS: f"{os.environ.get(toolchain.MORE_FLAGS, '')} -O1"}
     compiled = tempfile.TemporaryDirectory(prefix="flashlight-fuzz-")
     with compiled as folder, unittest.mock.patch.dict(os.environ, quick):
         yield folder
