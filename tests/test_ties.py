@@ -88,3 +88,24 @@ def test_a_detached_maximum_is_compared_with_nothing(detached: bool, tmp_path: P
 
     compiled = check(fn, draw(150, 301, 301), tmp_path)
     assert reasons(compiled) == [None, None]
+
+
+@pytest.mark.parametrize("by_position", [True, False], ids=["max", "amax"])
+def test_the_gradient_of_a_maximum_by_its_position_is_declined_and_the_fix_helps(
+    by_position: bool, tmp_path: Path
+) -> None:
+    def stable(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
+        s = torch.cat([q @ k.mT * 0.3, sink.expand(*q.shape[:-1], 1)], -1)
+        top = s.max(-1, keepdim=True).values if by_position else s.amax(-1, keepdim=True)
+        return (s - top).softmax(-1)[..., :-1] @ v
+
+    args = [*draw(150, 150, 150, dim=16), torch.zeros(())]
+    compiled = train_only(stable, str(tmp_path), target="evaluate")
+    tangents = tangents_of(stable(*differentiable(args)))
+    got, expected = compiled.step(args, tangents)[1], eager_step(stable, args, tangents)[1]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    found = [(r.reason or "", r.fix or "") for r in compiled.report.regions]
+    if by_position:
+        assert found and all("position of a maximum" in reason and "amax" in fix for reason, fix in found)
+    else:
+        assert found == [("", "")] * 2

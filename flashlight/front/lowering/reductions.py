@@ -22,6 +22,7 @@ from flashlight.front.lowering.powers import power_of
 from flashlight.front.lowering.registry import (
     Position,
     Steps,
+    Unfit,
     arguments,
     overloads,
     parts,
@@ -162,8 +163,11 @@ def all_(ctx: Lowering, node: fx.Node, index: Position) -> Steps:
     return quantifier(ctx, node, index, every=True)
 
 
-def _values_only(node: fx.Node, which: int) -> str | None:
-    return None if which == 0 else "the position of a maximum or minimum (its index) needs the whole axis at once"
+def _values_only(node: fx.Node, which: int) -> Unfit:
+    if which == 0:
+        return None
+    text = "the position of a maximum or minimum (its index) needs the whole axis at once"
+    return text, "where only the value is used, amax or amin in its place: their gradients need no position"
 
 
 @parts(*overloads("aten.max.dim"), levels=once, check=_values_only)

@@ -61,7 +61,7 @@ class PartEntry:
 
     rule: PartRule
     levels: Callable[[fx.Node], int]
-    check: Callable[[fx.Node, int], str | None]
+    check: Callable[[fx.Node, int], Unfit]
 
 
 RULES: dict[Any, Entry] = {}
@@ -88,7 +88,7 @@ def rule(
 def parts(
     *ops: Op | None,
     levels: Callable[[fx.Node], int] = _no_levels,
-    check: Callable[[fx.Node, int], str | None] = _no_check,
+    check: Callable[[fx.Node, int], Unfit] = _no_check,
 ) -> Callable[[P], P]:
     """Register a rule for one result, by number, of operations that return several."""
     return _registering(PARTS, ops, lambda fn: PartEntry(fn, levels, check))

@@ -10,7 +10,7 @@ from torch import fx
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.expand import expand, has_decomposition
 from flashlight.front.lowering.kinds import dtype_reason
-from flashlight.front.lowering.registry import PARTS, RULES, dynamic_text, is_getitem, target_name
+from flashlight.front.lowering.registry import PARTS, RULES, Unfit, dynamic_text, is_getitem, target_name
 from flashlight.front.lowering.source import source_line
 
 
@@ -134,8 +134,7 @@ def reason(node: fx.Node) -> Reason | None:
         return _by_part(node)
     entry = RULES.get(node.target)
     if entry is not None:
-        unfit = entry.check(node)
-        return Reason(unfit) if isinstance(unfit, str) else unfit and Reason(*unfit)
+        return _unfit(entry.check(node))
     return None if node.target in PARTS else _by_target(node)
 
 
@@ -144,8 +143,11 @@ def _by_part(node: fx.Node) -> Reason | None:
     if not isinstance(parent, fx.Node) or not isinstance(which, int):
         return Reason("an element of something that is not a tuple of tensors")
     entry = PARTS.get(parent.target)
-    text = None if entry is None else entry.check(parent, which)
-    return None if text is None else Reason(text)
+    return None if entry is None else _unfit(entry.check(parent, which))
+
+
+def _unfit(unfit: Unfit) -> Reason | None:
+    return Reason(unfit) if isinstance(unfit, str) else unfit and Reason(*unfit)
 
 
 def _known(node: fx.Node) -> Reason | None:

@@ -129,9 +129,8 @@ class Spread:
             if not form.has_rule:
                 call = node.args[0] if is_part(node) else node
                 assert isinstance(call, fx.Node)
-                reach.barriers[node] = (
-                    self.reason(call) or self.reason(node) or Decline(f"{g.name_of(call)} has no rule")
-                )
+                reasons = filter(None, map(self.reason, (call, node, *g.results([call]))))
+                reach.barriers[node] = next(reasons, Decline(f"{g.name_of(call)} has no rule"))
             (reach.maps if join in places else reach.ends)[node] = None
             if form.has_rule and not reach.mixed:
                 bends = self._bends(form, join)
