@@ -34,6 +34,7 @@ from flashlight.passes.schedule.pick import pick
 from flashlight.passes.schedule.reuse import reuse
 from flashlight.passes.schedule.rounds import rounds
 from flashlight.passes.schedule.stages import Groups, Kernels, Sweeps
+from flashlight.passes.schedule.stores import stores
 from flashlight.passes.schedule.stream import stream
 from flashlight.passes.schedule.tile import tile
 from flashlight.passes.schedule.visits import summaries, visits
@@ -73,6 +74,7 @@ SCHEDULE: tuple[tuple[str, Callable[[Any], Stage]], ...] = (
     ("kernels", kernels),  # Groups -> Kernels: grid, tile and resident axes
     ("one_pass", one_pass),  # Kernels: sums over the rows of a kernel are added up in it, where tiles run in order
     ("visits", visits),  # Kernels: the key blocks that are computed
+    ("stores", stores),  # Kernels: maps are stored by the sweep that computes them anyway
     ("summaries", summaries),  # Kernels -> Schedule: kernels for what the tests of key blocks load
     ("share", share),  # Schedule: the summaries that other regions may have too
 )

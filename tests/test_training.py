@@ -81,6 +81,21 @@ def test_native_training_steps(dtype: torch.dtype) -> None:
     assert [r.fused for r in flashlight.reports()[-1].regions] == [True, True]
 
 
+def test_gradients_of_long_sequences() -> None:
+    """Sums over thousands of rows are added up in parts: the error does not grow with all of them."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.softmax(q @ k.mT / 4, -1) @ v
+
+    inputs = [torch.randn(1, 2, 4096, 16) for _ in range(3)]
+    tangents = [torch.ones(1, 2, 4096, 16).normal_()]
+    got = _flat(*eager_step(torch.compile(attention, backend="flashlight"), inputs, tangents))
+    eager = _flat(*eager_step(attention, inputs, tangents))
+    exact = _flat(*eager_step(attention, [x.double() for x in inputs], [t.double() for t in tangents]))
+    for ours, theirs, right in zip(got, eager, exact, strict=True):
+        assert (ours - right).norm() <= SLACK * (theirs - right).norm()
+
+
 @pytest.mark.parametrize("rows", [5, 100])
 @pytest.mark.parametrize("dims", [-1, -2, (-2, -1)], ids=str)
 def test_gradient_of_a_largest_score_in_bfloat16(dims: Any, rows: int) -> None:

@@ -113,14 +113,12 @@ FL_INLINE void contract(const S* s, const L* l, real* out, long rows, long count
   for (; r < rows; r++) rows_of<1, RS, KS, LS, OS, ADD>(s + r * RS, l, out + r * OS, count), then(r, r + 1);
 }
 
-// out[r*os + c] += sum over lanes i < count of s[r][i] * l[i][c], for c < width.  LS is a multiple of W; what l holds
+// out[r*os + c] += sum over lanes i < count of s[r][i] * l[i][c], for c < width, added up before it is added: the error
+// grows with the root of the number of tiles, not of all positions.  LS is a multiple of W; what l holds
 // beyond the width is read and not written.
 template <int R, long RS, long LS> FL_NOINLINE void micro_rows(const real* s, const real* l, real* out, long os, long count, long width) {
   vf acc[R][2];
-  FL_UNROLL for (int i = 0; i < R; i++) {
-    const F before = load(out + i * os, width);
-    acc[i][0] = before.a, acc[i][1] = before.b;
-  }
+  FL_UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = vf{};
   for (long k = 0; k < count; k++) {
     auto b0 = lanes_at(l + k * LS), b1 = lanes_at(l + k * LS + V);
     FL_UNROLL for (int i = 0; i < R; i++) {
@@ -129,7 +127,10 @@ template <int R, long RS, long LS> FL_NOINLINE void micro_rows(const real* s, co
       acc[i][1] = fma(a, b1, acc[i][1]);
     }
   }
-  FL_UNROLL for (int i = 0; i < R; i++) store(out + i * os, F{acc[i][0], acc[i][1]}, width);
+  FL_UNROLL for (int i = 0; i < R; i++) {
+    const F before = load(out + i * os, width);
+    store(out + i * os, F{before.a + acc[i][0], before.b + acc[i][1]}, width);
+  }
 }
 template <long RS, long LS> FL_INLINE void add_rows(const real* s, const real* l, real* out, long os, long rows, long count, long width) {
   for (long c = 0; c < width; c += W) {

@@ -266,14 +266,11 @@ class _GraphCapture:
                 self.report.untouched.append((region.source, f"fused in smaller parts: for the whole, {why.reason}"))
 
     def _note_phases(self) -> None:
-        """Say what takes gradients, and of which region of the forward."""
-        for node, report in self.outcomes:
-            report.backward = node in self.backward
-        forward = [(r, report) for r, report in self.fused if self.backward.isdisjoint(r.outputs)]
-        for region, report in self.fused:
-            if not self.backward.isdisjoint(region.outputs):
-                alike = (earlier.name for r, earlier in forward if not r.core.starts.isdisjoint(region.nodes))
-                report.backward, report.forward = True, next(alike, "")
+        """Say of which region of the forward those of the backward take gradients."""
+        forward = [(r, report) for r, report in self.fused if not report.backward]
+        for region, report in ((r, report) for r, report in self.fused if report.backward):
+            alike = (earlier.name for r, earlier in forward if not r.core.starts.isdisjoint(region.nodes))
+            report.forward = next(alike, "")
 
     def _mark(self, findings: Findings) -> None:
         """Say on the nodes why values of the scores' size stay in the graph, for `Allocations`."""
@@ -303,7 +300,11 @@ class _GraphCapture:
 
     def _not_fused(self, region: Region, report: RegionReport) -> RegionReport:
         self.maps |= dict.fromkeys(region.quadratic, Decline(report.reason or "", report.fix))
+        report.backward = self._is_backward(region)
         return report
+
+    def _is_backward(self, region: Region) -> bool:
+        return not self.backward.isdisjoint(region.outputs)
 
     def _internal(self, error: Exception, source: str) -> RegionReport:
         """A bug of ours."""
@@ -341,12 +342,13 @@ class _GraphCapture:
             runtime.register(plan, report)
             self.spared[region.core] = spared(region)
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
+        report.backward = self._is_backward(region)
         self.fused.append((region, report))
         return report
 
     def _known(self, region: Region) -> tuple[Mapping[fx.Node, fx.Node], Sequence[fx.Node]]:
         """What a region of the backward may read of the forward, see `phases.known`."""
-        if self.backward.isdisjoint(region.outputs):
+        if not self._is_backward(region):
             return {}, ()
         whole = [r for r, _ in self.fused if r.nodes.isdisjoint(self.insertion.retired)]
         return phases.known(region, [r for r in whole if self.backward.isdisjoint(r.nodes)], self.insertion.replaced)

@@ -9,6 +9,8 @@ What both compute of rows and keys is computed once: the backward of attention t
 is the same in every run.  That takes a target which runs them in order, and leaves fewer tasks: it is done where the
 grid keeps the threads busy for longer than what is saved.
 
+A kernel of two sweeps moves its second one, which reads what the first has stored.
+
 Side conditions: the sum is no extremum and refers to nothing that moves in its sweep; its terms are products of a value
 of both sides and one of the swept side alone; everything it shares is a node of the other kernel.
 """
@@ -35,6 +37,8 @@ from flashlight.ir.program import (
     transform,
 )
 from flashlight.passes.program.canonical import canonical_nodes
+from flashlight.passes.schedule.kernels import with_loops
+from flashlight.passes.schedule.split import last_sweep, ordered
 from flashlight.passes.schedule.stages import Kernels
 
 
@@ -42,11 +46,12 @@ def one_pass(stage: Kernels, threads: int | None = None) -> Kernels:
     """Kernels that run the tiles of a grid position in order, on one of so many threads; None: in any order."""
     if threads is None:
         return stage
-    for own in sorted(stage.kernels, key=lambda k: len(k.carries)):  # few sums move to many
-        for home in stage.kernels:
+    for kernel in sorted(stage.kernels, key=lambda k: len(k.carries)):  # few sums move to many
+        split, own = last_sweep(stage, kernel)
+        for home in split.kernels:
             turned = None if home is own else _turned(own, home)
-            if turned is not None and _in_order(stage.kernels, own, home) and _pays(turned, own, home, threads):
-                return one_pass(_merged(stage, own, home, turned), threads)
+            if turned is not None and run_together(split.kernels, own, home) and _pays(turned, own, home, threads):
+                return one_pass(_merged(split, own, home, turned), threads)
     return stage
 
 
@@ -72,7 +77,7 @@ def _turned(own: Kernel, home: Kernel) -> _Turned | None:
         if c.op != "SUM" or c.rescale is not None or c.node.dtype != "float" or carry_nodes(c.body):
             return None
         (body,) = canonical_nodes([substitute(c.body, to)])
-        shared = [r for r in _contractions([body]) if {y, n} <= r.free]
+        shared = [r for r in contractions([body]) if {y, n} <= r.free]
         if not shared or not set(shared) <= have or not _is_pair(body, y, n):
             return None
         sums[c.node] = Reduce("SUM", n, body, c.operand)
@@ -94,12 +99,15 @@ def _is_pair(body: Node, y: Axis, n: Axis) -> bool:
     return False
 
 
-def _contractions(roots: Sequence[Node]) -> list[Reduce]:
+def contractions(roots: Sequence[Node]) -> list[Reduce]:
+    """The sums of products at and below roots."""
     return [n for n in postorder(roots) if isinstance(n, Reduce) and n.op == "SUM" and is_map(n.body, "MUL")]
 
 
-def _in_order(kernels: Sequence[Kernel], own: Kernel, home: Kernel) -> bool:
+def run_together(kernels: Sequence[Kernel], own: Kernel, home: Kernel) -> bool:
     """Whether both may run where the later of them does."""
+    if own is home:
+        return True
     one, other = sorted((own, home), key=kernels.index)
     written = {t.name for t in one.outputs}
     between = kernels[kernels.index(one) + 1 : kernels.index(other) + 1]
@@ -116,7 +124,7 @@ def _pays(turned: _Turned, own: Kernel, home: Kernel, threads: int) -> bool:
 
 
 def _products(roots: Sequence[Node]) -> int:
-    return sum(volume({*r.body.free, r.axis}) for r in _contractions(roots))
+    return sum(volume({*r.body.free, r.axis}) for r in contractions(roots))
 
 
 def _merged(stage: Kernels, own: Kernel, home: Kernel, turned: _Turned) -> Kernels:
@@ -133,16 +141,7 @@ def _merged(stage: Kernels, own: Kernel, home: Kernel, turned: _Turned) -> Kerne
         ends.append(_ending(own, dict(zip(turned.sums, tensors, strict=True))))
     (sweep,) = home.sweeps
     sweep = replace(sweep, stores=(*sweep.stores, *stores))
-    read = {t.name: t for t in (*home.inputs, *own.inputs)}
-    loaded = {n.tensor for n in postorder([*home.roots, *(s.value for s in stores)]) if isinstance(n, Load)}
-    resident = {*home.resident, *(a for s in stores for a in s.axes)} - {*home.grid, *home.tile, sweep.axis}
-    merged = replace(
-        home,
-        inputs=tuple(t for name, t in read.items() if name in loaded),
-        outputs=(*home.outputs, *outputs),
-        resident=tuple(sorted(resident, key=lambda a: a.key)),
-        sweeps=(sweep,),
-    )
+    merged = with_loops(home, [sweep], home.stores, (*home.inputs, *own.inputs), [*home.outputs, *outputs])
     last = max((own, home), key=stage.kernels.index)
     kernels: list[Kernel] = []
     for k in stage.kernels:
@@ -170,16 +169,11 @@ def _temporaries(stage: Kernels, own: Kernel, turned: _Turned) -> tuple[tuple[Te
     """Where the sums are added up, each over its axes, features innermost."""
     tensors, stores = [], []
     for number, (carry, step) in enumerate(turned.sums.items(), len(stage.program.temporaries)):
-        axes = _ordered(carry, own)
+        axes = ordered(carry, own)
         tensors.append(dense_tensor(f"t{number}", [a.size for a in axes], own.accumulate))
         index = tuple(rewrite(of(a), turned.to) for a in axes)
         stores.append(Store(tensors[-1].name, index, step, add=True))
     return tuple(tensors), stores
-
-
-def _ordered(carry: Carry, own: Kernel) -> list[Axis]:
-    outer = (*own.grid, *own.tile)
-    return sorted(carry.axes, key=lambda a: (outer.index(a) if a in outer else len(outer), a.key))
 
 
 def _ending(own: Kernel, tensors: Mapping[Carry, Tensor]) -> Kernel:
@@ -187,14 +181,8 @@ def _ending(own: Kernel, tensors: Mapping[Carry, Tensor]) -> Kernel:
 
     def loaded(n: Node) -> Node:
         t = tensors.get(n) if isinstance(n, Carry) else None
-        return n if t is None else Load(t.name, [of(a) for a in _ordered(_carry(n), own)], "float")
+        return n if t is None else Load(t.name, [of(a) for a in ordered(_carry(n), own)], "float")
 
     values = transform([s.value for s in own.stores], loaded)
     stores = tuple(replace(s, value=v) for s, v in zip(own.stores, values, strict=True))
-    read = {n.tensor for n in postorder(values) if isinstance(n, Load)}
-    used = {a for s in stores for a in (*s.axes, *s.value.free)}
-    bound = {n.axis for n in postorder(values) if isinstance(n, Reduce)}
-    resident = tuple(a for a in sorted({*own.resident, *used, *bound}, key=lambda a: a.key) if a in used | bound)
-    resident = tuple(a for a in resident if a not in (*own.grid, *own.tile))
-    inputs = tuple(t for t in (*own.inputs, *tensors.values()) if t.name in read)
-    return replace(own, inputs=inputs, resident=resident, sweeps=(), stores=stores)
+    return with_loops(own, [], stores, (*own.inputs, *tensors.values()), own.outputs)

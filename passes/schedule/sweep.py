@@ -245,13 +245,13 @@ def _written_along(store: Store, walk: _Walk) -> Axis | None:
     """The axis along which a map of scores without any statistic is written position by position, if it is one.
 
     out[m, n] = sigmoid(sum[d](q[m, d] * k[n, d]) + sum[d](p[m, d] * r[n, d]))   is written along n: a sweep over d
-    would serve only one of the two sums
+    would serve only one of the two sums, and d is shorter than m and n
     """
     every = reductions(store.value)
-    rest = [r for r in every if walk.role(r) != "sweep"]
     if any(r.args[0].level for r in every):
         return None
     own = frozenset(store.axes)
+    rest = [r for r in every if walk.role(r) != "sweep" or _is_longer(walk.sites.sides(r), own, r.axis)]
     pairs = [both for r in rest if (both := two_sides(walk.sites.sides(r), own))]
     if pairs:
         left, right = pairs[0]
@@ -259,6 +259,12 @@ def _written_along(store: Store, walk: _Walk) -> Axis | None:
         return other if one.size == other.size else one
     loose = [a for r in rest for a in r.free & own - walk.rows]
     return max(loose, key=_length, default=None)
+
+
+def _is_longer(sides: list[frozenset[Axis]], own: frozenset[Axis], axis: Axis) -> bool:
+    """Whether a product has more rows, and more columns, than it adds up terms."""
+    both = two_sides(sides, own)
+    return both is not None and all(max(a.size for a in side) > axis.size for side in both)
 
 
 def _length(axis: Axis) -> tuple[int, str]:
@@ -284,4 +290,7 @@ def _rows(store: Store, body: Node, x: Axis) -> frozenset[Axis]:
     loads = [n.free for n in postorder([body]) if isinstance(n, Load) and x in n.free] or [body.free]
     shared = frozenset.intersection(*loads)
     long = [load for load in loads if any(a.size > x.size for a in load - shared)]
-    return shared.union(*long) & own
+    rows = shared.union(*long) & own
+    if volume(own - rows) > limits.HELD_PRODUCT:
+        rows |= max((load & own for load in loads), key=lambda load: max(map(_length, load - shared), default=(0, "")))
+    return rows

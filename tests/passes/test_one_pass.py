@@ -11,6 +11,7 @@ import torch
 
 from flashlight.analysis.blocks import SKIPPED, block_map
 from flashlight.codegen.tile import evaluate_kernel
+from flashlight.front.counts import flops
 from flashlight.ir.evaluate import evaluate_program
 from flashlight.ir.index import Axis, of
 from flashlight.ir.kernel import Kernel
@@ -141,6 +142,47 @@ def test_side_conditions(make: Any) -> None:
     assert not any(k.in_order for k in schedule.kernels)
     tensors = random_inputs(program, 0)
     assert_same(run_schedule(schedule, program, tensors, 16), evaluate_program(program, tensors))
+
+
+# ---------------------------------------------------------------- kernels of two sweeps
+
+
+def with_delta(stored: bool) -> Program:
+    """Gradients in which a row's sum of weights times their gradients stands; the keys take a stored one."""
+    b = Builder()
+
+    def terms(m: Axis, n: Axis) -> tuple[Node, Node]:
+        p = weights(b, m, n, False)
+        return p, total(E, mul(b.at("g", H, m, E), b.at("v", H, n, E)))
+
+    def delta(m: Axis) -> Node:
+        j = Axis("j", N.size)
+        return total(j, mul(*terms(m, j)))
+
+    def change(m: Axis, n: Axis) -> Node:
+        p, dp = terms(m, n)
+        return mul(p, sub(dp, delta(m)))
+
+    rows = Axis("m", M.size)
+    b.store(total(rows, mul(change(rows, KEYS), b.at("q", H, rows, WIDE))), H, KEYS, WIDE)
+    b.store(total(N, mul(change(ROWS, N), b.at("k", H, N, WIDE))), H, ROWS, WIDE)
+    if stored:
+        b.store(delta(ROWS), H, ROWS)
+    return b.program
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_second_of_two_sweeps_moves(stored: bool) -> None:
+    """The statistics get a kernel before; what is swept twice in one kernel is swept once for keys and queries."""
+    program = with_delta(stored)
+    tensors = inputs_of(backward(), False)
+    schedule, _ = compile_program(program, threads=1)
+    apart, _ = compile_program(program)
+    (kernel,) = [k for k in schedule.kernels if k.in_order]
+    assert len(kernel.sweeps) == 1 and {"t0"} & {t.name for t in kernel.inputs}
+    assert sum(map(flops, schedule.kernels)) < sum(map(flops, apart.kernels))
+    for made in (schedule, apart):
+        assert_same(run_schedule(made, program, tensors, 16), evaluate_program(program, tensors))
 
 
 # ---------------------------------------------------------------- blocks that are skipped

@@ -106,3 +106,7 @@ LANE_FACTORS = 16
 
 LOOP_ROWS = 2
 """Rows from which a sum of products is a contraction in C++."""
+
+HELD_PRODUCT = 2**14
+"""Elements of a product of two sides, as of keys and values, that are held while it is added up: 128 by 128.  Of larger
+ones the longer side is cut into tiles, which leaves more tasks."""
