@@ -46,7 +46,7 @@ def test_training(
     module = _load(name)
     for constant, value in small.items():
         monkeypatch.setattr(module, constant, value)
-    dropout = ("--dropout", "0") if name == "finetune_minilm" else ()  # with it, everything compiles twice
+    dropout = () if name == "train_t5_encoder" else ("--dropout", "0")  # with it, everything compiles twice
     assert module.main([*FLAGS, *dropout, "--length", str(length)]) == 0
     reports = flashlight.reports()
     assert sum(r.fused for r in reports) >= 2 and not any(r.declined for r in reports), reports
