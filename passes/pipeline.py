@@ -29,6 +29,7 @@ from flashlight.passes.schedule.joint import joint
 from flashlight.passes.schedule.kernels import kernels
 from flashlight.passes.schedule.maps import maps
 from flashlight.passes.schedule.materialise import materialise
+from flashlight.passes.schedule.names import names
 from flashlight.passes.schedule.one_pass import one_pass
 from flashlight.passes.schedule.pick import pick
 from flashlight.passes.schedule.reuse import reuse
@@ -67,6 +68,7 @@ LAWS: tuple[tuple[str, Callable[[Program], Program]], ...] = (
 SCHEDULE: tuple[tuple[str, Callable[[Any], Stage]], ...] = (
     ("sweeps", sweeps),  # Program -> Sweeps: the axis that each store sweeps
     ("group", group),  # Sweeps -> Groups: the stores that share a kernel
+    ("names", names),  # Groups: what is stored and what is bound of the same scores share names
     ("tile", tile),  # Groups: the rows that are blocked
     ("joint", joint),  # Groups: one extremum over several maps of scores
     ("stream", stream),  # Groups: reductions along the sweep become carries of as few sweeps as possible

@@ -217,11 +217,13 @@ def _groups_held(body: Node, x: Axis, rows: frozenset[Axis], sites: Sites) -> fr
     """Small groups of rows, as heads, over which a statistic of every row and key runs: a tile holds all of a group.
 
     o[h, m] = sum[n](w[h, m, n] / sum[g](w[g, m, n]) * v[h, n])    the sums over g would be as many as scores of a head
+    t[h, m] = sum[n](sum[g](w[g, m, n]) * u[h, m, n])              and computed for each of as many h as there are g
     """
     held: set[Axis] = set()
     for statistic in (r for r in reductions(body) if r.args[0].level and x in r.free):
         over = sites.of(statistic.args[0], statistic.axis)
-        group = {a for a in rows - statistic.free if a.size <= limits.GROUP_ROWS and sites.of(body, a) & over}
+        small = {a for a in rows - statistic.free if a.size <= limits.GROUP_ROWS}
+        group = {a for a in small if a.size == statistic.axis.size or sites.of(body, a) & over}
         leaves = (sites.sides(leaf) for leaf in sites.leaves(statistic.args[0]))
         if any(two_sides(sides, statistic.free & (rows | {x})) for sides in leaves):
             held |= group
