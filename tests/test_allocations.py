@@ -17,6 +17,7 @@ from torch._inductor import config as inductor
 import flashlight
 from flashlight.report.records import RegionReport, Report, ScoreSized
 from tests.harness import Compiled, compile_only, largest_allocation, leaves
+from tests.training import eager_step, train_only
 
 N, D = 300, 16
 MAP = 2 * N * N
@@ -174,6 +175,22 @@ def test_a_later_layer_reads_row_statistics_and_computes_the_weights_again(tmp_p
     first, second = result.plans
     assert sorted(t.shape for t in first.program.outputs) == [(2, N, 1), (2, N, 1), (2, N, D)]
     assert all(t.numel < MAP for t in second.program.inputs)
+
+
+def test_what_another_region_stores_is_read(tmp_path: Path) -> None:
+    """Weights that are returned meet their own sum with values."""
+
+    def twice(q, k, v, *_):
+        w = weights(q, k)
+        return w.mT @ (w @ v), w
+
+    args = draw()
+    steps = train_only(twice, str(tmp_path), target="evaluate")
+    outputs, _ = eager_step(twice, args, ones := [torch.ones(2, N, D), torch.ones(2, N, N)])
+    made, _ = steps.step(args, ones)
+    torch.testing.assert_close(made, outputs)
+    (left,) = [r for r in steps.report.regions if not r.fused]
+    assert (left.reason or "").startswith("what it would compute again is stored by another fused region")
 
 
 def test_scores_of_many_earlier_layers_are_stored_for_the_last_ones(tmp_path: Path) -> None:

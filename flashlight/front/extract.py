@@ -17,10 +17,16 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, f
 from torch.fx.node import map_arg
 
 from flashlight.base.errors import Decline
+from flashlight.front.allocations import is_fused
 from flashlight.front.lowering.constants import HELD, held
 from flashlight.front.lowering.source import source_line
 from flashlight.front.regions import Region
 from flashlight.front.regions.graph import hint, literal
+
+STORED = Decline(
+    "what it would compute again is stored by another fused region, as weights are that the function returns: "
+    "a product of PyTorch's reads them"
+)
 
 
 @dataclass
@@ -110,6 +116,8 @@ def _between(outputs: Sequence[fx.Node], boundary: set[fx.Node]) -> list[fx.Node
         node, ready = stack.pop()
         if node in done or node in boundary or _is_number(node):
             continue
+        if is_fused(node):
+            raise Decline(STORED.reason, source=source_line(node) or None)
         if node.op != "call_function":
             raise Decline(f"{node.name} is no input of the region", source=source_line(node) or None)
         if ready:

@@ -11,7 +11,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from flashlight.front.allocations import marked
+from flashlight.front.allocations import marked, score_sized
 from flashlight.front.lowering.source import source_line
 from tests.fuzz.gears import Run
 from tests.fuzz.program import Case
@@ -46,16 +46,17 @@ def unlisted(case: Case, run: Run) -> Iterator[str]:
         return
     said = " ".join(f"{r.source} {r.reason}" for r in run.report.regions if not r.fused)
     said += " ".join(source for source, _ in run.report.untouched)
+    listed = {(t.source, tuple(t.shape)) for graph in run.graphs for t in score_sized(graph) if t.reason}
     for plan in run.plans:
         for t in plan.schedule.temporaries:
-            if _is_scores(t.shape, rows, keys):
+            if _is_scores(t.shape, rows, keys) and not any(shape == t.shape for _, shape in listed):
                 yield f"temporary {list(t.shape)} of {len(plan.schedule.kernels)} kernels"
     for graph in run.graphs:
         returned = _returned(graph)
         for node in graph.nodes:
             line = source_line(node)
             large = node not in returned and _stays(node) and _is_scores(_shape(node), rows, keys)
-            if large and not marked(node) and line not in said:
+            if large and not marked(node) and line not in said and (line, _shape(node)) not in listed:
                 yield f"{_name(node)} {list(_shape(node))} of {line.rpartition(':')[2]}"
 
 

@@ -12,7 +12,7 @@ import torch
 from flashlight.codegen.tile import evaluate_kernel
 from flashlight.ir.kernel import Kernel
 from flashlight.runtime import targets
-from tests.fuzz import gears, runner
+from tests.fuzz import gears, memory, runner
 from tests.fuzz.data import Input
 from tests.fuzz.grammar.skeletons import program
 from tests.fuzz.judge import Fault
@@ -66,6 +66,16 @@ def test_a_wrong_kernel_is_seen(train: bool, folder: str) -> None:
     with unittest.mock.patch.object(targets, "evaluate_kernel", wrong):
         kinds = {f.kind for f in runner.judged(plain, "evaluate", folder).faults}
     assert kinds & {"wrong", "imprecise"}
+
+
+def test_what_the_report_lists_is_no_finding(folder: str) -> None:
+    """A product of a backward that a region reads: no mark is on it, and the report names it."""
+    case = load(replace(program(123), train=True).script(), "<fuzz 123>")
+    with torch.no_grad():
+        run = gears.run("evaluate", case, folder)
+    assert not list(memory.unlisted(case, run))
+    with unittest.mock.patch.object(memory, "score_sized", lambda _: []):
+        assert list(memory.unlisted(case, run))
 
 
 def test_shrinking_keeps_the_step_that_matters() -> None:
