@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -38,13 +39,19 @@ def explain(
         return compiled
 
     fresh = config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False)
-    with fresh, backward_at_once(), runtime.observing() as seen:
+    with _same_numbers(), fresh, backward_at_once(), runtime.observing() as seen:
         compiled: Any = torch.compile(_original(fn), backend=backend, **isolated_recompiles())  # type: ignore[call-overload]
         compiled(*args, **kwargs)
     whole = joined(graphs)
     seen.complete([whole])
     record(whole)
     return whole
+
+
+def _same_numbers() -> AbstractContextManager[None]:
+    """Leaves the state of torch's generators as it was."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    return torch.random.fork_rng(devices=devices)
 
 
 def _check(fn: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

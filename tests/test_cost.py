@@ -56,7 +56,8 @@ def test_a_later_stage_takes_small_results_and_computes_the_scores_again(tmp_pat
 def test_the_text_says_what_passes_on_what_is_spared_and_what_is_done_again():
     cost = Cost(2, 2**20, 2**22, {"a to b": 4096}, {"attention0": 100}, 10**9, 2 * 10**9, ("m.py:3",), 0.0015, 0.01234)
     assert [line.strip() for line in cost.text()] == [
-        "between stages: 100 bytes from attention0, 4 KiB from its kernel a to b",
+        "read of earlier regions: 100 bytes from region attention0",
+        "between its own kernels: 4 KiB from a to b",
         "not stored: 2 maps, 1 MiB together; 4 MiB not moved, 1.5 ms",
         "computed again: 2 G operations, 12 ms (m.py:3)",
     ]

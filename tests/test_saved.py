@@ -88,3 +88,40 @@ def test_a_projection_that_a_region_reads_is_no_score() -> None:
     x, weight = torch.randn(2, QUERIES, 64, requires_grad=True), torch.randn(64, 3 * 4 * 32, requires_grad=True)
     report = flashlight.explain(layer, x, weight, options={"target": "reference"})
     assert report.fused == 2 and not report.score_sized
+
+
+def test_explaining_draws_no_numbers() -> None:
+    """The state of torch's generator is that of before, so that a seeded run goes on as it would have."""
+
+    def noisy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.dropout(torch.softmax(q @ k.mT, -1), 0.5, True) @ v
+
+    before = torch.get_rng_state()
+    flashlight.explain(noisy, *(x.detach() for x in inputs()), options={"target": "reference"})
+    made = torch.get_rng_state()
+    assert not torch.equal(before, made), "the inputs are drawn"
+    flashlight.explain(noisy, *(torch.ones(2, 2, QUERIES, WIDE) for _ in range(3)), options={"target": "reference"})
+    assert torch.equal(made, torch.get_rng_state())
+
+
+def test_the_gradient_of_a_bias_is_called_one() -> None:
+    """It is as large as the scores, and no result of the function."""
+
+    def biased(q: Tensor, k: Tensor, v: Tensor, b: Tensor) -> Tensor:
+        return torch.softmax(q @ k.mT + b, -1) @ v
+
+    bias = torch.randn(QUERIES, QUERIES, requires_grad=True)
+    one = [x[0, 0].detach().requires_grad_() for x in inputs()]
+    report = flashlight.explain(biased, *one, bias, options={"target": "reference"})
+    (stored,) = report.score_sized
+    assert "a gradient that was asked for" in stored.reason
+
+
+def test_eagers_random_numbers_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)
+
+    def noisy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.dropout(torch.softmax(q @ k.mT, -1), 0.5, True) @ v
+
+    (region,) = flashlight.explain(noisy, *(x.detach() for x in inputs()), options={"target": "reference"}).regions
+    assert "fallback_random" in (region.reason or "") and "unset" in (region.fix or "")

@@ -25,6 +25,7 @@ from flashlight.report.records import Report, ScoreSized
 from flashlight.runtime.plan import Plan, sources_hash
 
 RETURNED = Decline("the function returns it")
+GRADIENT = Decline("a gradient that was asked for: it has the size of what it is taken of")
 RESULT = Decline("a result of the fused region: no larger than what it is computed from")
 NO_MAP = Decline("")
 """Of a result smaller than the whole map, as large as one head's scores as it may be: the report does not list it."""
@@ -49,16 +50,17 @@ class Mark:
     fix: str | None = None
 
 
-def why_written(node: fx.Node, least: int) -> Decline:
+def why_written(node: fx.Node, least: int, backward: bool = False) -> Decline:
     """Why the op writes one of its outputs, if that is as large as a map.
 
-    least: elements of the region's smallest map, batch and heads included.
+    least: elements of the region's smallest map, batch and heads included.  backward: whether the op takes gradients.
     """
     if elements(node) > g.numel(node):
         return SPARSE
     if g.numel(node) < least:
         return NO_MAP
-    return RETURNED if any(u.op == "output" for u in node.users) else RESULT
+    returned = any(u.op == "output" for u in node.users)
+    return (GRADIENT if backward else RETURNED) if returned else RESULT
 
 
 def why_read(node: fx.Node) -> Decline:

@@ -382,7 +382,9 @@ class _GraphCapture:
         calls = [n for n in (*outputs, *outputs[0].all_input_nodes) if allocations.is_fused(n)]
         self.maps |= dict.fromkeys(calls, allocations.RESULT)
         for before, node in zip(region.outputs, outputs, strict=True):
-            self.maps[node] = region.maps.get(before) or allocations.why_written(node, region.least_map)
+            self.maps[node] = region.maps.get(before) or allocations.why_written(
+                node, region.least_map, self._is_backward(region)
+            )
 
     def _enforce(self) -> None:
         """strict: every region must have been fused."""

@@ -38,9 +38,10 @@ class Cost(Plain):
 
     def text(self) -> list[str]:
         """Indented lines: what passes between stages, what is not stored, what is computed again."""
-        passes = [f"{binary(size)} from {name}" for name, size in self.before.items()]
-        passes += [f"{binary(size)} from its kernel {pair}" for pair, size in self.between.items()]
-        lines = [f"between stages: {', '.join(passes)}"] if passes else []
+        passes = [f"{binary(size)} from region {name}" for name, size in self.before.items()]
+        lines = [f"read of earlier regions: {', '.join(passes)}"] if passes else []
+        own = [f"{binary(size)} from {pair}" for pair, size in self.between.items()]
+        lines += [f"between its own kernels: {', '.join(own)}"] if own else []
         if self.maps:
             maps = (
                 f"{self.maps} maps, {binary(self.map_bytes)} together"

@@ -32,8 +32,8 @@ def notify(report: Report, options: Options) -> None:
         limit = torch._dynamo.config.recompile_limit
         warn_once(
             f"Flashlight: {line or '?'}: this function was compiled {limit} times, as often as "
-            "torch._dynamo.config.recompile_limit allows: other sizes may run in eager PyTorch; fix: pad to few sizes, "
-            f"or raise the limit {_MORE}"
+            "torch._dynamo.config.recompile_limit allows: other sizes or other Python values may run in eager PyTorch; "
+            f"fix: pad to few sizes, pass few values, or raise the limit {_MORE}"
         )
 
 

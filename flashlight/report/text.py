@@ -32,18 +32,20 @@ def text(report: Report) -> str:
 def _summary(report: Report) -> str:
     if not report.regions and not report.untouched and not report.score_sized and not report.note:
         return _NOTHING
-    return f"Flashlight: {report.fused} fused, {report.declined} declined, {len(report.untouched)} untouched"
+    text = f"Flashlight: {report.fused} fused, {report.declined} declined, {len(report.untouched)} untouched"
+    gradients = sum(region.fused and region.backward for region in report.regions)
+    return f"{text}; {gradients} of the fused take gradients" if gradients else text
 
 
 def _regions(report: Report) -> Iterable[str]:
     """What regions became, what they cost, why some are declined, and what is stored for that."""
     if report.regions:
         yield _table(report.regions)
-    costs = _grouped((tuple(r.cost.text()), r) for r in report.regions if r.fused and r.cost)
+    costs = _grouped((tuple(r.cost.text()), r) for r in report.regions if r.fused and r.cost and r.cost.text())
     if costs:
         stages = [line for lines, regions in costs.items() for line in (f"  {_names(regions)}", *lines)]
         yield "\n".join(["stages, by estimate of a run that skips no block:", *stages])
-    findings = _grouped((k.finding, r) for r in report.regions if r.fused for k in r.kernels if k.finding)
+    findings = _grouped((_finding(k, r), r) for r in report.regions if r.fused for k in r.kernels if k.finding)
     if findings:
         yield "\n".join(f"  {_names(regions)}: {finding}" for finding, regions in findings.items())
     reasons = _grouped(((r.fused, r.reason, r.fix), r) for r in report.regions if r.reason or r.fix)
@@ -51,6 +53,11 @@ def _regions(report: Report) -> Iterable[str]:
     if report.score_sized:
         declined = {(reason, fix): regions for (fused, reason, fix), regions in reasons.items() if not fused}
         yield "\n".join(["as large as the scores, and stored:", *_stored(report.score_sized, declined)])
+
+
+def _finding(kernel: KernelReport, region: RegionReport) -> str:
+    several = sum(bool(k.finding) for k in region.kernels) > 1
+    return f"kernel {kernel.name}: {kernel.finding}" if several else kernel.finding
 
 
 def _table(regions: Iterable[RegionReport]) -> str:
@@ -147,12 +154,18 @@ def _row(region: RegionReport) -> list[str]:
     if not region.fused:
         return [region.source, f"declined{phase}", "", "", ""]
     sweeps = sum(kernel.sweeps for kernel in region.kernels)
-    return [region.source, f"fused{phase}", str(len(region.kernels)), str(sweeps), _visited(region.kernels)]
+    return [
+        region.source,
+        f"fused{phase}",
+        str(len(region.kernels)),
+        str(sweeps),
+        _visited(region.kernels) or ("not run" if phase else ""),
+    ]
 
 
 def _visited(kernels: list[KernelReport]) -> str:
     """The share of score tiles that are computed, such as ``"36 of 64"`` or ``"36 of 64, 8 again"``; empty where it is
-    not known."""
+    not known of all kernels."""
     total = sum(kernel.tiles_total for kernel in kernels)
     visited = [kernel.tiles_visited for kernel in kernels]
     known = [count for count in visited if count is not None]

@@ -14,7 +14,16 @@ from torch import fx
 from flashlight.base.errors import Decline
 from flashlight.front.lowering.engine import Lowering
 from flashlight.front.lowering.kinds import constant, convert, round_positions, wrap_int
-from flashlight.front.lowering.registry import Position, Steps, arguments, overloads, parts, rule, static_dtype
+from flashlight.front.lowering.registry import (
+    Position,
+    Steps,
+    Unfit,
+    arguments,
+    overloads,
+    parts,
+    rule,
+    static_dtype,
+)
 from flashlight.front.lowering.views import source
 from flashlight.ir.index import Expr
 from flashlight.ir.program import Const, Index, Map, Node
@@ -105,9 +114,15 @@ def eye(ctx: Lowering, node: fx.Node, index: Position) -> Node:
     return convert(ctx.kind(node), Map("EQ", Index(_diagonal(index)), Const(0)))
 
 
-def _in_training(node: fx.Node, which: int) -> str | None:
+_EAGERS_NUMBERS = (
+    "dropout draws the numbers of eager PyTorch, one after the other, as torch._inductor.config.fallback_random asks",
+    "leave fallback_random unset: kernels then draw numbers of their own, which torch.manual_seed reproduces",
+)
+
+
+def _in_training(node: fx.Node, which: int) -> Unfit:
     args = arguments(node)
-    return "dropout in training draws random numbers" if args["train"] is not False and args["p"] else None
+    return _EAGERS_NUMBERS if args["train"] is not False and args["p"] else None
 
 
 @parts(*overloads("aten.native_dropout.default"), check=_in_training)
