@@ -117,9 +117,8 @@ def test_the_gradient_of_a_bias_is_called_one() -> None:
     assert "a gradient that was asked for" in stored.reason
 
 
-def test_eagers_random_numbers_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)
-
+@torch._inductor.config.patch(fallback_random=True)
+def test_eagers_random_numbers_are_a_reason() -> None:
     def noisy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return torch.dropout(torch.softmax(q @ k.mT, -1), 0.5, True) @ v
 
