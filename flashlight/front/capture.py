@@ -275,8 +275,6 @@ class _GraphCapture:
     def _mark(self, findings: Findings) -> None:
         """Say on the nodes why values of the scores' size stay in the graph, for `Allocations`."""
         allocations.mark(findings.maps | self.maps, findings.least)
-        for region, _ in self.fused:
-            allocations.mark_operands(region)
 
     def _number(self, reports: list[RegionReport]) -> None:
         for report in reports:
@@ -341,6 +339,7 @@ class _GraphCapture:
             plan = self.planner.plan(program, schedule, region.source)
             runtime.register(plan, report)
             self.spared[region.core] = spared(region)
+            allocations.mark_operands(region)
             self._insert(region, copy, [inputs[t.name] for t in program.inputs], plan)
         report.backward = self._is_backward(region)
         self.fused.append((region, report))
