@@ -114,6 +114,22 @@ def run_together(kernels: Sequence[Kernel], own: Kernel, home: Kernel) -> bool:
     return not any(t.name in written for k in between for t in k.inputs)
 
 
+def in_place_of(
+    kernels: Sequence[Kernel], own: Kernel, home: Kernel, new: Sequence[Kernel], rest: Sequence[Kernel] = ()
+) -> tuple[Kernel, ...]:
+    """The kernels with new ones where the later of two was.  rest: what stays in the place of the first of the two."""
+    last = max((own, home), key=kernels.index)
+    placed: list[Kernel] = []
+    for k in kernels:
+        if k is own:
+            placed += rest
+        if k is last:
+            placed += new
+        elif k not in (own, home):
+            placed.append(k)
+    return tuple(placed)
+
+
 def _pays(turned: _Turned, own: Kernel, home: Kernel, threads: int) -> bool:
     """Whether the threads are busy for a larger part of the time than the part of the products that is left."""
     before = sum(_products([c.step for c in k.carries]) for k in (own, home))
@@ -142,12 +158,9 @@ def _merged(stage: Kernels, own: Kernel, home: Kernel, turned: _Turned) -> Kerne
     (sweep,) = home.sweeps
     sweep = replace(sweep, stores=(*sweep.stores, *stores))
     merged = with_loops(home, [sweep], home.stores, (*home.inputs, *own.inputs), [*home.outputs, *outputs])
-    last = max((own, home), key=stage.kernels.index)
-    kernels: list[Kernel] = []
-    for k in stage.kernels:
-        kernels += [merged, *ends] if k is last else [k] if k not in (own, home) else []
+    kernels = in_place_of(stage.kernels, own, home, [merged, *ends])
     program = replace(stage.program, temporaries=(*stage.program.temporaries, *tensors))
-    return replace(stage, program=program, kernels=tuple(kernels))
+    return replace(stage, program=program, kernels=kernels)
 
 
 def _carry(value: Node) -> Carry:

@@ -20,7 +20,7 @@ from flashlight.ir.kernel import Kernel, Sweep, carry_nodes
 from flashlight.ir.program import Store, postorder, substitute
 from flashlight.passes.program.canonical import canonical_nodes
 from flashlight.passes.schedule.kernels import with_loops
-from flashlight.passes.schedule.one_pass import contractions, run_together
+from flashlight.passes.schedule.one_pass import contractions, in_place_of, run_together
 from flashlight.passes.schedule.stages import Kernels
 
 
@@ -67,19 +67,11 @@ def _merged(stage: Kernels, own: Kernel, loop: Sweep, home: Kernel, along: Seque
     names = {s.tensor for s in along}
     moved = [t for t in own.outputs if t.name in names]
     rest = [s for s in own.sweeps if s is not loop]
-    ended = own is not home and not rest and not own.stores
+    ended = not rest and not own.stores
     left = with_loops(own, rest, own.stores, own.inputs, [t for t in own.outputs if t.name not in names])
     base = left if own is home else home
     first, *others = base.sweeps
     sweeps = [replace(first, stores=(*first.stores, *along)), *others]
     merged = with_loops(base, sweeps, base.stores, (*home.inputs, *own.inputs), [*base.outputs, *moved])
-    last = max((own, home), key=stage.kernels.index)
-    kernels: list[Kernel] = []
-    for k in stage.kernels:
-        if k is own and own is not home and not ended:
-            kernels.append(left)
-        if k is last:
-            kernels.append(merged)
-        elif k not in (own, home):
-            kernels.append(k)
-    return replace(stage, kernels=tuple(kernels))
+    stays = [] if own is home or ended else [left]
+    return replace(stage, kernels=in_place_of(stage.kernels, own, home, [merged], stays))
